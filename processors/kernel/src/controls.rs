@@ -1,0 +1,114 @@
+//! Kill switches, pauses and cancels as they stand: the fold of `soma.controls`, the same for every stage.
+
+use std::collections::BTreeMap;
+
+use schemas::records::{Control, ControlAction, Scope};
+
+/// What a control covers: the facts of a run or a call. Empty means not applicable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Covers<'a> {
+    /// Tenant.
+    pub tenant: &'a str,
+    /// Capsule, `name@version`; a control on the bare name covers every version.
+    pub capsule: &'a str,
+    /// Tool.
+    pub tool: &'a str,
+    /// Run.
+    pub run_id: &'a str,
+}
+
+/// The controls in force.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    by_key: BTreeMap<String, Control>,
+}
+
+impl Controls {
+    /// Takes a control in. RESUME lifts what stood at its scope.
+    pub fn apply(&mut self, control: Control) {
+        let key = key_of(control.scope, &control.target);
+        if control.action == ControlAction::Resume {
+            self.by_key.remove(&key);
+        } else {
+            self.by_key.insert(key, control);
+        }
+    }
+
+    /// The strongest control that covers these facts: KILL before CANCEL before PAUSE.
+    pub fn covering(&self, covers: Covers<'_>) -> Option<&Control> {
+        if self.by_key.is_empty() {
+            return None;
+        }
+        self.by_key.values().filter(|c| hits(c, covers)).max_by_key(|c| strength(c.action))
+    }
+
+    /// Everything in force, by scope and target.
+    pub fn all(&self) -> impl Iterator<Item = &Control> {
+        self.by_key.values()
+    }
+}
+
+/// Key of a control on its topic.
+pub fn key_of(scope: Scope, target: &str) -> String {
+    let scope = match scope {
+        Scope::Global => "global",
+        Scope::Tenant => "tenant",
+        Scope::Capsule => "capsule",
+        Scope::Tool => "tool",
+        Scope::Run => "run",
+    };
+    format!("{scope}:{target}")
+}
+
+/// Whether one control covers these facts.
+pub fn hits(control: &Control, covers: Covers<'_>) -> bool {
+    let target = control.target.as_str();
+    match control.scope {
+        Scope::Global => true,
+        Scope::Tenant => target == covers.tenant,
+        Scope::Capsule => {
+            !target.is_empty() && (target == covers.capsule || Some(target) == covers.capsule.split('@').next())
+        }
+        Scope::Tool => target == covers.tool && !target.is_empty(),
+        Scope::Run => target == covers.run_id,
+    }
+}
+
+fn strength(action: ControlAction) -> u8 {
+    match action {
+        ControlAction::Kill => 3,
+        ControlAction::Cancel => 2,
+        ControlAction::Pause => 1,
+        ControlAction::Resume => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(scope: Scope, target: &str, action: ControlAction) -> Control {
+        Control { scope, target: target.into(), action, ..Control::default() }
+    }
+
+    #[test]
+    fn the_strongest_control_wins_and_resume_lifts_it() {
+        let mut controls = Controls::default();
+        controls.apply(control(Scope::Tenant, "acme", ControlAction::Pause));
+        controls.apply(control(Scope::Capsule, "rollout", ControlAction::Kill));
+        let facts = Covers { tenant: "acme", capsule: "rollout@1", ..Covers::default() };
+        assert_eq!(controls.covering(facts).map(|c| c.action), Some(ControlAction::Kill));
+        controls.apply(control(Scope::Capsule, "rollout", ControlAction::Resume));
+        assert_eq!(controls.covering(facts).map(|c| c.action), Some(ControlAction::Pause));
+        assert!(controls.covering(Covers { tenant: "other", ..Covers::default() }).is_none());
+    }
+
+    #[test]
+    fn an_empty_target_covers_nobody_but_global() {
+        let mut controls = Controls::default();
+        controls.apply(control(Scope::Tool, "", ControlAction::Kill));
+        assert!(controls.covering(Covers { tenant: "acme", ..Covers::default() }).is_none());
+        controls.apply(control(Scope::Global, "", ControlAction::Pause));
+        assert!(controls.covering(Covers::default()).is_some());
+    }
+}

@@ -1,0 +1,31 @@
+//! The vocabulary of the platform: what a capability is, what it asks for, what can go wrong. No I/O, no tokio, no clock.
+#![warn(missing_docs)]
+
+pub mod controls;
+mod delivery;
+mod effects;
+mod fault;
+mod log;
+mod processor;
+mod tool;
+
+pub use delivery::{Decoder, Delivery, Headers, Input, Position, RawRecord, decode};
+pub use effects::{Approach, Effects, Emit, EventTime, Perform, Timer};
+pub use fault::{Blame, ConfigFault, Fault, FaultCode};
+pub use log::{Clock, Commit, Log, Polled, RawEmit};
+pub use processor::{Performer, Processor, Rejected, Signal, Sink, State, Window};
+pub use tool::{Answer, CallFault, Effect, Found, Replay, Tool};
+
+/// A future somebody else will drive.
+pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Turns text into vectors of the same length. Implemented by a model, used by a sink that must not know which.
+pub trait Embedder: Send + Sync + 'static {
+    /// Length of every vector.
+    fn dimensions(&self) -> usize;
+    /// One unit-length vector per text.
+    ///
+    /// # Errors
+    /// `MODEL_UNAVAILABLE` when the model cannot be run.
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Fault>;
+}

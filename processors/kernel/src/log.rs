@@ -1,0 +1,95 @@
+//! The log as the loop sees it. `commit` is the whole delivery guarantee: outputs, state changes and consumed offsets, all or nothing.
+
+use schemas::Timestamp;
+
+use crate::delivery::{Headers, Position, RawRecord};
+use crate::effects::Emit;
+use crate::fault::Fault;
+
+/// What a poll gave.
+#[derive(Debug)]
+pub enum Polled {
+    /// Records, in order within each partition.
+    Records(Vec<RawRecord>),
+    /// Partitions (numbers, the same for all inputs) this instance now owns. Answer with [`Log::restore`] and [`Log::start`].
+    Assigned(Vec<(String, i32)>),
+    /// Partitions to give up. Answer with [`Log::release`] once drained.
+    Revoked(Vec<(String, i32)>),
+    /// Nothing for now.
+    Idle,
+}
+
+/// Bytes for a topic, as they are: dead letters and state changes.
+#[derive(Clone, Debug)]
+pub struct RawEmit {
+    /// Topic.
+    pub topic: String,
+    /// Partition; `None` lets the key decide.
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: String,
+    /// Value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers.
+    pub headers: Headers,
+}
+
+/// Everything that becomes true together.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Records.
+    pub emits: Vec<Emit>,
+    /// State changes and dead letters.
+    pub raw: Vec<RawEmit>,
+    /// Next offset to read, per topic and partition.
+    pub offsets: Vec<Position>,
+    /// Trace the emitted records continue: W3C `traceparent`, by index into `emits`.
+    pub traces: Vec<Option<String>>,
+}
+
+impl Commit {
+    /// Nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.emits.is_empty() && self.raw.is_empty() && self.offsets.is_empty()
+    }
+}
+
+/// The log of one stage instance.
+pub trait Log: Send {
+    /// Waits at most `wait_ms` for something to do.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer; `FENCED` when another instance took our place.
+    fn poll(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled, Fault>;
+    /// All or nothing.
+    ///
+    /// # Errors
+    /// `COMMIT_FAILED`: nothing of it is visible, make it again after [`Log::rewind`]. `RECORD_TOO_LARGE` names the topic.
+    fn commit(&mut self, commit: &Commit) -> Result<(), Fault>;
+    /// Reads a changelog partition from its beginning to its end.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer.
+    fn restore(&mut self, topic: &str, partition: i32, each: &mut dyn FnMut(String, Option<Vec<u8>>)) -> Result<(), Fault>;
+    /// Begins reading assigned partitions at their committed offsets.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer.
+    fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
+    /// Gives partitions up.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer.
+    fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
+    /// Goes back to these positions: they will be polled again.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer.
+    fn rewind(&mut self, positions: &[Position]) -> Result<(), Fault>;
+}
+
+/// Reads the clock. The only one in the loop; the simulator has its own.
+pub trait Clock: Send + Sync {
+    /// Now, UTC.
+    fn now(&self) -> Timestamp;
+}

@@ -1,0 +1,99 @@
+//! What every record can do: give its schema, become Avro bytes and come back from them.
+
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value;
+use apache_avro::{Schema, from_value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Bytes that are not the record they should be; the text names the field where it can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// A record of the contract. Implemented by `record!` for each `.avsc`.
+pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// Short name, which is also the `.avsc` file's name.
+    const NAME: &'static str;
+    /// Schema as shipped.
+    fn schema() -> &'static Schema;
+    /// Schema text as shipped.
+    fn schema_text() -> &'static str;
+
+    /// Avro binary, without any framing.
+    ///
+    /// # Errors
+    /// The record does not fit its schema.
+    fn to_avro(&self) -> Result<Vec<u8>, DecodeError> {
+        let mut bytes = Vec::with_capacity(256);
+        apache_avro::write_avro_datum_ref(Self::schema(), &Default::default(), self, &mut bytes)
+            .map_err(|e| DecodeError(format!("{}: {e}", Self::NAME)))?;
+        Ok(bytes)
+    }
+
+    /// The record from Avro binary written with `writer`, resolved to this build's schema.
+    ///
+    /// # Errors
+    /// The bytes end early, go on too long, or the two schemas do not resolve; the text names the field.
+    fn from_avro(writer: &Schema, bytes: &[u8]) -> Result<Self, DecodeError> {
+        let value = decode_value(writer, bytes, Some(Self::schema()))
+            .map_err(|e| DecodeError(format!("{}: {}", Self::NAME, e.0)))?;
+        from_value(&value).map_err(|e| DecodeError(format!("{}: {e}", Self::NAME)))
+    }
+}
+
+/// Avro bytes to a generic value. Everything must be read: bytes left over mean another schema wrote them.
+///
+/// # Errors
+/// The bytes do not match the writer's schema, or it does not resolve to the reader's.
+pub fn decode_value(
+    writer: &Schema,
+    bytes: &[u8],
+    reader: Option<&Schema>,
+) -> Result<Value, DecodeError> {
+    let mut rest = bytes;
+    let read = |rest: &mut &[u8]| GenericDatumReader::builder(writer).maybe_reader_schema(reader).build()?.read_value(rest);
+    let value = read(&mut rest).map_err(|e| DecodeError(e.to_string()))?;
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(DecodeError(format!(
+            "{} bytes are left over after the record",
+            rest.len()
+        )))
+    }
+}
+
+/// Parses schema text.
+///
+/// # Errors
+/// The text is not an Avro schema.
+pub fn parse_schema(text: &str) -> Result<Schema, DecodeError> {
+    Schema::parse_str(text).map_err(|e| DecodeError(e.to_string()))
+}
+
+/// Ties a struct to its `.avsc`.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! record {
+    ($type:ty, $name:literal) => {
+        impl $crate::Record for $type {
+            const NAME: &'static str = $name;
+
+            fn schema() -> &'static $crate::Schema {
+                static SCHEMA: std::sync::LazyLock<$crate::Schema> =
+                    std::sync::LazyLock::new(|| {
+                        $crate::parse_schema(<$type as $crate::Record>::schema_text())
+                            .unwrap_or_else(|e| {
+                                panic!("{}.avsc of this build does not parse: {e}", $name)
+                            })
+                    });
+                &SCHEMA
+            }
+
+            fn schema_text() -> &'static str {
+                include_str!(concat!("../../avro/soma/", $name, ".avsc"))
+            }
+        }
+    };
+}

@@ -1,0 +1,101 @@
+//! Types that more than one record uses.
+
+use serde::{Deserialize, Serialize};
+
+use crate::values::Timestamp;
+
+/// Band of a score: LOW from 0.8, MEDIUM from 0.5, HIGH from 0.2, else CRITICAL.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Severity {
+    /// `LOW`.
+    #[default]
+    Low,
+    /// `MEDIUM`.
+    Medium,
+    /// `HIGH`.
+    High,
+    /// `CRITICAL`.
+    Critical,
+}
+
+/// How much the run may do without a human.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Autonomy {
+    /// `SUPERVISED`.
+    #[default]
+    Supervised,
+    /// `AUTONOMOUS`.
+    Autonomous,
+}
+
+/// What the policy gate says.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Decision {
+    /// `ALLOW`.
+    #[default]
+    Allow,
+    /// `DENY`.
+    Deny,
+    /// `ESCALATE`.
+    Escalate,
+}
+
+/// What is judged: a whole plan or one step with its exact arguments.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Subject {
+    /// `PLAN`.
+    #[default]
+    Plan,
+    /// `STEP`.
+    Step,
+}
+
+/// A step's own action, or the way back from it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CallKind {
+    /// `ACTION`.
+    #[default]
+    Action,
+    /// `COMPENSATION`.
+    Compensation,
+}
+
+/// Why something failed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FaultInfo {
+    /// Fault code, for example `TOOL_TIMED_OUT`; each has a page in deploy/runbooks.
+    pub code: String,
+    /// What happened, naming the field or the system.
+    pub detail: String,
+    /// Whether another attempt may succeed without harm.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// The policy gate's signed allow for exactly one digest; the invoker checks it before every call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Permit {
+    /// Verdict this permit was taken from, `ver_...`.
+    pub verdict_id: String,
+    /// Revision of the policy bundle that allowed it.
+    pub policy_revision: String,
+    /// When the verdict was given.
+    pub decided_at: Timestamp,
+    /// Ed25519 signature, 128 hex digits, over run_id, step_id, digest, decision, policy_revision and decided_at.
+    pub signature: String,
+}
