@@ -1,1 +1,49 @@
-//! Being built.
+//! Kafka and the schema registry: the only user of `rdkafka` and `schema_registry_converter`.
+//!
+//! [`KafkaLog`] is the log of one stage, [`Registry`] the Confluent framing, [`Admin`] topics and schemas,
+//! [`Tail`] and [`Writer`] what the command line reads and writes with.
+
+mod admin;
+mod faults;
+mod headers;
+mod log;
+mod registry;
+mod tail;
+mod writer;
+
+pub use admin::{Admin, Applied, TopicState};
+pub use headers::cloud_event;
+pub use log::{KafkaLog, LogConfig};
+pub use registry::Registry;
+pub use tail::{From, Tail};
+pub use writer::Writer;
+
+/// How to reach the brokers: their addresses and any further librdkafka properties (TLS, SASL).
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Brokers {
+    /// `host:port,host:port`.
+    pub bootstrap: String,
+    /// Further librdkafka properties, for example `security.protocol`.
+    #[serde(default)]
+    pub properties: std::collections::BTreeMap<String, String>,
+}
+
+impl Brokers {
+    fn client(&self) -> rdkafka::ClientConfig {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        // Reconnect soon after an outage: the default grows to ten seconds.
+        config
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000");
+        // The default of 100 ms is what a busy transaction coordinator would cost each hop.
+        config.set("retry.backoff.ms", "10");
+        config.set("topic.metadata.refresh.interval.ms", "30000");
+        config.set("log_level", "3");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+}

@@ -39,7 +39,10 @@ impl Controls {
         if self.by_key.is_empty() {
             return None;
         }
-        self.by_key.values().filter(|c| hits(c, covers)).max_by_key(|c| strength(c.action))
+        self.by_key
+            .values()
+            .filter(|c| hits(c, covers))
+            .max_by_key(|c| strength(c.action))
     }
 
     /// Everything in force, by scope and target.
@@ -88,7 +91,12 @@ mod tests {
     use super::*;
 
     fn control(scope: Scope, target: &str, action: ControlAction) -> Control {
-        Control { scope, target: target.into(), action, ..Control::default() }
+        Control {
+            scope,
+            target: target.into(),
+            action,
+            ..Control::default()
+        }
     }
 
     #[test]
@@ -96,18 +104,36 @@ mod tests {
         let mut controls = Controls::default();
         controls.apply(control(Scope::Tenant, "acme", ControlAction::Pause));
         controls.apply(control(Scope::Capsule, "rollout", ControlAction::Kill));
-        let facts = Covers { tenant: "acme", capsule: "rollout@1", ..Covers::default() };
+        let facts = Covers {
+            tenant: "acme",
+            capsule: "rollout@1",
+            ..Covers::default()
+        };
         assert_eq!(controls.covering(facts).map(|c| c.action), Some(ControlAction::Kill));
         controls.apply(control(Scope::Capsule, "rollout", ControlAction::Resume));
         assert_eq!(controls.covering(facts).map(|c| c.action), Some(ControlAction::Pause));
-        assert!(controls.covering(Covers { tenant: "other", ..Covers::default() }).is_none());
+        assert!(
+            controls
+                .covering(Covers {
+                    tenant: "other",
+                    ..Covers::default()
+                })
+                .is_none()
+        );
     }
 
     #[test]
     fn an_empty_target_covers_nobody_but_global() {
         let mut controls = Controls::default();
         controls.apply(control(Scope::Tool, "", ControlAction::Kill));
-        assert!(controls.covering(Covers { tenant: "acme", ..Covers::default() }).is_none());
+        assert!(
+            controls
+                .covering(Covers {
+                    tenant: "acme",
+                    ..Covers::default()
+                })
+                .is_none()
+        );
         controls.apply(control(Scope::Global, "", ControlAction::Pause));
         assert!(controls.covering(Covers::default()).is_some());
     }

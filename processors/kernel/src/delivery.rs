@@ -30,7 +30,11 @@ pub struct Headers(pub Vec<(String, Vec<u8>)>);
 impl Headers {
     /// The text of a header; `None` when it is absent or not UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| std::str::from_utf8(v).ok())
+        self.0
+            .iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .and_then(|(_, v)| std::str::from_utf8(v).ok())
     }
 
     /// Sets a header, in place of any of the same name.

@@ -2,7 +2,7 @@
 
 use schemas::records::{Call, Event};
 use schemas::topics::{self, Topic};
-use schemas::{Record, Schema, Timestamp, digest};
+use schemas::{Record, Timestamp, digest};
 
 use crate::controls::Controls;
 use crate::delivery::Headers;
@@ -20,14 +20,32 @@ pub struct Emit {
     pub key: String,
     /// Record name, which is the CloudEvents type.
     pub record: &'static str,
-    /// Schema it was written with.
-    pub schema: &'static Schema,
+    /// Text of the schema it was written with.
+    pub schema_text: &'static str,
     /// Avro bytes.
     pub avro: Vec<u8>,
     /// Tenant, for the `soma-tenant` header; empty when it has none.
     pub tenant: String,
     /// Extra headers.
     pub headers: Headers,
+}
+
+impl Emit {
+    /// Encodes a record for its topic.
+    ///
+    /// # Errors
+    /// The record does not fit its schema.
+    pub fn of<R: Record>(topic: Topic<R>, key: impl Into<String>, tenant: &str, record: &R) -> Result<Self, Fault> {
+        Ok(Self {
+            topic: topic.name.to_owned(),
+            key: key.into(),
+            record: R::NAME,
+            schema_text: R::schema_text(),
+            avro: record.to_avro().map_err(|e| Fault::new(FaultCode::Internal, e.0))?,
+            tenant: tenant.to_owned(),
+            headers: Headers::default(),
+        })
+    }
 }
 
 /// A timer of one key.
@@ -108,17 +126,14 @@ impl<'a> Effects<'a> {
     ///
     /// # Errors
     /// The record does not fit its schema.
-    pub fn emit<R: Record>(&mut self, topic: Topic<R>, key: impl Into<String>, tenant: &str, record: &R) -> Result<(), Fault> {
-        let avro = record.to_avro().map_err(|e| Fault::new(FaultCode::Internal, e.0))?;
-        self.emits.push(Emit {
-            topic: topic.name.to_owned(),
-            key: key.into(),
-            record: R::NAME,
-            schema: R::schema(),
-            avro,
-            tenant: tenant.to_owned(),
-            headers: Headers::default(),
-        });
+    pub fn emit<R: Record>(
+        &mut self,
+        topic: Topic<R>,
+        key: impl Into<String>,
+        tenant: &str,
+        record: &R,
+    ) -> Result<(), Fault> {
+        self.emits.push(Emit::of(topic, key, tenant, record)?);
         Ok(())
     }
 
@@ -134,7 +149,10 @@ impl<'a> Effects<'a> {
             tenant: tenant.to_owned(),
             run_id: run_id.to_owned(),
             kind: kind.to_owned(),
-            payload: payload.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            payload: payload
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
         };
         let key = if run_id.is_empty() { tenant } else { run_id };
         self.emit(topics::EVENTS, key, tenant, &event)

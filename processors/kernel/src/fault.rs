@@ -132,12 +132,20 @@ pub struct Fault {
 impl Fault {
     /// A fault with the blame its code means.
     pub fn new(code: FaultCode, detail: impl Into<String>) -> Self {
-        Self { code, blame: code.blame(), detail: detail.into() }
+        Self {
+            code,
+            blame: code.blame(),
+            detail: detail.into(),
+        }
     }
 
     /// The same as the fault a record carries.
     pub fn info(&self, retryable: bool) -> schemas::records::FaultInfo {
-        schemas::records::FaultInfo { code: self.code.as_str().to_owned(), detail: self.detail.clone(), retryable }
+        schemas::records::FaultInfo {
+            code: self.code.as_str().to_owned(),
+            detail: self.detail.clone(),
+            retryable,
+        }
     }
 }
 
@@ -153,7 +161,10 @@ pub struct ConfigFault {
 impl ConfigFault {
     /// A fault at a path.
     pub fn new(path: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { path: path.into(), detail: detail.into() }
+        Self {
+            path: path.into(),
+            detail: detail.into(),
+        }
     }
 }
 

@@ -64,14 +64,19 @@ pub trait Log: Send {
     /// All or nothing.
     ///
     /// # Errors
-    /// `COMMIT_FAILED`: nothing of it is visible, make it again after [`Log::rewind`]. `RECORD_TOO_LARGE` names the topic.
+    /// `COMMIT_FAILED`: nothing of it is visible, make it again after [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
     fn commit(&mut self, commit: &Commit) -> Result<(), Fault>;
     /// Reads a changelog partition from its beginning to its end.
     ///
     /// # Errors
     /// A dependency fault when the broker does not answer.
-    fn restore(&mut self, topic: &str, partition: i32, each: &mut dyn FnMut(String, Option<Vec<u8>>)) -> Result<(), Fault>;
-    /// Begins reading assigned partitions at their committed offsets.
+    fn restore(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        each: &mut dyn FnMut(String, Option<Vec<u8>>),
+    ) -> Result<(), Fault>;
+    /// Begins reading partitions at their committed offsets; on partitions already begun, goes back to them.
     ///
     /// # Errors
     /// A dependency fault when the broker does not answer.
@@ -81,11 +86,11 @@ pub trait Log: Send {
     /// # Errors
     /// A dependency fault when the broker does not answer.
     fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
-    /// Goes back to these positions: they will be polled again.
+    /// Stops or goes on handing out records; while stopped, `poll` still keeps the group membership alive.
     ///
     /// # Errors
-    /// A dependency fault when the broker does not answer.
-    fn rewind(&mut self, positions: &[Position]) -> Result<(), Fault>;
+    /// A dependency fault when the client refuses.
+    fn pause(&mut self, paused: bool) -> Result<(), Fault>;
 }
 
 /// Reads the clock. The only one in the loop; the simulator has its own.

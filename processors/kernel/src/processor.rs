@@ -118,7 +118,11 @@ pub trait Sink: Send + 'static {
     ///
     /// # Errors
     /// A dependency fault: nothing is lost, the same batch comes again.
-    fn write<'a>(&'a mut self, batch: &'a [RawRecord], decoder: &'a dyn crate::Decoder) -> Pending<'a, Result<Vec<Rejected>, Fault>>;
+    fn write<'a>(
+        &'a mut self,
+        batch: &'a [RawRecord],
+        decoder: &'a dyn crate::Decoder,
+    ) -> Pending<'a, Result<Vec<Rejected>, Fault>>;
     /// Partitions were assigned or given up: forget what was cached about them.
     fn reassigned(&mut self);
 }

@@ -1,1 +1,45 @@
-//! Being built.
+//! The one loop, in full. Everything else here is a verb from this list:
+//!
+//! ```text
+//! poll a batch -> for each delivery: decode, load state, step -> collect effects
+//!   Fault Input -> DLQ record | Dependency -> back off, pause | Ourselves -> halt, commit nothing
+//! one transaction: emits + state changelog + timers + consumed offsets -> commit -> count the batch -> repeat
+//!   Revoked or SIGTERM -> drain (one path for both)
+//! ```
+//!
+//! It knows nothing of Kafka, of any store or of any capability: those come in through the kernel's traits.
+
+mod batch;
+mod controls;
+mod dead;
+mod health;
+mod http;
+mod metrics;
+mod processor_loop;
+mod sink_loop;
+mod stage;
+mod store;
+mod trace;
+mod window_loop;
+
+pub use controls::SharedControls;
+pub use health::{Health, StageHealth, StageState};
+pub use http::serve as serve_http;
+pub use metrics::Metrics;
+pub use processor_loop::ProcessorStage;
+pub use sink_loop::SinkStage;
+pub use stage::{Limits, Stage, StageContext, spawn};
+pub use trace::Trace;
+pub use window_loop::WindowStage;
+
+/// The wall clock.
+pub struct SystemClock;
+
+impl kernel::Clock for SystemClock {
+    fn now(&self) -> schemas::Timestamp {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        schemas::Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}

@@ -1,0 +1,164 @@
+//! The schema registry and Confluent framing: magic byte 0, four bytes of schema id, Avro binary.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kernel::{Decoder, Fault, FaultCode};
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id_and_type, post_schema};
+use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema, get_payload};
+use schemas::Schema;
+
+/// A client of a Confluent-compatible registry. What it has learnt is kept: an id never changes its meaning.
+pub struct Registry {
+    url: String,
+    settings: SrSettings,
+    handle: tokio::runtime::Handle,
+    by_id: Mutex<HashMap<u32, Arc<Schema>>>,
+    ids: Mutex<HashMap<String, u32>>,
+}
+
+impl Registry {
+    /// A client for the registry at `url`. Does not connect.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID` when the URL cannot be used.
+    pub fn new(url: &str, handle: tokio::runtime::Handle) -> Result<Self, Fault> {
+        let settings = SrSettings::new_builder(url.trim_end_matches('/').to_owned())
+            .set_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|e| Fault::new(FaultCode::ConfigInvalid, format!("registry.url {url}: {e}")))?;
+        Ok(Self {
+            url: url.to_owned(),
+            settings,
+            handle,
+            by_id: Mutex::default(),
+            ids: Mutex::default(),
+        })
+    }
+
+    /// Registers a schema under a subject, or finds it, and gives its id.
+    ///
+    /// # Errors
+    /// `REGISTRY_UNAVAILABLE`, or `CONFIG_INVALID` when the registry refuses the schema as incompatible.
+    pub fn register(&self, subject: &str, schema: &str) -> Result<u32, Fault> {
+        let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
+        self.wait(post_schema(&self.settings, subject.to_owned(), supplied))
+            .map(|registered| registered.id)
+            .map_err(|e| {
+                if is_status(&e, "409") || is_status(&e, "422") {
+                    let why = e.cause.unwrap_or(e.error);
+                    Fault::new(
+                        FaultCode::ConfigInvalid,
+                        format!("the registry refuses {subject}: {why}"),
+                    )
+                } else {
+                    self.unavailable(&e)
+                }
+            })
+    }
+
+    /// Id under which this build's schema of a topic is registered. Asked once.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub fn id_of(&self, topic: &str, schema_text: &str) -> Result<u32, Fault> {
+        let known = self
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(topic)
+            .copied();
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let id = self.register(&format!("{topic}-value"), schema_text)?;
+        self.ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(topic.to_owned(), id);
+        Ok(id)
+    }
+
+    /// Frames Avro bytes.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub fn frame(&self, topic: &str, schema_text: &str, avro: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        Ok(get_payload(self.id_of(topic, schema_text)?, avro))
+    }
+
+    /// Asks the registry for its subjects.
+    ///
+    /// # Errors
+    /// `REGISTRY_UNAVAILABLE`.
+    pub fn probe(&self) -> Result<(), Fault> {
+        let settings = &self.settings;
+        self.wait(schema_registry_converter::async_impl::schema_registry::get_all_subjects(settings))
+            .map(drop)
+            .map_err(|e| self.unavailable(&e))
+    }
+
+    fn schema(&self, id: u32) -> Result<Arc<Schema>, Fault> {
+        if let Some(schema) = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(schema.clone());
+        }
+        let found = self
+            .wait(get_schema_by_id_and_type(id, &self.settings, SchemaType::Avro))
+            .map_err(|e| {
+                if is_status(&e, "404") || e.error.starts_with("type ") {
+                    Fault::new(
+                        FaultCode::SchemaUnknown,
+                        format!("the registry at {} knows no Avro schema with id {id}", self.url),
+                    )
+                } else {
+                    self.unavailable(&e)
+                }
+            })?;
+        let schema = schemas::parse_schema(&found.schema)
+            .map_err(|e| Fault::new(FaultCode::SchemaUnknown, format!("schema id {id} does not parse: {e}")))?;
+        let schema = Arc::new(schema);
+        self.by_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, schema.clone());
+        Ok(schema)
+    }
+
+    /// Drives a registry call from any thread. A sink decodes inside the runtime, where blocking is not allowed, so the call
+    /// runs on a thread of its own; it happens once per schema.
+    fn wait<T: Send>(&self, call: impl Future<Output = Result<T, SRCError>> + Send) -> Result<T, SRCError> {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| self.handle.block_on(call))
+                .join()
+                .unwrap_or_else(|_| Err(SRCError::new("the registry call panicked", None, false)))
+        })
+    }
+
+    fn unavailable(&self, e: &SRCError) -> Fault {
+        Fault::new(
+            FaultCode::RegistryUnavailable,
+            format!("the schema registry at {} does not answer as it should: {e}", self.url),
+        )
+    }
+}
+
+fn is_status(e: &SRCError, status: &str) -> bool {
+    e.error.contains(&format!("status {status}"))
+}
+
+impl Decoder for Registry {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+        let [0, a, b, c, d, avro @ ..] = value else {
+            let head = &value[..value.len().min(5)];
+            let detail = format!(
+                "{} bytes that start with {head:02x?}: a record must start with magic byte 0 and a 4-byte schema id; produce with a Confluent Avro serialiser or `soma produce`",
+                value.len()
+            );
+            return Err(Fault::new(FaultCode::RecordNotFramed, detail));
+        };
+        Ok((self.schema(u32::from_be_bytes([*a, *b, *c, *d]))?, avro))
+    }
+}

@@ -1,0 +1,190 @@
+//! Reading without a group: a changelog to its end, and any topic for the command line and for controls.
+
+use std::time::{Duration, Instant};
+
+use kernel::{Fault, FaultCode, RawRecord};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use schemas::Timestamp;
+
+use crate::Brokers;
+use crate::faults::unavailable;
+use crate::log::raw;
+
+const REQUEST: Duration = Duration::from_secs(10);
+/// A changelog whose end does not come for this long has an open transaction nobody finishes, or a broker that is gone.
+const RESTORE_STALL: Duration = Duration::from_secs(90);
+
+fn consumer(brokers: &Brokers) -> Result<BaseConsumer, Fault> {
+    brokers
+        .client()
+        .set("group.id", "soma-tail")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "50")
+        .set("queued.max.messages.kbytes", "16384")
+        .create()
+        .map_err(|e| unavailable("consumer", &e))
+}
+
+fn list(topic: &str, partition: i32, offset: Offset) -> Result<TopicPartitionList, Fault> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, offset)
+        .map_err(|e| unavailable("assign", &e))?;
+    Ok(list)
+}
+
+/// Reads a partition from its beginning until everything that was written before the call is read or known to be aborted.
+pub(crate) fn read_to_end(
+    brokers: &Brokers,
+    topic: &str,
+    partition: i32,
+    each: &mut dyn FnMut(String, Option<Vec<u8>>),
+) -> Result<(), Fault> {
+    let reader = consumer(brokers)?;
+    // With read_committed the client's own idea of the end is the last stable offset; ask without isolation for the true one.
+    let plain: BaseConsumer = brokers
+        .client()
+        .set("group.id", "soma-tail")
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .map_err(|e| unavailable("consumer", &e))?;
+    let (_, end) = plain
+        .fetch_watermarks(topic, partition, REQUEST)
+        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
+    drop(plain);
+    if end == 0 {
+        return Ok(());
+    }
+    reader
+        .assign(&list(topic, partition, Offset::Beginning)?)
+        .map_err(|e| unavailable("assign", &e))?;
+    let started = Instant::now();
+    let mut next = 0;
+    loop {
+        match reader.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                next = message.offset() + 1;
+                let record = raw(&message);
+                each(record.key, record.value);
+                if next >= end {
+                    return Ok(());
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                // The end as readers see it. It is the true end once no open transaction holds it back.
+                let (_, stable) = reader
+                    .fetch_watermarks(topic, partition, REQUEST)
+                    .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
+                if stable >= end {
+                    return Ok(());
+                }
+            }
+            Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),
+            None => {}
+        }
+        if started.elapsed() > RESTORE_STALL {
+            let detail = format!("{topic}/{partition} stands at {next} of {end}: an open transaction holds it back");
+            return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
+        }
+    }
+}
+
+/// Where to begin reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The first record kept.
+    Beginning,
+    /// What is written from now on.
+    End,
+    /// An offset, in every partition.
+    Offset(i64),
+    /// The first record stamped at or after this time.
+    Time(Timestamp),
+}
+
+/// Reads all partitions of a topic without a group.
+pub struct Tail {
+    consumer: BaseConsumer,
+    partitions: usize,
+    at_end: std::collections::BTreeSet<i32>,
+}
+
+impl Tail {
+    /// Begins to read a topic.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`; `TOPICS_MISMATCHED` when there is no such topic.
+    pub fn open(brokers: &Brokers, topic: &str, from: From) -> Result<Self, Fault> {
+        let consumer = consumer(brokers)?;
+        let meta = consumer
+            .fetch_metadata(Some(topic), REQUEST)
+            .map_err(|e| unavailable("metadata", &e))?;
+        let ids: Vec<i32> = meta
+            .topics()
+            .iter()
+            .flat_map(|t| t.partitions())
+            .map(rdkafka::metadata::MetadataPartition::id)
+            .collect();
+        if ids.is_empty() {
+            let detail = format!("there is no topic {topic}; `soma topics list` shows what there is");
+            return Err(Fault::new(FaultCode::TopicsMismatched, detail));
+        }
+        let mut wanted = TopicPartitionList::new();
+        for id in &ids {
+            let offset = match from {
+                From::Beginning => Offset::Beginning,
+                From::End => {
+                    let (_, end) = consumer
+                        .fetch_watermarks(topic, *id, REQUEST)
+                        .map_err(|e| unavailable("end", &e))?;
+                    Offset::Offset(end)
+                }
+                From::Offset(o) => Offset::Offset(o),
+                From::Time(at) => Offset::Offset(at.millis()),
+            };
+            wanted
+                .add_partition_offset(topic, *id, offset)
+                .map_err(|e| unavailable("assign", &e))?;
+        }
+        if matches!(from, From::Time(_)) {
+            wanted = consumer
+                .offsets_for_times(wanted, REQUEST)
+                .map_err(|e| unavailable("offsets for time", &e))?;
+        }
+        consumer.assign(&wanted).map_err(|e| unavailable("assign", &e))?;
+        Ok(Self {
+            consumer,
+            partitions: ids.len(),
+            at_end: std::collections::BTreeSet::new(),
+        })
+    }
+
+    /// The next record, if one comes within `wait_ms`.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`; reading may be tried again.
+    pub fn next(&mut self, wait_ms: u64) -> Result<Option<RawRecord>, Fault> {
+        match self.consumer.poll(Duration::from_millis(wait_ms)) {
+            Some(Ok(message)) => {
+                self.at_end.remove(&message.partition());
+                Ok(Some(raw(&message)))
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.at_end.insert(partition);
+                Ok(None)
+            }
+            Some(Err(e)) => Err(unavailable("read", &e)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether every partition has been read to its end.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end.len() == self.partitions
+    }
+}

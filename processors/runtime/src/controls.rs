@@ -1,0 +1,39 @@
+//! The controls every stage shares: applied by one reader, seen by all loops.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kernel::controls::Controls;
+use schemas::records::Control;
+
+#[derive(Default)]
+struct Inner {
+    now: Arc<Controls>,
+    history: Vec<Control>,
+}
+
+/// Kill switches and pauses, shared by all stages of a process.
+#[derive(Clone, Default)]
+pub struct SharedControls(Arc<RwLock<Inner>>);
+
+impl SharedControls {
+    /// Takes one record of `soma.controls` in.
+    pub fn apply(&self, control: Control) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Controls::clone(&inner.now);
+        next.apply(control.clone());
+        inner.now = Arc::new(next);
+        inner.history.push(control);
+    }
+
+    /// The controls in force, and how many were ever applied.
+    pub fn now(&self) -> (Arc<Controls>, usize) {
+        let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        (inner.now.clone(), inner.history.len())
+    }
+
+    /// Controls applied after the first `seen`.
+    pub fn since(&self, seen: usize) -> Vec<Control> {
+        let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        inner.history.get(seen..).map(<[Control]>::to_vec).unwrap_or_default()
+    }
+}

@@ -1,0 +1,199 @@
+//! A running stage: its thread, its surroundings, and what all loops do alike.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kernel::{Blame, Clock, Commit, Decoder, Fault, FaultCode, Log};
+
+use crate::controls::SharedControls;
+use crate::health::{Health, StageState};
+use crate::metrics::Metrics;
+
+/// Limits of a stage.
+#[derive(Clone, Debug, serde::Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most records in one batch, which is one transaction.
+    pub batch_max: usize,
+    /// How long a sink gathers a batch, milliseconds.
+    pub linger_ms: u64,
+    /// Longest wait for actions in flight when partitions are given up or the process stops, milliseconds.
+    pub drain_ms: u64,
+    /// First wait after a dependency fault, milliseconds; doubles.
+    pub backoff_ms: u64,
+    /// Longest wait after dependency faults, milliseconds.
+    pub backoff_ms_max: u64,
+    /// Most outside actions in flight; beyond it the stage takes no records.
+    pub in_flight_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            batch_max: 500,
+            linger_ms: 0,
+            drain_ms: 20_000,
+            backoff_ms: 100,
+            backoff_ms_max: 3_000,
+            in_flight_max: 512,
+        }
+    }
+}
+
+/// What a stage runs with.
+pub struct StageContext {
+    /// Stage name.
+    pub stage: String,
+    /// Its log.
+    pub log: Box<dyn Log>,
+    /// Turns framed bytes into records.
+    pub decoder: Arc<dyn Decoder>,
+    /// Controls, shared by the process.
+    pub controls: SharedControls,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How it is doing.
+    pub health: Health,
+    /// Limits.
+    pub limits: Limits,
+    /// Set when the process is to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Changelog topic; empty for a stage without state.
+    pub state_topic: String,
+    /// Where futures run.
+    pub handle: tokio::runtime::Handle,
+}
+
+impl StageContext {
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn running(&self, partitions: usize) {
+        self.metrics.gauge(&self.stage, "waiting", 0);
+        self.metrics.gauge(&self.stage, "partitions", partitions);
+        self.health.set(&self.stage, StageState::Running, partitions);
+    }
+
+    /// Commits and counts.
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), Fault> {
+        let started = Instant::now();
+        self.log.commit(commit)?;
+        #[allow(clippy::cast_precision_loss, reason = "seconds for a gauge")]
+        let now_s = self.clock.now().0 as f64 / 1e6;
+        self.metrics.commit(&self.stage, started.elapsed().as_secs_f64(), now_s);
+        Ok(())
+    }
+
+    /// Notes a dependency fault once per new cause, so that an outage is one log line and not thousands.
+    pub(crate) fn waiting(&self, fault: &Fault, backoff: &mut Backoff, partitions: usize) {
+        self.metrics.fault(&self.stage, fault.code.as_str());
+        self.metrics.gauge(&self.stage, "waiting", 1);
+        if backoff.attempts == 0 {
+            tracing::warn!(stage = %self.stage, code = %fault.code, detail = %fault.detail, "waiting for a dependency");
+        }
+        self.health
+            .set(&self.stage, StageState::Waiting(fault.to_string()), partitions);
+        backoff.next(&self.limits);
+    }
+
+    /// Keeps the group membership alive for as long as the backoff lasts. True when it is over.
+    pub(crate) fn pass_time(&self, backoff: &Backoff) -> u64 {
+        let left = backoff.until.saturating_duration_since(Instant::now());
+        u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(100)
+    }
+}
+
+/// How long to wait after dependency faults.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    pub(crate) attempts: u32,
+    pub(crate) until: Instant,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            attempts: 0,
+            until: Instant::now(),
+        }
+    }
+}
+
+impl Backoff {
+    fn next(&mut self, limits: &Limits) {
+        let wait = limits
+            .backoff_ms
+            .saturating_mul(1 << self.attempts.min(10))
+            .min(limits.backoff_ms_max);
+        self.attempts += 1;
+        self.until = Instant::now() + Duration::from_millis(wait);
+    }
+
+    pub(crate) fn over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
+/// A loop over one stage's log.
+pub trait Stage: Send {
+    /// Runs until the process stops. An error is a halt: nothing more is committed.
+    ///
+    /// # Errors
+    /// Faults that are our own.
+    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault>;
+}
+
+/// Starts a stage on a thread of its own. `open` joins the group; while its dependencies are down it is tried again.
+///
+/// # Errors
+/// `INTERNAL` when the thread cannot be started.
+pub fn spawn(
+    name: &str,
+    mut stage: Box<dyn Stage>,
+    health: Health,
+    metrics: Metrics,
+    stop: Arc<AtomicBool>,
+    open: impl Fn() -> Result<StageContext, Fault> + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, Fault> {
+    health.set(name, StageState::Starting, 0);
+    let stage_name = name.to_owned();
+    let body = move || {
+        let mut backoff = Backoff::default();
+        let ended = loop {
+            if stop.load(Ordering::SeqCst) {
+                break Ok(());
+            }
+            match open() {
+                Ok(mut cx) => break stage.run(&mut cx),
+                Err(fault) if fault.blame == Blame::Dependency => {
+                    if backoff.attempts == 0 {
+                        tracing::warn!(stage = %stage_name, code = %fault.code, detail = %fault.detail, "waiting for a dependency");
+                    }
+                    health.set(&stage_name, StageState::Waiting(fault.to_string()), 0);
+                    backoff.next(&Limits::default());
+                    while !backoff.over() && !stop.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                Err(fault) => break Err(fault),
+            }
+        };
+        match ended {
+            Ok(()) => health.set(&stage_name, StageState::Stopped, 0),
+            Err(fault) => {
+                tracing::error!(stage = %stage_name, code = %fault.code, detail = %fault.detail, runbook = %format!("deploy/runbooks/{}.md", fault.code), "halted without committing");
+                metrics.fault(&stage_name, fault.code.as_str());
+                metrics.gauge(&stage_name, "halted", 1);
+                health.set(&stage_name, StageState::Halted(fault.to_string()), 0);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| Fault::new(FaultCode::Internal, format!("thread of {name}: {e}")))
+}

@@ -1,0 +1,121 @@
+//! W3C trace context through a step, and a span exported when a collector is configured.
+
+use std::time::{Duration, SystemTime};
+
+use kernel::Headers;
+use opentelemetry::trace::{
+    Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
+};
+use opentelemetry::{Context, KeyValue, global};
+
+/// The trace of one step: continues the one its record carried, or begins one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits: the parent's span.
+    pub parent_id: Option<String>,
+    /// 16 hex digits: this step's span.
+    pub span_id: String,
+}
+
+impl Trace {
+    /// Continues the trace in `headers`, or begins a new one.
+    pub fn of(headers: &Headers) -> Self {
+        Self::continuing(headers.text("traceparent"))
+    }
+
+    /// Continues a `traceparent`, or begins a new trace when it is absent or malformed.
+    pub fn continuing(traceparent: Option<&str>) -> Self {
+        let span_id = hex16();
+        match traceparent.and_then(parse) {
+            Some((trace_id, parent)) => Self {
+                trace_id,
+                parent_id: Some(parent),
+                span_id,
+            },
+            None => Self {
+                trace_id: uuid::Uuid::new_v4().simple().to_string(),
+                parent_id: None,
+                span_id,
+            },
+        }
+    }
+
+    /// The header for what this step writes.
+    pub fn header(&self) -> String {
+        format!("00-{}-{}-01", self.trace_id, self.span_id)
+    }
+
+    /// Exports the step as a span, when a collector is configured; its children then hang under it.
+    pub fn export(&mut self, name: &str, took: Duration, attributes: &[(&'static str, &str)], fault: Option<&str>) {
+        let tracer = global::tracer("soma");
+        let parent = self.parent_id.as_deref().and_then(|id| SpanId::from_hex(id).ok());
+        let context = match (parent, TraceId::from_hex(&self.trace_id)) {
+            (Some(parent), Ok(trace)) => Context::new().with_remote_span_context(SpanContext::new(
+                trace,
+                parent,
+                TraceFlags::SAMPLED,
+                true,
+                TraceState::default(),
+            )),
+            _ => Context::new(),
+        };
+        let end = SystemTime::now();
+        let attributes: Vec<_> = attributes
+            .iter()
+            .map(|(k, v)| KeyValue::new(*k, (*v).to_owned()))
+            .collect();
+        let builder = tracer
+            .span_builder(name.to_owned())
+            .with_kind(SpanKind::Consumer)
+            .with_start_time(end - took)
+            .with_attributes(attributes);
+        let mut span = tracer.build_with_context(builder, &context);
+        if let Some(fault) = fault {
+            span.set_status(Status::error(fault.to_owned()));
+        }
+        let made = span.span_context();
+        if made.is_valid() {
+            self.trace_id = made.trace_id().to_string();
+            self.span_id = made.span_id().to_string();
+        }
+        span.end_with_timestamp(end);
+    }
+}
+
+fn hex16() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..16].to_owned()
+}
+
+fn parse(header: &str) -> Option<(String, String)> {
+    let mut parts = header.split('-');
+    let (version, trace, span, _flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex =
+        |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit()) && s.bytes().any(|b| b != b'0');
+    (version.len() == 2 && version != "ff" && hex(trace, 32) && hex(span, 16))
+        .then(|| (trace.to_ascii_lowercase(), span.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_header_is_continued_and_a_bad_one_begins_anew() {
+        let t = Trace::continuing(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        assert_eq!(
+            (t.trace_id.as_str(), t.parent_id.as_deref()),
+            ("0af7651916cd43dd8448eb211c80319c", Some("b7ad6b7169203331"))
+        );
+        assert!(t.header().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+        for bad in [
+            "",
+            "00-0-0-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(Trace::continuing(Some(bad)).parent_id, None, "{bad}");
+        }
+    }
+}

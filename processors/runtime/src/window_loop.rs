@@ -1,0 +1,228 @@
+//! The loop of an event-time window: batches in, metrics out, one snapshot per partition in the changelog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use kernel::{Blame, Delivery, Emit, Fault, Headers, Input, Polled, RawEmit, RawRecord, Window};
+use schemas::records::Metric;
+use schemas::topics;
+
+use crate::batch::Batch;
+use crate::dead;
+use crate::health::StageState;
+use crate::stage::{Backoff, Stage, StageContext};
+use crate::store::Store;
+
+const TICK: Duration = Duration::from_millis(500);
+const KEY: &str = "window";
+
+/// Runs a [`Window`].
+pub struct WindowStage<W: Window> {
+    window: W,
+    owned: BTreeSet<(String, i32)>,
+    backlog: Vec<RawRecord>,
+    backoff: Backoff,
+    ticked: Instant,
+    paused: bool,
+}
+
+impl<W: Window> WindowStage<W> {
+    /// A stage around a window.
+    pub fn new(window: W) -> Self {
+        Self {
+            window,
+            owned: BTreeSet::new(),
+            backlog: Vec::new(),
+            backoff: Backoff::default(),
+            ticked: Instant::now(),
+            paused: false,
+        }
+    }
+
+    fn restore(&mut self, cx: &mut StageContext, partitions: &BTreeSet<i32>) -> Result<(), Fault> {
+        for &p in partitions {
+            let detail = format!("{} partition {p}", cx.state_topic);
+            cx.health
+                .set(&cx.stage, StageState::Restoring(detail), self.owned.len());
+            let mut last: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
+            cx.log.restore(&cx.state_topic, p, &mut |key, value| {
+                last.insert(key, value);
+            })?;
+            self.window.restore(p, last.get(KEY).and_then(|v| v.as_deref()))?;
+        }
+        Ok(())
+    }
+
+    fn assigned(&mut self, cx: &mut StageContext, parts: Vec<(String, i32)>) -> Result<(), Fault> {
+        let fresh = parts
+            .iter()
+            .map(|p| p.1)
+            .filter(|p| !self.owned.iter().any(|o| o.1 == *p))
+            .collect();
+        self.restore(cx, &fresh)?;
+        cx.log.start(&parts)?;
+        self.owned.extend(parts);
+        cx.running(self.owned.len());
+        Ok(())
+    }
+
+    /// After a failed transaction, as after a crash: state and offsets as the log has them.
+    fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        self.backlog.clear();
+        let partitions: BTreeSet<i32> = self.owned.iter().map(|o| o.1).collect();
+        for p in &partitions {
+            self.window.release(*p);
+        }
+        self.restore(cx, &partitions)?;
+        let owned: Vec<_> = self.owned.iter().cloned().collect();
+        if !owned.is_empty() {
+            cx.log.start(&owned)?;
+        }
+        cx.running(self.owned.len());
+        Ok(())
+    }
+
+    fn decode(&self, cx: &StageContext, batch: &mut Batch) -> Result<Vec<Delivery<W::In>>, Fault> {
+        let mut deliveries = Vec::with_capacity(self.backlog.len());
+        for record in &self.backlog {
+            let Some(value) = &record.value else { continue };
+            match W::In::decode(&record.position.topic, value, cx.decoder.as_ref()) {
+                Ok(input) => {
+                    batch.consumed(record, "ok");
+                    deliveries.push(Delivery {
+                        input,
+                        key: record.key.clone(),
+                        position: record.position.clone(),
+                        headers: Headers::default(),
+                        at: record.at,
+                    });
+                }
+                Err(fault) if fault.blame == Blame::Input => {
+                    cx.metrics.fault(&cx.stage, fault.code.as_str());
+                    batch.dead(dead::letter(record, &cx.stage, &fault, 1, cx.clock.now()));
+                    batch.consumed(record, "dead_lettered");
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn turn(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let tick = self.ticked.elapsed() >= TICK;
+        if !self.backoff.over() || (self.backlog.is_empty() && !tick) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let now = cx.clock.now();
+        let mut batch = Batch::default();
+        let deliveries = self.decode(cx, &mut batch)?;
+        let mut metrics = if deliveries.is_empty() {
+            Vec::new()
+        } else {
+            self.window.on_batch(&deliveries, now)?
+        };
+        if tick {
+            self.ticked = Instant::now();
+            metrics.extend(self.window.on_tick(now)?);
+        }
+        if self.backlog.is_empty() && metrics.is_empty() {
+            return Ok(());
+        }
+        for metric in &metrics {
+            batch.emit(Emit::of(topics::METRICS, key_of(metric), "", metric)?);
+        }
+        let touched: BTreeSet<i32> = match metrics.is_empty() {
+            true => deliveries.iter().map(|d| d.position.partition).collect(),
+            false => self.owned.iter().map(|o| o.1).collect(),
+        };
+        for p in touched {
+            batch.raw(RawEmit {
+                topic: cx.state_topic.clone(),
+                partition: Some(p),
+                key: KEY.to_owned(),
+                value: self.window.snapshot(p)?,
+                headers: Headers::default(),
+            });
+        }
+        let counts = std::mem::take(&mut batch.counts);
+        let commit = batch.seal(&Store::default(), "");
+        cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
+        cx.commit(&commit)?;
+        for ((topic, outcome), n) in counts {
+            cx.metrics.records(&cx.stage, &topic, outcome, n);
+        }
+        self.backlog.clear();
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let wait = if self.backlog.is_empty() {
+            100
+        } else {
+            cx.pass_time(&self.backoff).max(1)
+        };
+        match cx.log.poll(cx.limits.batch_max, wait)? {
+            Polled::Records(records) => self.backlog.extend(records),
+            Polled::Assigned(parts) => self.assigned(cx, parts)?,
+            Polled::Revoked(parts) => {
+                let going: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+                self.backlog.retain(|r| !going.contains(&r.position.partition));
+                going.iter().for_each(|p| self.window.release(*p));
+                self.owned.retain(|o| !parts.contains(o));
+                cx.log.release(&parts)?;
+                cx.running(self.owned.len());
+            }
+            Polled::Idle => {}
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, cx: &mut StageContext, paused: bool) -> Result<(), Fault> {
+        if paused != self.paused {
+            cx.log.pause(paused)?;
+            self.paused = paused;
+        }
+        Ok(())
+    }
+}
+
+fn key_of(metric: &Metric) -> String {
+    let labels: Vec<_> = metric.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    format!("{}{{{}}}", metric.name, labels.join(","))
+}
+
+impl<W: Window> Stage for WindowStage<W> {
+    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let mut lost = false;
+        loop {
+            cx.health.beat(&cx.stage);
+            if cx.stopping() {
+                return Ok(());
+            }
+            let polled = self.poll(cx);
+            let turned = match (&polled, lost && self.backoff.over()) {
+                (Err(_), _) => Ok(()),
+                (Ok(()), true) => self.reset(cx).map(|()| lost = false),
+                (Ok(()), false) if lost => Ok(()),
+                (Ok(()), false) => self.turn(cx),
+            };
+            match polled.and(turned) {
+                Ok(()) => {
+                    if !lost && self.backoff.attempts > 0 && self.backoff.over() {
+                        self.backoff = Backoff::default();
+                        cx.running(self.owned.len());
+                        self.pause(cx, false)?;
+                    }
+                }
+                Err(fault) if fault.blame == Blame::Dependency => {
+                    // The window may have taken the batch in: go back to what the log says.
+                    lost = true;
+                    cx.waiting(&fault, &mut self.backoff, self.owned.len());
+                    self.pause(cx, true)?;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+}
