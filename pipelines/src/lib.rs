@@ -1,1 +1,10 @@
-//! Being built.
+//! The composition root: the only crate that says two concrete names in one file. It reads the configuration, builds the
+//! stages from the registry, wires them to Kafka and runs them; the binary is `soma`.
+
+pub mod apply;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod registry;
+mod telemetry;
+pub mod wire;

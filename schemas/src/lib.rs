@@ -10,7 +10,7 @@ pub mod topics;
 mod values;
 
 pub use json::{from_json, to_json};
-pub use record::{DecodeError, Record, decode_value, parse_schema};
+pub use record::{DecodeError, Record, decode_value, incompatible, parse_schema};
 pub use values::{Timestamp, Usd};
 
 pub use apache_avro::Schema;

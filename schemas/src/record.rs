@@ -1,6 +1,7 @@
 //! What every record can do: give its schema, become Avro bytes and come back from them.
 
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema_compatibility::SchemaCompatibility;
 use apache_avro::types::Value;
 use apache_avro::{Schema, from_value};
 use serde::Serialize;
@@ -70,6 +71,23 @@ pub fn decode_value(
 /// The text is not an Avro schema.
 pub fn parse_schema(text: &str) -> Result<Schema, DecodeError> {
     Schema::parse_str(text).map_err(|e| DecodeError(e.to_string()))
+}
+
+/// Why data written with `old` could not be read with `new`, naming the field; `None` when it can.
+pub fn incompatible(old: &Schema, new: &Schema) -> Option<String> {
+    SchemaCompatibility::can_read(old, new).err().map(|e| describe(&e))
+}
+
+/// The library nests its errors: the outer ones name fields, the innermost says what is wrong.
+fn describe(e: &apache_avro::error::CompatibilityError) -> String {
+    use std::error::Error;
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }
 
 /// Ties a struct to its `.avsc`.

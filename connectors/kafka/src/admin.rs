@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use schemas::topics::{Cleanup, Entry};
 
 use crate::faults::unavailable;
-use crate::{Brokers, Registry};
+use crate::Brokers;
 
 const REQUEST: Duration = Duration::from_secs(20);
 
@@ -190,13 +190,5 @@ impl Admin {
                 Ok((e.partition(), e.offset().to_raw().filter(|o| *o >= 0), end))
             })
             .collect()
-    }
-
-    /// Sets the compatibility of every subject and registers a schema.
-    ///
-    /// # Errors
-    /// `CONFIG_INVALID` when the registry refuses the schema, with its words.
-    pub fn register(&self, registry: &Registry, topic: &str, schema: &str) -> Result<u32, Fault> {
-        registry.register(&format!("{topic}-value"), schema)
     }
 }

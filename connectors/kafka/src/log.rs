@@ -32,6 +32,10 @@ pub struct LogConfig {
     pub instance: String,
     /// Topics to read.
     pub topics: Vec<String>,
+    /// All topics are partitioned alike by the same key. Only the first is subscribed to; each of its partitions brings the
+    /// same partition of the others along, so that one instance sees one key whole. No assignor promises that together with
+    /// cooperative rebalancing.
+    pub copartitioned: bool,
     /// CloudEvents source of what it writes.
     pub source: String,
     /// Milliseconds after which a silent instance loses its partitions.
@@ -104,7 +108,8 @@ impl KafkaLog {
             paused: false,
         };
         log.producer = Some(log.new_producer()?);
-        let topics: Vec<&str> = log.config.topics.iter().map(String::as_str).collect();
+        let subscribed = if log.config.copartitioned { 1 } else { log.config.topics.len() };
+        let topics: Vec<&str> = log.config.topics.iter().take(subscribed).map(String::as_str).collect();
         log.consumer
             .subscribe(&topics)
             .map_err(|e| unavailable("subscribe", &e))?;
@@ -130,6 +135,15 @@ impl KafkaLog {
             .init_transactions(REQUEST)
             .map_err(|e| unavailable(&format!("init transactions of {id}"), &e))?;
         Ok(producer)
+    }
+
+    /// The same partitions of every topic that goes along.
+    fn along(&self, parts: &[(String, i32)]) -> Vec<(String, i32)> {
+        if !self.config.copartitioned {
+            return parts.to_vec();
+        }
+        let numbers: std::collections::BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+        self.config.topics.iter().flat_map(|t| numbers.iter().map(move |n| (t.clone(), *n))).collect()
     }
 
     fn rebalance(&mut self) -> Option<Polled> {
@@ -374,6 +388,7 @@ impl Log for KafkaLog {
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
+        let parts = &self.along(parts);
         let fresh: Vec<_> = parts.iter().filter(|p| !self.owned.contains(p)).cloned().collect();
         let known: Vec<_> = parts.iter().filter(|p| self.owned.contains(p)).cloned().collect();
         if !known.is_empty() {
@@ -410,6 +425,7 @@ impl Log for KafkaLog {
     }
 
     fn release(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
+        let parts = &self.along(parts);
         self.owned.retain(|p| !parts.contains(p));
         match self.consumer.incremental_unassign(&partitions(parts)) {
             Ok(()) => Ok(()),

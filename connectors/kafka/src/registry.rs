@@ -89,6 +89,48 @@ impl Registry {
         Ok(get_payload(self.id_of(topic, schema_text)?, avro))
     }
 
+    /// Asks for a compatibility level on every subject.
+    ///
+    /// # Errors
+    /// `REGISTRY_UNAVAILABLE`.
+    pub async fn set_compatibility(&self, level: &str) -> Result<(), Fault> {
+        let url = format!("{}/config", self.url.trim_end_matches('/'));
+        let body = serde_json::json!({ "compatibility": level });
+        let answer = reqwest::Client::new().put(&url).json(&body).timeout(Duration::from_secs(10)).send().await;
+        let refused = |why: String| Fault::new(FaultCode::RegistryUnavailable, format!("PUT {url}: {why}"));
+        match answer {
+            Ok(response) if response.status().is_success() => Ok(()),
+            Ok(response) => Err(refused(format!("status {}", response.status()))),
+            Err(e) => Err(refused(e.to_string())),
+        }
+    }
+
+    /// Every version of a subject, oldest first; empty when there is none.
+    ///
+    /// # Errors
+    /// `REGISTRY_UNAVAILABLE`.
+    pub async fn versions(&self, subject: &str) -> Result<Vec<String>, Fault> {
+        let base = self.url.trim_end_matches('/');
+        let get = async |url: String| -> Result<Option<serde_json::Value>, Fault> {
+            let refused = |why: String| Fault::new(FaultCode::RegistryUnavailable, format!("GET {url}: {why}"));
+            let answer = reqwest::Client::new().get(&url).timeout(Duration::from_secs(10)).send().await;
+            let response = answer.map_err(|e| refused(e.to_string()))?;
+            match response.status().as_u16() {
+                404 => Ok(None),
+                200 => response.json().await.map(Some).map_err(|e| refused(e.to_string())),
+                status => Err(refused(format!("status {status}"))),
+            }
+        };
+        let Some(list) = get(format!("{base}/subjects/{subject}/versions")).await? else { return Ok(Vec::new()) };
+        let mut schemas = Vec::new();
+        for version in list.as_array().into_iter().flatten() {
+            if let Some(found) = get(format!("{base}/subjects/{subject}/versions/{version}")).await? {
+                schemas.extend(found.get("schema").and_then(|s| s.as_str()).map(str::to_owned));
+            }
+        }
+        Ok(schemas)
+    }
+
     /// Asks the registry for its subjects.
     ///
     /// # Errors

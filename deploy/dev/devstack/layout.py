@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .base import DEV, StackError, version
+from .base import CHECKOUT, DEV, StackError, version
 
 EMBEDDED = DEV / "embedded"
 CLICKHOUSE = EMBEDDED / "clickhouse"
@@ -93,3 +93,10 @@ def checked(path, what):
     if not Path(path).exists():
         raise StackError("{} is not in the cache ({})".format(what, path), "run `python3 deploy/dev/stack.py setup`")
     return str(path)
+
+
+def live_python(cache):
+    """The Python environment of tests/live's stock clients, when that test has pinned its requirements and setup has made it."""
+    requirements = CHECKOUT / "tests" / "live" / "requirements.txt"
+    python = venv(cache, "live", requirements) / "bin" / "python" if requirements.exists() else None
+    return python if python and python.exists() else None

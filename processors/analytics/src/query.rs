@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -66,16 +64,23 @@ impl Query {
     pub fn new(sql: &str) -> Result<Self, Fault> {
         // One partition: a micro-batch is small, and repartitioning would cost more than it saves.
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(16_384);
-        let state = SessionStateBuilder::new_with_default_features().with_config(config).build();
+        let state = SessionStateBuilder::new_with_default_features()
+            .with_config(config)
+            .build();
         let context = SessionContext::new_with_state(state);
-        let table = MemTable::try_new(columns(), vec![vec![]]).map(Arc::new).map_err(engine)?;
+        let table = MemTable::try_new(columns(), vec![vec![]])
+            .map(Arc::new)
+            .map_err(engine)?;
         context.register_table(TABLE, table.clone()).map_err(engine)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .map_err(|e| Fault::new(FaultCode::Internal, format!("no runtime for the query engine: {e}")))?;
         let planned = block_on(&runtime, async {
             // Reading only: no CREATE, INSERT, COPY or SET can reach the engine.
-            let only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            let only = SQLOptions::new()
+                .with_allow_ddl(false)
+                .with_allow_dml(false)
+                .with_allow_statements(false);
             let frame = context.sql_with_options(sql, only).await?;
             frame.into_optimized_plan()
         })?;
@@ -97,7 +102,10 @@ impl Query {
     /// # Errors
     /// `INTERNAL` when the engine fails, `CONFIG_INVALID` when the answer has holes: both halt, neither is the record's fault.
     pub(crate) fn run(&self, batch: &[&Delivery<Input>]) -> Result<Vec<Row>, Fault> {
-        let runtime = self.runtime.as_ref().ok_or_else(|| Fault::new(FaultCode::Internal, "the query was closed"))?;
+        let runtime = self
+            .runtime
+            .as_ref()
+            .ok_or_else(|| Fault::new(FaultCode::Internal, "the query was closed"))?;
         let events = record_batch(batch).map_err(|e| engine(e.into()))?;
         let answer = block_on(runtime, async {
             *self.table.batches[0].write().await = vec![events];
@@ -188,9 +196,13 @@ fn fits(given: &DataType, wanted: &DataType) -> bool {
 fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Fault> {
     let mut arrays = Vec::with_capacity(5);
     for (name, kind) in wanted() {
-        let column = batch.column_by_name(name).ok_or_else(|| invalid(format!("column `{name}` is missing")))?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| invalid(format!("column `{name}` is missing")))?;
         if column.null_count() > 0 {
-            return Err(invalid(format!("the SQL gave NULL in column `{name}`; write it so that it cannot")));
+            return Err(invalid(format!(
+                "the SQL gave NULL in column `{name}`; write it so that it cannot"
+            )));
         }
         arrays.push(cast(column, &kind).map_err(|e| engine(e.into()))?);
     }
@@ -215,7 +227,10 @@ fn invalid(detail: String) -> Fault {
 }
 
 fn engine(error: DataFusionError) -> Fault {
-    Fault::new(FaultCode::Internal, format!("the query engine failed: {}", error.strip_backtrace()))
+    Fault::new(
+        FaultCode::Internal,
+        format!("the query engine failed: {}", error.strip_backtrace()),
+    )
 }
 
 #[cfg(test)]
@@ -235,8 +250,14 @@ mod tests {
             ("SELEKT 1", "SELEKT"),
             ("SELECT colour FROM events", "colour"),
             ("SELECT * FROM orders", "orders"),
-            ("SELECT partition, tenant, type FROM events", "column `window_start` is missing; column `events`"),
-            ("SELECT partition, ts AS window_start, tenant, type, run_id AS events FROM events", "column `events` is Utf8"),
+            (
+                "SELECT partition, tenant, type FROM events",
+                "column `window_start` is missing; column `events`",
+            ),
+            (
+                "SELECT partition, ts AS window_start, tenant, type, run_id AS events FROM events",
+                "column `events` is Utf8",
+            ),
             ("CREATE TABLE t AS SELECT 1", "DDL"),
             ("DROP TABLE events", "DDL"),
             ("", ""),

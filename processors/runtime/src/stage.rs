@@ -147,17 +147,16 @@ pub trait Stage: Send {
     fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault>;
 }
 
-/// Starts a stage on a thread of its own. `open` joins the group; while its dependencies are down it is tried again.
+/// Starts a stage on a thread of its own. `open` builds it and joins the group; while its dependencies are down it is tried again.
 ///
 /// # Errors
 /// `INTERNAL` when the thread cannot be started.
 pub fn spawn(
     name: &str,
-    mut stage: Box<dyn Stage>,
     health: Health,
     metrics: Metrics,
     stop: Arc<AtomicBool>,
-    open: impl Fn() -> Result<StageContext, Fault> + Send + 'static,
+    open: impl Fn() -> Result<(Box<dyn Stage>, StageContext), Fault> + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, Fault> {
     health.set(name, StageState::Starting, 0);
     let stage_name = name.to_owned();
@@ -168,7 +167,7 @@ pub fn spawn(
                 break Ok(());
             }
             match open() {
-                Ok(mut cx) => break stage.run(&mut cx),
+                Ok((mut stage, mut cx)) => break stage.run(&mut cx),
                 Err(fault) if fault.blame == Blame::Dependency => {
                     if backoff.attempts == 0 {
                         tracing::warn!(stage = %stage_name, code = %fault.code, detail = %fault.detail, "waiting for a dependency");

@@ -1,0 +1,63 @@
+# Every operation of the platform. Each target is one line of cargo, soma or a script in deploy/. `make help` lists them.
+SHELL := /bin/bash
+export SOMA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/somaagenthub
+export CARGO_TARGET_DIR ?= $(SOMA_CACHE)/target
+SOMA := $(CARGO_TARGET_DIR)/debug/soma
+STACK := python3 deploy/dev/stack.py
+PIPELINE ?= control-tower
+# Linking and code generation of one crate at a time already fill two cores.
+CARGO_FLAGS ?=
+
+.PHONY: help setup build up down status reset deploy demo test check fmt lint unit live bench-e2e clean-cache
+
+help: ## List the operations
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: ## Install what is missing: packages, Kafka, registry, engines, models (cached outside the checkout)
+	@$(STACK) setup --for up
+
+build: ## Build the one binary, soma
+	@deploy/dev/step.sh "build soma" cargo build $(CARGO_FLAGS) -p soma-pipelines
+
+up: setup build ## Set up, start every server and run the pipeline
+	@deploy/dev/step.sh "start servers" $(STACK) up
+	@$(SOMA) deploy $(PIPELINE)
+	@$(STACK) status
+
+down: ## Stop exactly what `make up` started; data is kept
+	@$(STACK) down
+
+status: ## Health, port, pid, memory and log file of every part
+	@$(STACK) status
+
+reset: ## Stop, and clear the data
+	@$(STACK) reset
+
+deploy: build ## Check, apply topics, schemas and migrations, roll the running pipeline: PIPELINE=<name>
+	@$(SOMA) deploy $(PIPELINE)
+
+demo: ## Requests of four tenants end to end, checked against topics and stores
+	@$(SOMA) demo
+
+test: ## Set up and pass every test: check, then the live tests on real servers
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory live
+
+check: fmt lint unit ## Format, lints, tidy, unit, contract, cases
+
+fmt:
+	@deploy/dev/step.sh "format" cargo fmt --all --check
+
+lint:
+	@deploy/dev/step.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets --quiet -- -D warnings
+
+unit:
+	@deploy/dev/step.sh "unit, tidy, contract, cases" cargo test $(CARGO_FLAGS) --workspace --quiet
+
+live: build ## Live tests: real servers in a home of their own, started and stopped here
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) -p soma-tests --features live --no-run
+	@deploy/dev/live.sh
+
+bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
+	@deploy/dev/bench.sh

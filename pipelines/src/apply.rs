@@ -1,0 +1,143 @@
+//! Brings the outside up to what this build expects: topics, schemas, tables. Safe to repeat.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kafka::{Admin, Applied, Registry};
+use kernel::{Fault, FaultCode};
+use schemas::topics::{Catalogue, Cleanup, Entry};
+
+use crate::config::{Environment, Pipeline};
+use crate::registry;
+
+/// Compatibility of every subject: new readers read everything ever written.
+const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
+
+fn invalid(detail: impl Into<String>) -> Fault {
+    Fault::new(FaultCode::ConfigInvalid, detail)
+}
+
+fn variable(env: &Environment, name: &str) -> Result<String, Fault> {
+    env.get(name)
+        .map(str::to_owned)
+        .ok_or_else(|| invalid(format!("variable {name} is not set; run `make up` (which writes .soma/dev.env) or set it")))
+}
+
+/// Brokers named by the environment.
+///
+/// # Errors
+/// `CONFIG_INVALID` when the variable is missing.
+pub fn brokers(env: &Environment) -> Result<kafka::Brokers, Fault> {
+    Ok(kafka::Brokers { bootstrap: variable(env, "SOMA_KAFKA_BROKERS")?, ..kafka::Brokers::default() })
+}
+
+/// Schema registry named by the environment.
+///
+/// # Errors
+/// `CONFIG_INVALID` when the variable is missing.
+pub fn registry_at(env: &Environment, handle: tokio::runtime::Handle) -> Result<Arc<Registry>, Fault> {
+    Ok(Arc::new(Registry::new(&variable(env, "SOMA_REGISTRY_URL")?, handle)?))
+}
+
+/// The nearest `pipelines` folder from here upwards.
+pub fn pipelines_dir() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    here.ancestors().map(|d| d.join("pipelines")).find(|d| d.join("control-tower/pipeline.yaml").is_file())
+}
+
+/// Every shipped pipeline file.
+pub fn pipeline_files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut files: Vec<_> =
+        entries.flatten().map(|e| e.path().join("pipeline.yaml")).filter(|p| p.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// Topics wanted: the catalogue, a dead-letter topic for each, and a changelog for each stage with state.
+fn wanted(env: &Environment) -> Result<Vec<Entry>, Fault> {
+    let catalogue = Catalogue::load().map_err(invalid)?;
+    let mut all: Vec<Entry> = catalogue.topics.clone();
+    all.extend(catalogue.topics.iter().map(|t| catalogue.dlq(&t.name)));
+    for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
+        let pipeline = Pipeline::load(&file, env)
+            .map_err(|faults| invalid(format!("{}: {}", file.display(), faults.first().map(ToString::to_string).unwrap_or_default())))?;
+        for stage in &pipeline.stages {
+            let Some(component) = registry::find(&stage.component).filter(|c| c.stateful) else { continue };
+            let partitions = (component.topics)().first().and_then(|t| catalogue.get(t)).map_or(1, |t| t.partitions);
+            all.push(catalogue.state(&state_topic(&pipeline.pipeline, stage.name()), partitions));
+        }
+    }
+    Ok(all)
+}
+
+/// Changelog of a stage.
+pub fn state_topic(pipeline: &str, stage: &str) -> String {
+    format!("{pipeline}.{stage}.state")
+}
+
+/// Creates what is missing and registers the schemas: (what, what was done). Nothing is made when a schema is refused.
+///
+/// # Errors
+/// `CONFIG_INVALID` naming subject and field of an incompatible schema; `TOPICS_MISMATCHED`; a dependency that is down.
+pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, String)>, Fault> {
+    let registry = registry_at(env, tokio::runtime::Handle::current())?;
+    let catalogue = Catalogue::load().map_err(invalid)?;
+    let mut done = Vec::new();
+    for topic in &catalogue.topics {
+        let subject = format!("{}-value", topic.name);
+        let text = registry::schema_text(&topic.record).ok_or_else(|| invalid(format!("topics.yaml: {} has no .avsc", topic.record)))?;
+        for (i, old) in registry.versions(&subject).await?.iter().enumerate() {
+            refuse_incompatible(&subject, i + 1, old, text)?;
+        }
+    }
+    let admin = Admin::open(&brokers(env)?)?;
+    let existing = admin.partitions()?;
+    for entry in wanted(env)? {
+        if dry_run {
+            let plan = if existing.contains_key(&entry.name) { "unchanged" } else { "would be created" };
+            done.push((entry.name, plan.to_owned()));
+            continue;
+        }
+        let what = match admin.apply(&entry, &existing).await? {
+            Applied::Created => "created",
+            Applied::Unchanged => "unchanged",
+        };
+        let how = if entry.cleanup == Cleanup::Compact { ", compacted" } else { "" };
+        done.push((entry.name, format!("{what} ({} partitions{how})", entry.partitions)));
+    }
+    if !dry_run {
+        registry.set_compatibility(COMPATIBILITY).await?;
+        for topic in &catalogue.topics {
+            let text = registry::schema_text(&topic.record).unwrap_or_default();
+            let id = registry.register(&format!("{}-value", topic.name), text)?;
+            done.push((format!("{}-value", topic.name), format!("schema id {id}")));
+        }
+    }
+    Ok(done)
+}
+
+fn refuse_incompatible(subject: &str, version: usize, old: &str, new: &str) -> Result<(), Fault> {
+    let parse = |text: &str| schemas::parse_schema(text).map_err(|e| invalid(format!("{subject}: {e}")));
+    match schemas::incompatible(&parse(old)?, &parse(new)?) {
+        None => Ok(()),
+        Some(why) => Err(invalid(format!(
+            "{subject}: this build's schema cannot read what version {version} wrote: {why}; give the field a default, keep its type, or use an alias"
+        ))),
+    }
+}
+
+/// Applies ClickHouse migrations: what was done.
+///
+/// # Errors
+/// A store that is down, or a migration that was changed after it had been applied.
+pub async fn migrations(env: &Environment) -> Result<Vec<String>, Fault> {
+    let at = sinks::clickhouse::Config {
+        url: variable(env, "SOMA_CLICKHOUSE_URL")?,
+        database: variable(env, "SOMA_CLICKHOUSE_DATABASE")?,
+        user: variable(env, "SOMA_CLICKHOUSE_USER")?,
+        password: variable(env, "SOMA_CLICKHOUSE_PASSWORD")?,
+        ..sinks::clickhouse::Config::default()
+    };
+    sinks::clickhouse::migrate(&at).await
+}

@@ -1,0 +1,55 @@
+//! Checks a pipeline as a whole without touching anything outside: its file, its stages, its catalogue and policy.
+
+use std::path::Path;
+
+use kernel::ConfigFault;
+use schemas::topics::Catalogue;
+
+use crate::config::{Environment, Pipeline};
+use crate::registry;
+
+/// Loads and checks a pipeline: lines that say what was looked at.
+///
+/// # Errors
+/// Every fault found, with its path.
+pub fn pipeline(file: &Path, env: &Environment) -> Result<Vec<String>, Vec<ConfigFault>> {
+    let pipeline = Pipeline::load(file, env)?;
+    stages(&pipeline)
+}
+
+/// Checks the stages of a loaded pipeline.
+///
+/// # Errors
+/// As [`pipeline`].
+pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
+    let mut faults = Vec::new();
+    let mut lines = Vec::new();
+    let catalogue = Catalogue::load().map_err(|e| vec![ConfigFault::new("topics.yaml", e)])?;
+    if pipeline.stages.is_empty() {
+        faults.push(ConfigFault::new("stages", "is empty; a pipeline needs at least one"));
+    }
+    for (i, stage) in pipeline.stages.iter().enumerate() {
+        let at = format!("stages[{i}]");
+        if pipeline.stages[..i].iter().any(|s| s.name() == stage.name()) {
+            faults.push(ConfigFault::new(&at, format!("the name {} is used twice; give one a `name`", stage.name())));
+        }
+        let Some(component) = registry::find(&stage.component) else {
+            let known: Vec<_> = registry::COMPONENTS.iter().map(|c| c.name).collect();
+            faults.push(ConfigFault::new(
+                format!("{at}.use"),
+                format!("there is no component `{}`; there are {}", stage.component, known.join(", ")),
+            ));
+            continue;
+        };
+        let topics = (component.topics)();
+        let counts: std::collections::BTreeSet<_> = topics.iter().filter_map(|t| catalogue.get(t)).map(|t| t.partitions).collect();
+        if component.stateful && counts.len() > 1 {
+            faults.push(ConfigFault::new(&at, format!("its topics {} are not partitioned alike", topics.join(", "))));
+        }
+        match (component.check)(stage, pipeline) {
+            Ok(line) => lines.push(format!("{}: {line}", stage.name())),
+            Err(found) => faults.extend(found.into_iter().map(|f| ConfigFault::new(format!("{at}.config: {}", f.path), f.detail))),
+        }
+    }
+    if faults.is_empty() { Ok(lines) } else { Err(faults) }
+}

@@ -1,0 +1,377 @@
+//! The one visible list of components: what a pipeline may `use`. No link-time magic.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kernel::{ConfigFault, Embedder, Fault, FaultCode, Input, Processor, Sink};
+use runtime::{ProcessorStage, SinkStage, Stage, WindowStage};
+use schemas::Record;
+use schemas::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
+use serde::Deserialize;
+use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
+
+use crate::config::{Pipeline, StageEntry, read};
+use crate::wire::Shared;
+
+type Check = fn(&StageEntry, &Pipeline) -> Result<String, Vec<ConfigFault>>;
+type Build = fn(&StageEntry, &Shared) -> Result<Box<dyn Stage>, Fault>;
+
+/// One component.
+pub struct Component {
+    /// Name in a pipeline file.
+    pub name: &'static str,
+    /// Topics it reads; the first leads when they are partitioned alike.
+    pub topics: fn() -> Vec<&'static str>,
+    /// Whether it keeps state per partition, in a changelog.
+    pub stateful: bool,
+    /// Checks its configuration without touching anything outside; a line that says what it found.
+    pub check: Check,
+    /// Builds it; may connect.
+    pub build: Build,
+}
+
+/// Every component of this build.
+pub const COMPONENTS: &[Component] = &[
+    Component {
+        name: "intake",
+        topics: <intake::Intake as Processor>::In::topics,
+        stateful: true,
+        check: check_intake,
+        build: |entry, shared| {
+            let intake = made(intake(entry, &shared.pipeline))?.0;
+            Ok(Box::new(ProcessorStage::new(intake, None)))
+        },
+    },
+    Component {
+        name: "policy_gate",
+        topics: <policy_gate::PolicyGate as Processor>::In::topics,
+        stateful: false,
+        check: check_policy_gate,
+        build: |entry, shared| {
+            let gate = made(gate(entry, &shared.pipeline))?.0;
+            Ok(Box::new(ProcessorStage::new(gate, None)))
+        },
+    },
+    Component {
+        name: "orchestrator",
+        topics: <orchestrator::Orchestrator as Processor>::In::topics,
+        stateful: true,
+        check: |entry, _| orchestrator(entry).map(|c| format!("approvals expire after {} h", c.approval_hours)),
+        build: |entry, _| {
+            let config = made(orchestrator(entry))?;
+            Ok(Box::new(ProcessorStage::new(orchestrator::Orchestrator::new(config), None)))
+        },
+    },
+    Component {
+        name: "invoker",
+        topics: <invoker::Invoker as Processor>::In::topics,
+        stateful: true,
+        check: |entry, pipeline| {
+            let (config, names) = invoker_config(entry, pipeline)?;
+            Ok(format!("tools {}; workspaces in {}", names.join(", "), config.tools.workspaces_dir.display()))
+        },
+        build: build_invoker,
+    },
+    Component {
+        name: "memory_indexer",
+        topics: <memory_indexer::MemoryIndexer as Processor>::In::topics,
+        stateful: false,
+        check: nothing,
+        build: |_, _| Ok(Box::new(ProcessorStage::new(memory_indexer::MemoryIndexer::new(), None))),
+    },
+    Component {
+        name: "events_per_minute",
+        topics: <analytics::EventsPerMinute as kernel::Window>::In::topics,
+        stateful: true,
+        check: |entry, pipeline| {
+            let window = window(entry, pipeline)?;
+            Ok(format!("SQL of {} reads", kernel::Window::name(&window)))
+        },
+        build: |entry, shared| Ok(Box::new(WindowStage::new(made(window(entry, &shared.pipeline))?))),
+    },
+    Component {
+        name: "clickhouse_sink",
+        topics: sinks::clickhouse::topics,
+        stateful: false,
+        check: |entry, pipeline| {
+            let config = clickhouse(entry, pipeline)?;
+            checked(sinks::clickhouse::check(&config), format!("database {} at {}", config.database, config.url))
+        },
+        build: |entry, shared| {
+            let config = made(clickhouse(entry, &shared.pipeline))?;
+            sink(shared.handle.block_on(sinks::clickhouse::ClickHouseSink::connect(config))?)
+        },
+    },
+    Component {
+        name: "qdrant_sink",
+        topics: sinks::qdrant::topics,
+        stateful: false,
+        check: |entry, pipeline| {
+            let config = qdrant(entry, pipeline)?;
+            checked(sinks::qdrant::check(&config), format!("at {}", config.url))
+        },
+        build: |entry, shared| {
+            let config = made(qdrant(entry, &shared.pipeline))?;
+            let model = embedder(&shared.pipeline)?;
+            sink(shared.handle.block_on(sinks::qdrant::QdrantSink::connect(config, model))?)
+        },
+    },
+    Component {
+        name: "redis_sink",
+        topics: sinks::redis::topics,
+        stateful: false,
+        check: |entry, pipeline| checked(sinks::redis::check(&redis(entry, pipeline)?), "history per run and tenant".to_owned()),
+        build: |entry, shared| {
+            let config = made(redis(entry, &shared.pipeline))?;
+            sink(shared.handle.block_on(sinks::redis::RedisSink::connect(config))?)
+        },
+    },
+    Component {
+        name: "pushgateway_sink",
+        topics: sinks::pushgateway::topics,
+        stateful: false,
+        check: |entry, pipeline| {
+            let config = pushgateway(entry, pipeline)?;
+            checked(sinks::pushgateway::check(&config), format!("at {}", config.url))
+        },
+        build: |entry, shared| {
+            let config = made(pushgateway(entry, &shared.pipeline))?;
+            sink(shared.handle.block_on(sinks::pushgateway::PushgatewaySink::connect(config))?)
+        },
+    },
+];
+
+/// A component by name.
+pub fn find(name: &str) -> Option<&'static Component> {
+    COMPONENTS.iter().find(|c| c.name == name)
+}
+
+/// Schema text of a record by name.
+pub fn schema_text(record: &str) -> Option<&'static str> {
+    const ALL: &[(&str, fn() -> &'static str)] = &[
+        (Request::NAME, Request::schema_text),
+        (Plan::NAME, Plan::schema_text),
+        (Proposal::NAME, Proposal::schema_text),
+        (Verdict::NAME, Verdict::schema_text),
+        (Approval::NAME, Approval::schema_text),
+        (Control::NAME, Control::schema_text),
+        (Call::NAME, Call::schema_text),
+        (Outcome::NAME, Outcome::schema_text),
+        (Run::NAME, Run::schema_text),
+        (Memory::NAME, Memory::schema_text),
+        (Event::NAME, Event::schema_text),
+        (Metric::NAME, Metric::schema_text),
+    ];
+    ALL.iter().find(|(name, _)| *name == record).map(|(_, text)| text())
+}
+
+fn sink<S: Sink>(sink: S) -> Result<Box<dyn Stage>, Fault> {
+    Ok(Box::new(SinkStage::new(sink)))
+}
+
+fn made<T>(result: Result<T, Vec<ConfigFault>>) -> Result<T, Fault> {
+    result.map_err(|faults| {
+        let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        Fault::new(FaultCode::ConfigInvalid, lines.join("; "))
+    })
+}
+
+fn checked(faults: Vec<ConfigFault>, line: String) -> Result<String, Vec<ConfigFault>> {
+    if faults.is_empty() { Ok(line) } else { Err(faults) }
+}
+
+fn nothing(entry: &StageEntry, _: &Pipeline) -> Result<String, Vec<ConfigFault>> {
+    if entry.config.is_null() { Ok("ready".to_owned()) } else { Err(vec![ConfigFault::new("", "takes no configuration")]) }
+}
+
+/// The stage's own configuration, or its defaults when there is none.
+fn own<T: serde::de::DeserializeOwned>(entry: &StageEntry) -> Result<T, Vec<ConfigFault>> {
+    let value = if entry.config.is_null() { serde_yaml_ng::Value::Mapping(Default::default()) } else { entry.config.clone() };
+    read(value, "").map_err(|f| vec![f])
+}
+
+/// Every YAML, Rego or JSON file of these folders, as (path, text), sorted.
+fn texts(base: &Path, dirs: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<ConfigFault>> {
+    let mut files = Vec::new();
+    let mut todo: Vec<PathBuf> = dirs.iter().map(|d| base.join(d)).collect();
+    while let Some(dir) = todo.pop() {
+        let unreadable = |e: std::io::Error| vec![ConfigFault::new(dir.display().to_string(), format!("cannot be read: {e}"))];
+        for entry in std::fs::read_dir(&dir).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| ["yaml", "yml", "json", "rego"].iter().any(|k| e == *k)) {
+                let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+                let short = path.strip_prefix(base).unwrap_or(&path).display().to_string();
+                files.push((short.trim_start_matches("../").to_owned(), text));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IntakeConfig {
+    /// Folders of capsules and wizards, from the pipeline file.
+    catalogue: Vec<PathBuf>,
+    #[serde(default = "week")]
+    dedupe_hours: i64,
+}
+
+fn week() -> i64 {
+    7 * 24
+}
+
+fn intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<(intake::Intake, String), Vec<ConfigFault>> {
+    let config: IntakeConfig = own(entry)?;
+    let files = texts(&pipeline.dir, &config.catalogue)?;
+    let catalogue = intake::Catalogue::parse(&files)?;
+    let line = format!("{} catalogue files", files.len());
+    Ok((intake::Intake::new(catalogue, pipeline.values.clone(), config.dedupe_hours)?, line))
+}
+
+fn check_intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
+    let config: IntakeConfig = own(entry)?;
+    let catalogue = intake::Catalogue::parse(&texts(&pipeline.dir, &config.catalogue)?)?;
+    let known = tools::all(&tools::Config::default());
+    let unknown: Vec<_> = catalogue
+        .tools()
+        .into_iter()
+        .filter(|(_, tool, _)| !known.iter().any(|k| k.name() == tool))
+        .map(|(capsule, tool, _)| ConfigFault::new(capsule, format!("there is no tool `{tool}`")))
+        .collect();
+    if unknown.is_empty() { intake(entry, pipeline).map(|(_, line)| line) } else { Err(unknown) }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GateConfig {
+    /// Folder of the policy bundle, from the pipeline file.
+    bundle: PathBuf,
+    /// File with the 32-byte signing key as hex.
+    signing_key_file: PathBuf,
+}
+
+/// A 32-byte key from a file of 64 hex digits.
+fn key(path: &Path, field: &str) -> Result<[u8; 32], Vec<ConfigFault>> {
+    let bad = |why: String| vec![ConfigFault::new(field, format!("{}: {why}; it must hold 64 hex digits", path.display()))];
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    let bytes = hex::decode(text.trim()).map_err(|e| bad(e.to_string()))?;
+    bytes.try_into().map_err(|_| bad("wrong length".to_owned()))
+}
+
+/// Microseconds of a monotonic clock: the only measurement a pure stage is handed.
+fn stopwatch() -> u64 {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<(policy_gate::PolicyGate, usize), Vec<ConfigFault>> {
+    let config: GateConfig = own(entry)?;
+    let bundle = policy_gate::Bundle::parse(&texts(&pipeline.dir, &[config.bundle])?)?;
+    let tests = bundle.test();
+    let failed: Vec<_> =
+        tests.iter().filter(|t| !t.passed).map(|t| ConfigFault::new(t.name.clone(), "policy test failed".to_owned())).collect();
+    if !failed.is_empty() {
+        return Err(failed);
+    }
+    let key = key(&config.signing_key_file, "signing_key_file")?;
+    Ok((policy_gate::PolicyGate::new(bundle, key, stopwatch), tests.len()))
+}
+
+fn check_policy_gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
+    gate(entry, pipeline).map(|(_, tests)| format!("{tests} policy tests pass"))
+}
+
+fn orchestrator(entry: &StageEntry) -> Result<orchestrator::Config, Vec<ConfigFault>> {
+    let config: orchestrator::Config = own(entry)?;
+    let faults = config.check();
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InvokerConfig {
+    /// File with the gate's signing key; only its public half is kept.
+    verdict_key_file: PathBuf,
+    #[serde(default)]
+    stage: invoker::Config,
+    tools: tools::Config,
+    #[serde(default)]
+    limits: tools::Limits,
+}
+
+fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Vec<&'static str>), Vec<ConfigFault>> {
+    let config: InvokerConfig = own(entry)?;
+    key(&config.verdict_key_file, "verdict_key_file")?;
+    let names = tools::all(&config.tools).iter().map(|t| t.name()).collect();
+    Ok((config, names))
+}
+
+fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Box<dyn Stage>, Fault> {
+    let (config, _) = made(invoker_config(entry, &shared.pipeline))?;
+    let public = policy_gate::public_key(made(key(&config.verdict_key_file, "verdict_key_file"))?);
+    let secrets = tools::Secrets::new(shared.pipeline.secrets.clone());
+    let engine = tools::Engine::new(tools::all(&config.tools), secrets, config.limits, shared.clock.clone());
+    let stage = ProcessorStage::new(invoker::Invoker::new(public, config.stage), Some(Arc::new(engine)));
+    Ok(Box::new(stage))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WindowConfig {
+    /// SQL file, from the pipeline file.
+    sql: PathBuf,
+    #[serde(default)]
+    window: analytics::Config,
+}
+
+fn window(entry: &StageEntry, pipeline: &Pipeline) -> Result<analytics::EventsPerMinute, Vec<ConfigFault>> {
+    let config: WindowConfig = own(entry)?;
+    let path = pipeline.dir.join(&config.sql);
+    let sql = std::fs::read_to_string(&path).map_err(|e| vec![ConfigFault::new("sql", format!("{}: {e}", path.display()))])?;
+    analytics::EventsPerMinute::new(config.window, &sql)
+}
+
+fn clickhouse(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::clickhouse::Config, Vec<ConfigFault>> {
+    let at = &pipeline.connections.clickhouse;
+    Ok(sinks::clickhouse::Config {
+        url: at.url.clone(),
+        database: at.database.clone(),
+        user: at.user.clone(),
+        password: at.password.clone(),
+        ..sinks::clickhouse::Config::default()
+    })
+}
+
+fn qdrant(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::qdrant::Config, Vec<ConfigFault>> {
+    let at = &pipeline.connections.qdrant;
+    Ok(sinks::qdrant::Config { url: at.url.clone(), api_key: at.api_key.clone(), ..sinks::qdrant::Config::default() })
+}
+
+fn redis(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::redis::Config, Vec<ConfigFault>> {
+    Ok(sinks::redis::Config { url: pipeline.connections.redis.url.clone(), ..sinks::redis::Config::default() })
+}
+
+fn pushgateway(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::pushgateway::Config, Vec<ConfigFault>> {
+    Ok(sinks::pushgateway::Config {
+        url: pipeline.connections.pushgateway.url.clone(),
+        pipeline: pipeline.pipeline.clone(),
+        ..sinks::pushgateway::Config::default()
+    })
+}
+
+/// The model that embeds text, loaded once per process.
+fn embedder(pipeline: &Pipeline) -> Result<Arc<dyn Embedder>, Fault> {
+    static LOADED: std::sync::Mutex<Option<Arc<dyn Embedder>>> = std::sync::Mutex::new(None);
+    let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(model) = loaded.as_ref() {
+        return Ok(model.clone());
+    }
+    let at = &pipeline.embeddings;
+    let model: Arc<dyn Embedder> = Arc::new(models::MiniLm::load(&at.runtime, &at.model, &at.tokenizer, 1)?);
+    *loaded = Some(model.clone());
+    Ok(model)
+}

@@ -1,0 +1,231 @@
+//! Starts a pipeline: connects the stages to Kafka, runs them, and stops them in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kafka::{Admin, Brokers, From, KafkaLog, LogConfig, Registry, Tail};
+use kernel::{Clock, Fault, FaultCode};
+use runtime::{Health, Metrics, SharedControls, Stage, StageContext, SystemClock};
+use schemas::records::Control;
+use schemas::topics;
+
+use crate::apply::state_topic;
+use crate::config::{Environment, Pipeline, StageEntry};
+use crate::{check, registry, telemetry};
+
+/// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
+/// the next start.
+const STOP: Duration = Duration::from_secs(45);
+
+/// What all stages of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The pipeline.
+    pub pipeline: Arc<Pipeline>,
+    /// Registry client.
+    pub registry: Arc<Registry>,
+    /// Controls.
+    pub controls: SharedControls,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Health.
+    pub health: Health,
+    /// Set when the process is to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where futures run.
+    pub handle: tokio::runtime::Handle,
+}
+
+/// Runs a pipeline in the foreground until SIGTERM or SIGINT.
+///
+/// # Errors
+/// `CONFIG_INVALID` with every fault found; a dependency that is not there at the start is waited for, not an error.
+pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
+    let listed = |faults: Vec<kernel::ConfigFault>| {
+        let lines: Vec<_> = faults.iter().map(|f| format!("  {f}")).collect();
+        Fault::new(FaultCode::ConfigInvalid, format!("{} faults in {}:\n{}", faults.len(), file.display(), lines.join("\n")))
+    };
+    let pipeline = Pipeline::load(file, env).map_err(listed)?;
+    check::stages(&pipeline).map_err(listed)?;
+    tools::install_tls();
+    let _telemetry = telemetry::start(&pipeline)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Fault::new(FaultCode::Internal, format!("runtime: {e}")))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_signals(&runtime, &stop)?;
+    let internal = |e: String| Fault::new(FaultCode::Internal, e);
+    let shared = Shared {
+        registry: Arc::new(Registry::new(&pipeline.connections.registry.url, runtime.handle().clone())?),
+        controls: SharedControls::default(),
+        metrics: Metrics::new(&pipeline.pipeline).map_err(|e| internal(e.to_string()))?,
+        health: Health::default(),
+        stop: stop.clone(),
+        clock: Arc::new(SystemClock),
+        handle: runtime.handle().clone(),
+        pipeline: Arc::new(pipeline),
+    };
+    let address: SocketAddr = shared.pipeline.admin.listen.parse().map_err(|e| {
+        Fault::new(FaultCode::ConfigInvalid, format!("admin.listen `{}`: {e}; write address:port", shared.pipeline.admin.listen))
+    })?;
+    runtime.block_on(runtime::serve_http(address, shared.health.clone(), shared.metrics.clone()))?;
+    shared.health.set("controls", runtime::StageState::Starting, 0);
+    let controls = {
+        let shared = shared.clone();
+        std::thread::Builder::new().name("controls".into()).spawn(move || follow_controls(&shared)).map_err(|e| internal(e.to_string()))?
+    };
+    let mut threads = Vec::new();
+    for entry in shared.pipeline.stages.clone() {
+        let cx = shared.clone();
+        let name = entry.name().to_owned();
+        let open = move || open(&entry, &cx);
+        threads.push(runtime::spawn(&name, shared.health.clone(), shared.metrics.clone(), stop.clone(), open)?);
+    }
+    threads.push(controls);
+    tracing::info!(pipeline = %shared.pipeline.pipeline, instance = %shared.pipeline.instance, stages = shared.pipeline.stages.len(), "started");
+    wait(&stop, &threads);
+    tracing::info!("stopped");
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+fn wait(stop: &AtomicBool, threads: &[std::thread::JoinHandle<()>]) {
+    while !stop.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    tracing::info!("stopping: draining what is in flight");
+    let deadline = std::time::Instant::now() + STOP;
+    while threads.iter().any(|t| !t.is_finished()) && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fault> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _guard = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut stream = signal(kind).map_err(|e| Fault::new(FaultCode::Internal, format!("signal handler: {e}")))?;
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            stream.recv().await;
+            stop.store(true, Ordering::SeqCst);
+        });
+    }
+    Ok(())
+}
+
+/// Builds a stage and its log. Called again while a dependency is down.
+fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
+    // No stage begins before the controls are known: a kill must hold over a restart.
+    if shared.health.all().get("controls").is_none_or(|h| h.state != runtime::StageState::Running) {
+        return Err(Fault::new(FaultCode::BrokerUnavailable, "soma.controls has not been read to its end yet"));
+    }
+    let component = registry::find(&entry.component)
+        .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
+    let stage = (component.build)(entry, shared)?;
+    let name = entry.name().to_owned();
+    let pipeline = &shared.pipeline;
+    let group = format!("{}.{name}", pipeline.pipeline);
+    let wanted: Vec<String> = (component.topics)().into_iter().map(str::to_owned).collect();
+    let state = if component.stateful { state_topic(&pipeline.pipeline, &name) } else { String::new() };
+    topics_exist(&pipeline.connections.kafka, &wanted, &state)?;
+    let log = KafkaLog::open(
+        LogConfig {
+            brokers: pipeline.connections.kafka.clone(),
+            group,
+            instance: pipeline.instance.clone(),
+            topics: wanted,
+            copartitioned: component.stateful,
+            source: format!("soma/{}/{name}", pipeline.pipeline),
+            session_timeout_ms: pipeline.session_timeout_ms,
+            transaction_timeout_ms: 15_000,
+        },
+        shared.registry.clone(),
+    )?;
+    let cx = StageContext {
+        stage: name,
+        log: Box::new(log),
+        decoder: shared.registry.clone(),
+        controls: shared.controls.clone(),
+        clock: shared.clock.clone(),
+        metrics: shared.metrics.clone(),
+        health: shared.health.clone(),
+        limits: entry.limits.clone(),
+        stop: shared.stop.clone(),
+        state_topic: state,
+        handle: shared.handle.clone(),
+    };
+    Ok((stage, cx))
+}
+
+fn topics_exist(brokers: &Brokers, wanted: &[String], state: &str) -> Result<(), Fault> {
+    let have = Admin::open(brokers)?.partitions()?;
+    let needed = wanted.iter().map(String::as_str).chain(Some(state).filter(|s| !s.is_empty()));
+    let missing: Vec<_> = needed.filter(|t| !have.contains_key(*t)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // A cluster that has just started may not know them yet; the stage waits and says so.
+    let detail = format!("topics {} are not there; run `soma topics apply`", missing.join(", "));
+    Err(Fault { blame: kernel::Blame::Dependency, ..Fault::new(FaultCode::TopicsMismatched, detail) })
+}
+
+/// Keeps the shared controls up to date from `soma.controls`.
+fn follow_controls(shared: &Shared) {
+    let mut told = false;
+    while !shared.stop.load(Ordering::SeqCst) {
+        if let Err(fault) = read_controls(shared) {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(code = %fault.code, detail = %fault.detail, "controls cannot be read; waiting");
+            }
+            shared.health.set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    shared.health.set("controls", runtime::StageState::Stopped, 0);
+}
+
+fn read_controls(shared: &Shared) -> Result<(), Fault> {
+    let mut tail = Tail::open(&shared.pipeline.connections.kafka, topics::CONTROLS.name, From::Beginning)?;
+    let mut ready = false;
+    let mut fresh: Vec<Control> = Vec::new();
+    loop {
+        if shared.stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let record = match tail.next(50) {
+            Ok(record) => record,
+            Err(fault) => {
+                tracing::debug!(detail = %fault.detail, "controls");
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if let Some(value) = record.and_then(|r| r.value) {
+            match kernel::decode::<Control>(&value, shared.registry.as_ref()) {
+                Ok(control) => {
+                    tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
+                    if ready { shared.controls.apply(control) } else { fresh.push(control) }
+                }
+                Err(fault) if fault.blame == kernel::Blame::Dependency => return Err(fault),
+                // Bad bytes must not lift or hide a control that stands.
+                Err(fault) => tracing::error!(code = %fault.code, detail = %fault.detail, "unreadable control ignored"),
+            }
+        }
+        if !ready && tail.is_at_end() {
+            // Read again after a failure, a control that stands is applied again, which changes nothing.
+            fresh.drain(..).for_each(|control| shared.controls.apply(control));
+            ready = true;
+        }
+        if ready {
+            shared.health.set("controls", runtime::StageState::Running, 1);
+        }
+    }
+}

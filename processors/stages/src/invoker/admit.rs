@@ -1,0 +1,98 @@
+//! Whether a call may go out: the digest is recomputed, the permit's signature checked, controls and the deadline looked at.
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use kernel::controls::{self, Covers};
+use kernel::{Effects, EventTime, Fault, FaultCode};
+use schemas::digest;
+use schemas::records::{Call, CallKind, ControlAction, FaultInfo, Outcome, OutcomeStatus};
+
+/// Checks calls against one gate's public key.
+#[derive(Debug)]
+pub(super) struct Gatekeeper {
+    key: VerifyingKey,
+    grace_ms: i64,
+}
+
+impl Gatekeeper {
+    pub(super) fn new(public_key: [u8; 32], grace_ms: i64) -> Result<Self, Fault> {
+        let key = VerifyingKey::from_bytes(&public_key).map_err(|e| {
+            let detail = format!("the policy gate's public key is not an Ed25519 key ({e}): give PolicyGate::public_key()");
+            Fault::new(FaultCode::ConfigInvalid, detail)
+        })?;
+        Ok(Self { key, grace_ms })
+    }
+
+    /// Lets a call out, or says why not. What is wrong for ever is looked at before what may pass.
+    pub(super) fn admit(&self, call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
+        self.check_permit(call).map_err(|detail| Fault::new(FaultCode::PermitInvalid, detail).info(false))?;
+        check_controls(call, fx)?;
+        self.check_deadline(call, fx.now())
+    }
+
+    fn check_permit(&self, call: &Call) -> Result<(), String> {
+        let digest = digest::action(&call.tool, &call.operation, &call.arguments).map_err(|e| format!("arguments: {e}"))?;
+        if digest != call.digest {
+            return Err(format!("the call says digest {}, its tool, operation and arguments give {digest}", call.digest));
+        }
+        let permit = call.permit.as_ref().ok_or("the call carries no permit: the gate must allow exactly these arguments first")?;
+        let unreadable = || "the permit's signature is not 128 hex digits".to_owned();
+        let bytes = hex::decode(&permit.signature).map_err(|_| unreadable())?;
+        let signature = Signature::from_slice(&bytes).map_err(|_| unreadable())?;
+        let text = permit.signed_text(&call.run_id, &permit_step(call), &digest);
+        self.key.verify_strict(&text, &signature).map_err(|_| {
+            "the permit's signature does not cover this run, step and digest under the gate's key: ask the gate again".to_owned()
+        })
+    }
+
+    fn check_deadline(&self, call: &Call, now: EventTime) -> Result<(), FaultInfo> {
+        let deadline = call.created_at.plus_ms(call.timeout_ms.saturating_add(self.grace_ms));
+        if deadline >= now {
+            return Ok(());
+        }
+        let detail = format!("asked for at {}, to be tried by {deadline}, reached at {now}: nothing was done", call.created_at);
+        Err(Fault::new(FaultCode::DeadlinePassed, detail).info(false))
+    }
+}
+
+/// A way back is judged under a name of its own, so that an allow of the step is not an allow of its undoing.
+fn permit_step(call: &Call) -> String {
+    match call.kind {
+        CallKind::Action => call.step_id.clone(),
+        CallKind::Compensation => format!("{}.compensation", call.step_id),
+    }
+}
+
+fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
+    let capsule = call.capsule.as_deref().unwrap_or_default();
+    let covers = Covers { tenant: &call.tenant, capsule, tool: &call.tool, run_id: &call.run_id };
+    let Some(control) = fx.controls().covering(covers) else { return Ok(()) };
+    if control.action == ControlAction::Cancel && call.kind == CallKind::Compensation {
+        return Ok(());
+    }
+    let scope = controls::key_of(control.scope, &control.target);
+    let detail = format!("{:?} by {} at {scope}: {}; nothing was done", control.action, control.actor, control.reason);
+    Err(Fault::new(FaultCode::ControlStopped, detail).info(control.action == ControlAction::Pause))
+}
+
+/// The outcome of a call that was not even tried.
+pub(super) fn refusal(call: &Call, fault: FaultInfo, now: EventTime) -> Outcome {
+    Outcome {
+        call_id: call.call_id.clone(),
+        run_id: call.run_id.clone(),
+        tenant: call.tenant.clone(),
+        goal: call.goal.clone(),
+        capsule: call.capsule.clone(),
+        step_id: call.step_id.clone(),
+        kind: call.kind,
+        attempt: call.attempt,
+        tool: call.tool.clone(),
+        operation: call.operation.clone(),
+        status: OutcomeStatus::Refused,
+        fault: Some(fault),
+        idempotency_key: call.idempotency_key.clone(),
+        digest: call.digest.clone(),
+        requested_at: call.requested_at,
+        finished_at: now,
+        ..Outcome::default()
+    }
+}
