@@ -1,1 +1,112 @@
-//! Being built.
+//! The tool adapters and the engine they share: everything that touches the outside world for a run.
+//!
+//! [`Engine`] performs calls (queues, time limits, crash rules, secrets, redaction); a [`kernel::Tool`] knows one system.
+//! [`all`] is the one list of tools. This crate decides nothing about permits, policies or retries: it is told what to call and
+//! says what came of it.
+
+mod engine;
+mod faults;
+mod http;
+mod notify;
+mod terraform;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kernel::{ConfigFault, Tool};
+use serde::{Deserialize, Serialize};
+
+pub use engine::{Concurrency, Engine, Limits, Secrets};
+pub use http::{Auth, Body, Driver, Expect, HttpLimits, Incoming, Outgoing, client};
+
+/// What the tools need to know of this installation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The terraform (or tofu) program: an absolute path, or a name found on `search_path`.
+    pub terraform_path: PathBuf,
+    /// Folder that holds one workspace per tenant and workspace name; made when it is missing.
+    pub workspaces_dir: PathBuf,
+    /// `PATH` of the programs the tools start.
+    #[serde(default = "search_path")]
+    pub search_path: String,
+    /// Further environment of terraform, for example a provider's credentials. Nothing else is passed on.
+    #[serde(default)]
+    pub terraform_environment: BTreeMap<String, String>,
+    /// Limits of every HTTP call.
+    #[serde(default)]
+    pub http: HttpLimits,
+}
+
+fn search_path() -> String {
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()
+}
+
+impl Config {
+    /// Everything wrong with it at once, with paths below the tools' own section. Pure: looks at no file.
+    pub fn check(&self) -> Vec<ConfigFault> {
+        let mut faults = Vec::new();
+        if self.terraform_path.as_os_str().is_empty() {
+            faults.push(ConfigFault::new("terraform_path", "is empty; give the path of terraform or tofu"));
+        }
+        if !self.workspaces_dir.is_absolute() {
+            faults.push(ConfigFault::new("workspaces_dir", "must be an absolute path, so that a restart finds it again"));
+        }
+        if self.search_path.is_empty() {
+            faults.push(ConfigFault::new("search_path", "is empty; give the folders of sh and setsid, for example /usr/bin:/bin"));
+        }
+        for name in self.terraform_environment.keys().filter(|n| terraform::RESERVED_ENV.contains(&n.as_str())) {
+            faults.push(ConfigFault::new(format!("terraform_environment.{name}"), "is set by the tool itself; remove it"));
+        }
+        faults.extend(self.http.check("http."));
+        faults
+    }
+}
+
+/// Every tool, in one visible list. Building them touches nothing; a missing program shows itself as `TOOL_UNREACHABLE` when called.
+pub fn all(config: &Config) -> Vec<Arc<dyn Tool>> {
+    let driver = Driver::new(config.http.clone());
+    vec![
+        Arc::new(http::Http::new(driver.clone())),
+        Arc::new(notify::Notify::new(driver)),
+        Arc::new(terraform::Terraform::new(config)),
+    ]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_config_is_reported_at_once() {
+        let config: Config = serde_json::from_value(serde_json::json!({
+            "terraform_path": "", "workspaces_dir": "relative", "terraform_environment": {"HOME": "x"},
+            "http": {"connect_timeout_ms": 0}
+        }))
+        .unwrap();
+        let paths: Vec<String> = config.check().into_iter().map(|f| f.path).collect();
+        assert_eq!(
+            paths,
+            ["terraform_path", "workspaces_dir", "terraform_environment.HOME", "http.connect_timeout_ms"]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let read = serde_json::from_value::<Config>(
+            serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "/w", "retries": 3}),
+        );
+        assert!(read.unwrap_err().to_string().contains("retries"));
+    }
+
+    #[test]
+    fn the_list_names_each_tool_once() {
+        let config: Config =
+            serde_json::from_value(serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "/w"})).unwrap();
+        let names: Vec<_> = all(&config).iter().map(|t| t.name()).collect();
+        assert_eq!(names, ["http", "notify", "terraform"]);
+        assert!(config.check().is_empty());
+    }
+}

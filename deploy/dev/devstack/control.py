@@ -43,13 +43,16 @@ def start_all(home, parts):
     def one(part):
         begin = time.monotonic()
         try:
-            if part in fresh:
-                part.prepare(home)
-                argv, env, cwd = part.command(home)
-                record = proc.spawn([str(a) for a in argv], home.log(part.name), env, cwd)
-                home.set_record(part.name, kind="part", log=str(home.log(part.name)), since=time.time(), stopped=False, **record)
+            if part not in fresh:
+                took[part.name] = "kept"
+                return
+            part.prepare(home)
+            argv, env, cwd = part.command(home)
+            record = proc.spawn([str(a) for a in argv], home.log(part.name), env, cwd)
+            home.set_record(part.name, kind="part", log=str(home.log(part.name)), since=time.time(), stopped=False, **record)
             await_healthy(home, part)
-            took[part.name] = time.monotonic() - begin if part in fresh else "kept"
+            part.ready(home)
+            took[part.name] = time.monotonic() - begin
         except StackError as error:
             faults.append((part.name, error))
 

@@ -40,16 +40,19 @@ def redis_ok(port, password, timeout_s=2.0):
     return None if answer == b"+OK\r\n+PONG\r\n" else "answers {!r}".format(answer[:80])
 
 
-def kafka_ok(port, timeout_s=3.0):
+def kafka_call(port, api, version, body, timeout_s=3.0):
+    """One request of Kafka's protocol (header version 1), and the answer's bytes from the correlation id on."""
+    request = struct.pack(">hhih", api, version, 1, 10) + b"soma-stack" + body
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as link:
+        link.settimeout(timeout_s)
+        link.sendall(struct.pack(">i", len(request)) + request)
+        return _exactly(link, struct.unpack(">i", _exactly(link, 4))[0])
+
+
+def kafka_ok(port):
     """A Metadata request (version 1, no topics) names this broker and an active controller."""
-    header = struct.pack(">hhih", 3, 1, 1, 10) + b"soma-stack"
-    request = header + struct.pack(">i", 0)
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout_s) as link:
-            link.settimeout(timeout_s)
-            link.sendall(struct.pack(">i", len(request)) + request)
-            size = struct.unpack(">i", _exactly(link, 4))[0]
-            answer = _exactly(link, size)
+        answer = kafka_call(port, 3, 1, struct.pack(">i", 0))
     except (OSError, struct.error) as error:
         return "no answer on port {}: {}".format(port, error)
     brokers = struct.unpack_from(">i", answer, 4)[0]
@@ -74,3 +77,37 @@ def _exactly(link, count):
             raise OSError("closed the connection")
         data += more
     return data
+
+
+_GRPC_PATH = b"/grpc.health.v1.Health/Check"
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
+
+
+def grpc_ok(port, timeout_s=5.0):
+    """grpc.health.v1 Check answers SERVING. HTTP/2 by hand, so that asking costs no gRPC library."""
+    headers = b"\x83\x86" + b"".join(  # :method POST and :scheme http by table index, the rest as plain literals
+        b"\x00" + bytes([len(key)]) + key + bytes([len(value)]) + value
+        for key, value in ((b":path", _GRPC_PATH), (b":authority", b"127.0.0.1"),
+                           (b"content-type", b"application/grpc"), (b"te", b"trailers")))
+    opening = (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b"")
+               + _frame(_HEADERS, 0x4, 1, headers) + _frame(_DATA, 0x1, 1, bytes(5)))
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout_s) as link:
+            link.settimeout(timeout_s)
+            link.sendall(opening)
+            for _ in range(20):
+                head = _exactly(link, 9)
+                payload = _exactly(link, int.from_bytes(head[:3], "big"))
+                if head[3] == _DATA and payload:
+                    return None if payload == b"\x00\x00\x00\x00\x02\x08\x01" else "the health service does not say SERVING"
+                if head[3] == _GOAWAY or (head[3] == _HEADERS and head[4] & 0x1):
+                    return "the health service refuses the call"
+                if head[3] in (_SETTINGS, _PING) and not head[4] & 0x1:
+                    link.sendall(_frame(head[3], 0x1, 0, payload if head[3] == _PING else b""))
+    except OSError as error:
+        return "no answer on port {}: {}".format(port, error)
+    return "the health service does not answer the call"
+
+
+def _frame(kind, flags, stream, payload):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload

@@ -24,6 +24,9 @@ class Part:
         """None when healthy, else one line that says what is wrong."""
         raise NotImplementedError
 
+    def ready(self, home):
+        """What must be there once it is healthy, before anybody uses it. Runs after every start; repeatable."""
+
     def port(self, home):
         return home.port(self.ports[0])
 

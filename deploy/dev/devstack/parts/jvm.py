@@ -1,7 +1,9 @@
 """The two Java servers: Kafka and the schema registry. Both run on the pinned JDK from the cache, with an ahead-of-time class cache."""
 import base64
 import os
+import struct
 import subprocess
+import time
 
 from .. import health, layout
 from ..base import CONF, StackError, make_dir, server_environment
@@ -60,6 +62,25 @@ class Kafka(Part):
 
     def probe(self, home):
         return health.kafka_ok(home.port("kafka"))
+
+    def ready(self, home):
+        """Kafka makes its two internal topics when the first group and the first transaction ask for their coordinator, and fetches
+        its first block of producer ids when the first producer asks for one: asked here, the first user does not wait for them."""
+        name = struct.pack(">h", 10) + b"soma-stack"
+        self._ask(home, api=10, body=name + b"\x00")                     # FindCoordinator of a group
+        self._ask(home, api=10, body=name + b"\x01")                     # FindCoordinator of a transaction
+        self._ask(home, api=22, body=struct.pack(">hi", -1, 60_000))     # InitProducerId without a transaction
+
+    def _ask(self, home, api, body):
+        """Repeats a request (version 1) until its error code, which follows the correlation id and throttle time, is zero."""
+        for _ in range(100):
+            try:
+                answer = health.kafka_call(home.port("kafka"), api, 1, body)
+            except OSError:
+                return  # this only hurries; whether Kafka works is the probe's business
+            if struct.unpack_from(">h", answer, 8)[0] == 0:
+                return
+            time.sleep(0.05)
 
 
 class Registry(Part):

@@ -1,0 +1,237 @@
+//! The write side: batches become one insert per table and partition, each row once whatever is delivered again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use kernel::{Decoder, Fault, Pending, RawRecord, Rejected, Sink};
+use schemas::Timestamp;
+use schemas::records::{Event, Metric, Outcome, Run, Verdict};
+use schemas::topics;
+
+use super::positions::{self, Kept};
+use super::rows::Stored;
+use super::{Config, Server};
+use crate::batch;
+
+/// Keeps `soma.events`, `soma.runs`, `soma.verdicts`, `soma.outcomes` and `soma.metrics`.
+pub struct ClickHouseSink {
+    server: Server,
+    places: HashMap<Place, Stand>,
+}
+
+/// A partition of a topic.
+type Place = (String, i32);
+
+/// What is known of a partition.
+#[derive(Default)]
+struct Stand {
+    /// Asked since the partition was assigned.
+    known: bool,
+    /// What ClickHouse holds; `None` when it holds nothing.
+    kept: Option<Kept>,
+    /// An insert whose end we never learnt. It is made again with the same rows and token before anything else, so that
+    /// ClickHouse recognises it whether or not it happened.
+    in_doubt: Option<Box<dyn Chunk>>,
+}
+
+/// Rows of one insert.
+trait Chunk: Send + Sync {
+    fn insert<'a>(&'a self, server: &'a Server) -> Pending<'a, Result<(), Fault>>;
+    /// What will be kept once it is in.
+    fn kept(&self) -> Option<Kept>;
+}
+
+struct Rows<R: Stored> {
+    rows: Vec<R::Row>,
+    token: String,
+    kept: Option<Kept>,
+}
+
+impl<R: Stored> Chunk for Rows<R> {
+    fn insert<'a>(&'a self, server: &'a Server) -> Pending<'a, Result<(), Fault>> {
+        Box::pin(insert(server, R::TABLE, &self.rows, &self.token))
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        self.kept
+    }
+}
+
+/// Inserts rows as one block that ClickHouse recognises by its token.
+///
+/// # Errors
+/// `STORE_UNAVAILABLE`: it may or may not have happened. `STORE_REFUSED`: it did not.
+pub(super) async fn insert<T>(server: &Server, table: &str, rows: &[T], token: &str) -> Result<(), Fault>
+where
+    T: clickhouse::RowOwned + clickhouse::RowWrite + Sync,
+{
+    let work = async {
+        let mut insert = server
+            .client
+            .insert::<T>(table)
+            .await?
+            .with_setting("insert_deduplicate", "1")
+            .with_setting("async_insert", "0")
+            .with_setting("insert_deduplication_token", token);
+        for row in rows {
+            insert.write(row).await?;
+        }
+        insert.end().await
+    };
+    server.run(&format!("INSERT INTO {}.{table} ({token})", server.database), work).await
+}
+
+impl ClickHouseSink {
+    /// Makes the sink and sees whether ClickHouse is there and knows us.
+    ///
+    /// # Errors
+    /// `CONFIG_INVALID`; `STORE_UNAVAILABLE` when it does not answer; `STORE_REFUSED` when it does not know us.
+    pub async fn connect(config: &Config) -> Result<Self, Fault> {
+        let sink = Self { server: Server::new(config)?, places: HashMap::new() };
+        sink.probe().await?;
+        Ok(sink)
+    }
+
+    /// Whether ClickHouse answers.
+    ///
+    /// # Errors
+    /// As [`ClickHouseSink::connect`].
+    pub async fn probe(&self) -> Result<(), Fault> {
+        self.server.probe().await
+    }
+
+    async fn keep(
+        &mut self,
+        place: Place,
+        raws: &[(usize, &RawRecord)],
+        decoder: &dyn Decoder,
+    ) -> Result<Vec<Rejected>, Fault> {
+        let topic = place.0.as_str();
+        if topic == topics::EVENTS.name {
+            self.keep_as::<Event>(place, raws, decoder).await
+        } else if topic == topics::RUNS.name {
+            self.keep_as::<Run>(place, raws, decoder).await
+        } else if topic == topics::VERDICTS.name {
+            self.keep_as::<Verdict>(place, raws, decoder).await
+        } else if topic == topics::OUTCOMES.name {
+            self.keep_as::<Outcome>(place, raws, decoder).await
+        } else if topic == topics::METRICS.name {
+            self.keep_as::<Metric>(place, raws, decoder).await
+        } else {
+            Err(Fault::new(kernel::FaultCode::Internal, format!("topic {topic} is not kept in ClickHouse")))
+        }
+    }
+
+    async fn keep_as<R: Stored>(
+        &mut self,
+        place: Place,
+        raws: &[(usize, &RawRecord)],
+        decoder: &dyn Decoder,
+    ) -> Result<Vec<Rejected>, Fault> {
+        let mut rejected = Vec::new();
+        let (mut rows, mut stamps) = (Vec::with_capacity(raws.len()), Vec::with_capacity(raws.len()));
+        for (index, raw) in raws {
+            // A tombstone of a compacted topic says that the log forgets a run, not that history did not happen.
+            let read = batch::or_reject(batch::decode::<R>(raw, decoder), *index, &mut rejected)?.flatten();
+            if let Some(record) = read {
+                rows.push(record.row(raw));
+                stamps.push((raw.position.offset, raw.at));
+            }
+        }
+        self.insert_new::<R>(place, rows, &stamps).await?;
+        Ok(rejected)
+    }
+
+    async fn insert_new<R: Stored>(
+        &mut self,
+        place: Place,
+        mut rows: Vec<R::Row>,
+        stamps: &[(i64, Timestamp)],
+    ) -> Result<(), Fault> {
+        let stand = self.places.entry(place.clone()).or_default();
+        if let Some(chunk) = &stand.in_doubt {
+            chunk.insert(&self.server).await?;
+            stand.kept = later(stand.kept, chunk.kept());
+            stand.in_doubt = None;
+        }
+        if !stand.known {
+            stand.kept = kept(&self.server, R::TABLE, &place).await?;
+            stand.known = true;
+        }
+        let shown = format!("{}/{}", place.0, place.1);
+        let skip = positions::kept_already(&shown, stamps, stand.kept)?;
+        let (Some((first, _)), Some((last, _))) = (stamps.get(skip), stamps.last()) else { return Ok(()) };
+        let at = stamps[skip..].iter().map(|(_, at)| *at).max().unwrap_or_default();
+        let chunk = Rows::<R> {
+            rows: rows.split_off(skip),
+            token: positions::token(&place.0, place.1, *first, *last),
+            kept: Some(Kept { offset: *last, at }),
+        };
+        match chunk.insert(&self.server).await {
+            Ok(()) => stand.kept = later(stand.kept, chunk.kept),
+            Err(fault) => {
+                stand.known = false;
+                if fault.code == kernel::FaultCode::StoreUnavailable {
+                    stand.in_doubt = Some(Box::new(chunk));
+                }
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn later(a: Option<Kept>, b: Option<Kept>) -> Option<Kept> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(Kept { offset: a.offset.max(b.offset), at: a.at.max(b.at) }),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Asks how far a partition has been kept.
+///
+/// # Errors
+/// As every statement.
+async fn kept(server: &Server, table: &str, (topic, partition): &Place) -> Result<Option<Kept>, Fault> {
+    let sql = format!(
+        "SELECT count() > 0 AS some, max(_offset) AS top, toUnixTimestamp64Micro(max(_at)) AS at \
+         FROM {table} WHERE _topic = {{topic: String}} AND _partition = {{partition: Int32}}"
+    );
+    let query = server.client.query_raw(&sql).param("topic", topic).param("partition", partition);
+    let (some, offset, at) =
+        server.run(&format!("SELECT max(_offset) FROM {table}"), query.fetch_one::<(bool, i64, i64)>()).await?;
+    Ok(some.then_some(Kept { offset, at: Timestamp(at) }))
+}
+
+impl Sink for ClickHouseSink {
+    fn name(&self) -> &'static str {
+        "clickhouse_sink"
+    }
+
+    fn topics(&self) -> Vec<&'static str> {
+        vec![Event::TOPIC.name, Run::TOPIC.name, Verdict::TOPIC.name, Outcome::TOPIC.name, Metric::TOPIC.name]
+    }
+
+    fn write<'a>(
+        &'a mut self,
+        batch: &'a [RawRecord],
+        decoder: &'a dyn Decoder,
+    ) -> Pending<'a, Result<Vec<Rejected>, Fault>> {
+        Box::pin(async move {
+            let mut by_place: BTreeMap<Place, Vec<(usize, &RawRecord)>> = BTreeMap::new();
+            for (index, raw) in batch.iter().enumerate() {
+                let place = (raw.position.topic.clone(), raw.position.partition);
+                by_place.entry(place).or_default().push((index, raw));
+            }
+            let mut rejected = Vec::new();
+            for (place, raws) in by_place {
+                rejected.extend(self.keep(place, &raws, decoder).await?);
+            }
+            rejected.sort_by_key(|r| r.index);
+            Ok(rejected)
+        })
+    }
+
+    fn reassigned(&mut self) {
+        self.places.clear();
+    }
+}

@@ -1,0 +1,148 @@
+//! The contract holds: every schema reads its released copy both ways, and yesterday's bytes still read.
+//!
+//! `released/` keeps the last shipped copy of each schema, `golden/` one record of each as JSON and as Avro bytes (hex).
+//! `SOMA_BLESS=1 cargo test -p soma-tests contract` writes what is missing; it never changes what is there.
+
+use std::path::{Path, PathBuf};
+
+use schemas::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
+use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
+
+fn dir(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("schemas/avro").join(name)
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    hex::encode(bytes)
+}
+
+/// A record with something in every kind of field.
+fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
+    fn line<R: Record>(record: &R) -> (&'static str, &'static str, String, Vec<u8>) {
+        (R::NAME, R::schema_text(), serde_json::to_string_pretty(record).unwrap(), record.to_avro().unwrap())
+    }
+    let at = Timestamp(1_790_000_000_123_456);
+    let step = schemas::records::Step {
+        step_id: "check".into(),
+        tool: "http".into(),
+        operation: "request".into(),
+        arguments: r#"{"method":"GET","url":"http://127.0.0.1/ok"}"#.into(),
+        needs: vec!["apply".into()],
+        compensation: Some(schemas::records::Compensation { tool: "http".into(), operation: "request".into(), arguments: "{}".into() }),
+        ..Default::default()
+    };
+    vec![
+        line(&Request {
+            tenant: "acme".into(),
+            actor: "ada".into(),
+            idempotency_key: "k1".into(),
+            capsule: Some("endpoint_probe".into()),
+            inputs: [("url".to_owned(), "http://127.0.0.1/ok".to_owned())].into(),
+            budget_usd: Some(Usd(2_500_000)),
+            requested_at: at,
+            ..Default::default()
+        }),
+        line(&Plan { run_id: "run_1".into(), steps: vec![step], created_at: at, ..Default::default() }),
+        line(&Proposal { run_id: "run_1".into(), proposed_at: at, ..Default::default() }),
+        line(&Verdict { run_id: "run_1".into(), score: 0.75, constitution_hash: Some("c".into()), decided_at: at, ..Default::default() }),
+        line(&Approval { run_id: "run_1".into(), expires_at: Some(at), decided_at: at, ..Default::default() }),
+        line(&Control { target: "acme".into(), reason: "test".into(), issued_at: at, ..Default::default() }),
+        line(&Call { run_id: "run_1".into(), permit: Some(Default::default()), budget_left_usd: Some(Usd(-1)), ..Default::default() }),
+        line(&Outcome { run_id: "run_1".into(), fault: Some(Default::default()), cost_usd: Usd(1), latency_us: -1, ..Default::default() }),
+        line(&Run { run_id: "run_1".into(), steps: vec![Default::default()], waiting: vec![Default::default()], revision: 3, ..Default::default() }),
+        line(&Memory { memory_id: "mem_1".into(), attributes: [("tool".to_owned(), "http".to_owned())].into(), ..Default::default() }),
+        line(&Event { event_id: "evt_1".into(), ts: at, kind: "run.started".into(), ..Default::default() }),
+        line(&Metric { name: "soma_events_per_minute".into(), value: 42.5, revision: 1, ..Default::default() }),
+    ]
+}
+
+fn kept(path: &Path, fresh: &str) -> String {
+    if !path.exists() && std::env::var_os("SOMA_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, fresh).unwrap();
+    }
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}; SOMA_BLESS=1 writes it", path.display()))
+}
+
+#[test]
+fn every_schema_reads_its_released_copy_both_ways() {
+    for (name, text, ..) in examples() {
+        let released = kept(&dir("released").join(format!("{name}.avsc")), text);
+        let (old, new) = (parse_schema(&released).unwrap(), parse_schema(text).unwrap());
+        assert_eq!(incompatible(&old, &new), None, "{name}: this build cannot read released records");
+        assert_eq!(incompatible(&new, &old), None, "{name}: released readers cannot read this build's records");
+    }
+}
+
+#[test]
+fn golden_bytes_still_read_and_are_still_written() {
+    for (name, text, json, bytes) in examples() {
+        let golden = kept(&dir("golden").join(format!("{name}.hex")), &format!("{}\n", hex_of(&bytes)));
+        let golden_json = kept(&dir("golden").join(format!("{name}.json")), &format!("{json}\n"));
+        let released = parse_schema(&kept(&dir("released").join(format!("{name}.avsc")), text)).unwrap();
+        let raw = hex::decode(golden.trim()).unwrap();
+        let read = match name {
+            "Request" => reread::<Request>(&released, &raw),
+            "Plan" => reread::<Plan>(&released, &raw),
+            "Proposal" => reread::<Proposal>(&released, &raw),
+            "Verdict" => reread::<Verdict>(&released, &raw),
+            "Approval" => reread::<Approval>(&released, &raw),
+            "Control" => reread::<Control>(&released, &raw),
+            "Call" => reread::<Call>(&released, &raw),
+            "Outcome" => reread::<Outcome>(&released, &raw),
+            "Run" => reread::<Run>(&released, &raw),
+            "Memory" => reread::<Memory>(&released, &raw),
+            "Event" => reread::<Event>(&released, &raw),
+            "Metric" => reread::<Metric>(&released, &raw),
+            other => panic!("no reader for {other}"),
+        };
+        let (read, golden_json): (serde_json::Value, serde_json::Value) = (read, serde_json::from_str(&golden_json).unwrap());
+        for (field, value) in golden_json.as_object().unwrap() {
+            assert_eq!(&read[field], value, "{name}.{field}");
+        }
+        assert_eq!(hex_of(&bytes), golden.trim(), "{name}: the same record gives other bytes than were released");
+    }
+}
+
+fn reread<R: Record>(writer: &schemas::Schema, bytes: &[u8]) -> serde_json::Value {
+    serde_json::to_value(R::from_avro(writer, bytes).unwrap()).unwrap()
+}
+
+#[test]
+fn every_field_is_documented() {
+    fn walk(schema: &serde_json::Value, path: &str) {
+        if let Some(fields) = schema["fields"].as_array() {
+            assert!(schema["doc"].is_string(), "{path} has no doc");
+            for field in fields {
+                let at = format!("{path}.{}", field["name"].as_str().unwrap());
+                assert!(field["doc"].as_str().is_some_and(|d| d.len() > 3), "{at} has no doc");
+                walk(&field["type"], &at);
+            }
+        }
+        for inner in ["items", "values"] {
+            walk_if(&schema[inner], path);
+        }
+        for variant in schema.as_array().into_iter().flatten() {
+            walk_if(variant, path);
+        }
+    }
+    fn walk_if(schema: &serde_json::Value, path: &str) {
+        if schema.is_object() || schema.is_array() {
+            walk(schema, path);
+        }
+    }
+    for (name, text, ..) in examples() {
+        walk(&serde_json::from_str(text).unwrap(), name);
+    }
+}
+
+#[test]
+fn an_incompatible_change_is_named() {
+    let old = parse_schema(Request::schema_text()).unwrap();
+    let with_new = Request::schema_text().replace(r#""name": "actor","#, r#""name": "who","#);
+    let why = incompatible(&old, &parse_schema(&with_new).unwrap()).unwrap();
+    assert!(why.contains("who"), "{why}");
+    let with_type = Request::schema_text().replacen(r#""type": "string","#, r#""type": "long","#, 1);
+    let why = incompatible(&old, &parse_schema(&with_type).unwrap()).unwrap();
+    assert!(why.contains("tenant"), "{why}");
+}
