@@ -1,1 +1,8 @@
-//! Being built.
+//! Models the platform runs itself. Today: sentence embeddings. Reads no environment: the composition root says where files are.
+#![warn(missing_docs)]
+
+mod minilm;
+mod pooling;
+mod runtime;
+
+pub use minilm::MiniLm;

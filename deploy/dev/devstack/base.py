@@ -2,6 +2,7 @@
 import json
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 DEV = Path(__file__).resolve().parent.parent  # deploy/dev
@@ -24,9 +25,8 @@ def make_dir(path, mode=0o755):
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
-        probe = path / ".write-probe-{}".format(os.getpid())
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=str(path)):
+            pass
     except OSError as error:
         raise StackError(
             "cannot write to {}: {}".format(path, error.strerror or error),
@@ -50,8 +50,7 @@ def version(name):
 def write_private(path, text):
     """Writes a file that only this user can read, whole or not at all."""
     path = Path(path)
-    fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(str(fresh), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor, fresh = tempfile.mkstemp(prefix=path.name + ".", dir=str(path.parent))  # mode 0600
     with os.fdopen(descriptor, "w") as out:
         out.write(text)
     os.replace(fresh, path)

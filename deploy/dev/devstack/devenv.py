@@ -12,7 +12,7 @@ def _of_parts(home):
     return {
         "kafka": lambda: {"SOMA_KAFKA_BROKERS": "127.0.0.1:{}".format(port("kafka"))},
         "schema-registry": lambda: {"SOMA_REGISTRY_URL": REGISTRY.url(home)},
-        "redis": lambda: {"SOMA_REDIS_URL": "redis://:{}@127.0.0.1:{}/0".format(home.secret("redis"), port("redis"))},
+        "redis": lambda: {"SOMA_REDIS_URL": "redis://default:{}@127.0.0.1:{}/0".format(home.secret("redis"), port("redis"))},
         "clickhouse": lambda: {
             "SOMA_CLICKHOUSE_URL": _HTTP(port("clickhouse")), "SOMA_CLICKHOUSE_USER": CLICKHOUSE.user,
             "SOMA_CLICKHOUSE_PASSWORD": home.secret("clickhouse"), "SOMA_CLICKHOUSE_DATABASE": CLICKHOUSE.database},

@@ -85,8 +85,9 @@ class Home:
     def secret_file(self, name):
         """A file with a generated secret (32 random bytes as hex, mode 0600), made once."""
         path = make_dir(self.path / "secrets", 0o700) / name
-        if not path.exists():
-            write_private(path, random_secrets.token_hex(32))
+        with self._guard:
+            if not path.exists():
+                write_private(path, random_secrets.token_hex(32))
         return path
 
     def secret(self, name):
@@ -109,7 +110,7 @@ class Home:
         """Removes everything of this home but the lock file it is called under."""
         for name in ("data", "logs", "secrets", "conf"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("dev.env", "stack.json", "stack.json.new", "dev.env.new"):
+        for name in ("dev.env", "stack.json", "stack.json.new"):
             with contextlib.suppress(FileNotFoundError):
                 (self.path / name).unlink()
         self.state = self._read()
