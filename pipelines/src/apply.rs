@@ -7,8 +7,8 @@ use kafka::{Admin, Applied, Registry};
 use kernel::{Fault, FaultCode};
 use schemas::topics::{Catalogue, Cleanup, Entry};
 
-use crate::config::{Environment, Pipeline};
-use crate::registry;
+use crate::config::{Connections, Environment, Pipeline};
+use crate::{registry, stores};
 
 /// Compatibility of every subject: new readers read everything ever written.
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
@@ -132,12 +132,7 @@ fn refuse_incompatible(subject: &str, version: usize, old: &str, new: &str) -> R
 /// # Errors
 /// A store that is down, or a migration that was changed after it had been applied.
 pub async fn migrations(env: &Environment) -> Result<Vec<String>, Fault> {
-    let at = sinks::clickhouse::Config {
-        url: variable(env, "SOMA_CLICKHOUSE_URL")?,
-        database: variable(env, "SOMA_CLICKHOUSE_DATABASE")?,
-        user: variable(env, "SOMA_CLICKHOUSE_USER")?,
-        password: variable(env, "SOMA_CLICKHOUSE_PASSWORD")?,
-        ..sinks::clickhouse::Config::default()
-    };
-    sinks::clickhouse::migrate(&at).await
+    let at = stores::clickhouse(&Connections::from_env(env)?)?;
+    let done = sinks::clickhouse::migrate(&at).await?;
+    Ok(vec![format!("{done:?}")])
 }

@@ -5,6 +5,8 @@ pub mod apply;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod registry;
+pub mod stores;
 mod telemetry;
 pub mod wire;

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernel::{ConfigFault, Embedder, Fault, FaultCode, Input, Processor, Sink};
+use kernel::{ConfigFault, Fault, FaultCode, Input, Processor, Sink};
 use runtime::{ProcessorStage, SinkStage, Stage, WindowStage};
-use schemas::Record;
+use schemas::{Record, topics};
 use schemas::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
 use serde::Deserialize;
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
 use crate::config::{Pipeline, StageEntry, read};
+use crate::stores;
 use crate::wire::Shared;
 
 type Check = fn(&StageEntry, &Pipeline) -> Result<String, Vec<ConfigFault>>;
@@ -91,52 +92,57 @@ pub const COMPONENTS: &[Component] = &[
     },
     Component {
         name: "clickhouse_sink",
-        topics: sinks::clickhouse::topics,
+        topics: || {
+            vec![topics::EVENTS.name, topics::RUNS.name, topics::VERDICTS.name, topics::OUTCOMES.name, topics::METRICS.name]
+        },
         stateful: false,
         check: |entry, pipeline| {
-            let config = clickhouse(entry, pipeline)?;
+            let config = configured(entry, stores::clickhouse(&pipeline.connections))?;
             checked(sinks::clickhouse::check(&config), format!("database {} at {}", config.database, config.url))
         },
-        build: |entry, shared| {
-            let config = made(clickhouse(entry, &shared.pipeline))?;
-            sink(shared.handle.block_on(sinks::clickhouse::ClickHouseSink::connect(config))?)
+        build: |_, shared| {
+            let config = stores::clickhouse(&shared.pipeline.connections)?;
+            sink(shared.handle.block_on(sinks::clickhouse::ClickHouseSink::connect(&config))?)
         },
     },
     Component {
         name: "qdrant_sink",
-        topics: sinks::qdrant::topics,
+        topics: || vec![topics::MEMORIES.name],
         stateful: false,
         check: |entry, pipeline| {
-            let config = qdrant(entry, pipeline)?;
-            checked(sinks::qdrant::check(&config), format!("at {}", config.url))
+            let config = configured(entry, stores::qdrant(&pipeline.connections))?;
+            checked(sinks::qdrant::check(&config), format!("collection {} at {}", config.collection, config.url))
         },
-        build: |entry, shared| {
-            let config = made(qdrant(entry, &shared.pipeline))?;
-            let model = embedder(&shared.pipeline)?;
-            sink(shared.handle.block_on(sinks::qdrant::QdrantSink::connect(config, model))?)
+        build: |_, shared| {
+            let config = stores::qdrant(&shared.pipeline.connections)?;
+            let model = stores::embedder(&shared.pipeline.embeddings)?;
+            sink(shared.handle.block_on(sinks::qdrant::QdrantSink::connect(&config, model))?)
         },
     },
     Component {
         name: "redis_sink",
-        topics: sinks::redis::topics,
+        topics: || vec![topics::MEMORIES.name],
         stateful: false,
-        check: |entry, pipeline| checked(sinks::redis::check(&redis(entry, pipeline)?), "history per run and tenant".to_owned()),
-        build: |entry, shared| {
-            let config = made(redis(entry, &shared.pipeline))?;
-            sink(shared.handle.block_on(sinks::redis::RedisSink::connect(config))?)
+        check: |entry, pipeline| {
+            let config = configured(entry, stores::redis(&pipeline.connections))?;
+            checked(sinks::redis::check(&config), "history per run and tenant".to_owned())
+        },
+        build: |_, shared| {
+            let config = stores::redis(&shared.pipeline.connections)?;
+            sink(shared.handle.block_on(sinks::redis::RedisSink::connect(&config))?)
         },
     },
     Component {
         name: "pushgateway_sink",
-        topics: sinks::pushgateway::topics,
+        topics: || vec![topics::METRICS.name],
         stateful: false,
         check: |entry, pipeline| {
-            let config = pushgateway(entry, pipeline)?;
+            let config = configured(entry, stores::pushgateway(&pipeline.connections, &pipeline.pipeline))?;
             checked(sinks::pushgateway::check(&config), format!("at {}", config.url))
         },
-        build: |entry, shared| {
-            let config = made(pushgateway(entry, &shared.pipeline))?;
-            sink(shared.handle.block_on(sinks::pushgateway::PushgatewaySink::connect(config))?)
+        build: |_, shared| {
+            let config = stores::pushgateway(&shared.pipeline.connections, &shared.pipeline.pipeline)?;
+            sink(shared.handle.block_on(sinks::pushgateway::PushgatewaySink::connect(&config))?)
         },
     },
 ];
@@ -178,6 +184,14 @@ fn made<T>(result: Result<T, Vec<ConfigFault>>) -> Result<T, Fault> {
 
 fn checked(faults: Vec<ConfigFault>, line: String) -> Result<String, Vec<ConfigFault>> {
     if faults.is_empty() { Ok(line) } else { Err(faults) }
+}
+
+/// A sink takes its connection from the pipeline's `connections` and has nothing of its own.
+fn configured<T>(entry: &StageEntry, config: Result<T, Fault>) -> Result<T, Vec<ConfigFault>> {
+    if !entry.config.is_null() {
+        return Err(vec![ConfigFault::new("", "takes no configuration; see `connections`")]);
+    }
+    config.map_err(|fault| vec![ConfigFault::new("", fault.detail)])
 }
 
 fn nothing(entry: &StageEntry, _: &Pipeline) -> Result<String, Vec<ConfigFault>> {
@@ -235,14 +249,21 @@ fn intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<(intake::Intake, St
 fn check_intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
     let config: IntakeConfig = own(entry)?;
     let catalogue = intake::Catalogue::parse(&texts(&pipeline.dir, &config.catalogue)?)?;
-    let known = tools::all(&tools::Config::default());
+    let known = tool_names()?;
     let unknown: Vec<_> = catalogue
         .tools()
         .into_iter()
-        .filter(|(_, tool, _)| !known.iter().any(|k| k.name() == tool))
+        .filter(|(_, tool, _)| !known.iter().any(|k| k == tool))
         .map(|(capsule, tool, _)| ConfigFault::new(capsule, format!("there is no tool `{tool}`")))
         .collect();
     if unknown.is_empty() { intake(entry, pipeline).map(|(_, line)| line) } else { Err(unknown) }
+}
+
+/// Names of the tools of this build, whatever their configuration.
+fn tool_names() -> Result<Vec<&'static str>, Vec<ConfigFault>> {
+    let config: tools::Config = serde_json::from_value(serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "."}))
+        .map_err(|e| vec![ConfigFault::new("tools", e.to_string())])?;
+    Ok(tools::all(&config).iter().map(|t| t.name()).collect())
 }
 
 #[derive(Deserialize)]
@@ -306,6 +327,11 @@ struct InvokerConfig {
 fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Vec<&'static str>), Vec<ConfigFault>> {
     let config: InvokerConfig = own(entry)?;
     key(&config.verdict_key_file, "verdict_key_file")?;
+    let faults: Vec<_> =
+        config.tools.check().into_iter().map(|f| ConfigFault::new(format!("tools.{}", f.path), f.detail)).collect();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     let names = tools::all(&config.tools).iter().map(|t| t.name()).collect();
     Ok((config, names))
 }
@@ -313,7 +339,7 @@ fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Ve
 fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Box<dyn Stage>, Fault> {
     let (config, _) = made(invoker_config(entry, &shared.pipeline))?;
     let public = policy_gate::public_key(made(key(&config.verdict_key_file, "verdict_key_file"))?);
-    let secrets = tools::Secrets::new(shared.pipeline.secrets.clone());
+    let secrets = tools::Secrets(shared.pipeline.secrets.clone());
     let engine = tools::Engine::new(tools::all(&config.tools), secrets, config.limits, shared.clock.clone());
     let stage = ProcessorStage::new(invoker::Invoker::new(public, config.stage), Some(Arc::new(engine)));
     Ok(Box::new(stage))
@@ -333,45 +359,4 @@ fn window(entry: &StageEntry, pipeline: &Pipeline) -> Result<analytics::EventsPe
     let path = pipeline.dir.join(&config.sql);
     let sql = std::fs::read_to_string(&path).map_err(|e| vec![ConfigFault::new("sql", format!("{}: {e}", path.display()))])?;
     analytics::EventsPerMinute::new(config.window, &sql)
-}
-
-fn clickhouse(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::clickhouse::Config, Vec<ConfigFault>> {
-    let at = &pipeline.connections.clickhouse;
-    Ok(sinks::clickhouse::Config {
-        url: at.url.clone(),
-        database: at.database.clone(),
-        user: at.user.clone(),
-        password: at.password.clone(),
-        ..sinks::clickhouse::Config::default()
-    })
-}
-
-fn qdrant(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::qdrant::Config, Vec<ConfigFault>> {
-    let at = &pipeline.connections.qdrant;
-    Ok(sinks::qdrant::Config { url: at.url.clone(), api_key: at.api_key.clone(), ..sinks::qdrant::Config::default() })
-}
-
-fn redis(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::redis::Config, Vec<ConfigFault>> {
-    Ok(sinks::redis::Config { url: pipeline.connections.redis.url.clone(), ..sinks::redis::Config::default() })
-}
-
-fn pushgateway(_: &StageEntry, pipeline: &Pipeline) -> Result<sinks::pushgateway::Config, Vec<ConfigFault>> {
-    Ok(sinks::pushgateway::Config {
-        url: pipeline.connections.pushgateway.url.clone(),
-        pipeline: pipeline.pipeline.clone(),
-        ..sinks::pushgateway::Config::default()
-    })
-}
-
-/// The model that embeds text, loaded once per process.
-fn embedder(pipeline: &Pipeline) -> Result<Arc<dyn Embedder>, Fault> {
-    static LOADED: std::sync::Mutex<Option<Arc<dyn Embedder>>> = std::sync::Mutex::new(None);
-    let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(model) = loaded.as_ref() {
-        return Ok(model.clone());
-    }
-    let at = &pipeline.embeddings;
-    let model: Arc<dyn Embedder> = Arc::new(models::MiniLm::load(&at.runtime, &at.model, &at.tokenizer, 1)?);
-    *loaded = Some(model.clone());
-    Ok(model)
 }

@@ -52,7 +52,8 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     };
     let pipeline = Pipeline::load(file, env).map_err(listed)?;
     check::stages(&pipeline).map_err(listed)?;
-    tools::install_tls();
+    // Sets the process's one TLS stack up, and shows missing root certificates now rather than at the first call.
+    tools::client(&tools::HttpLimits::default())?;
     let _telemetry = telemetry::start(&pipeline)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

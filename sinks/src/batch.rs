@@ -8,7 +8,10 @@ use schemas::Record;
 /// # Errors
 /// As [`kernel::decode`].
 pub(crate) fn decode<R: Record>(raw: &RawRecord, decoder: &dyn Decoder) -> Result<Option<R>, Fault> {
-    raw.value.as_deref().map(|value| kernel::decode(value, decoder)).transpose()
+    raw.value
+        .as_deref()
+        .map(|value| kernel::decode(value, decoder))
+        .transpose()
 }
 
 /// Sets a record aside when the fault is its own; any other fault is the batch's.

@@ -10,18 +10,26 @@ pub(crate) const TIMEOUT_MS: u64 = 5_000;
 
 /// A URL must have one of these schemes and a host.
 pub(crate) fn url(path: &str, url: &str, schemes: &[&str], faults: &mut Vec<ConfigFault>) {
-    let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)?.strip_prefix("://"));
+    let host = schemes
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme)?.strip_prefix("://"));
     if host.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
         let wanted: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://HOST:PORT")).collect();
         // The text of a wrong URL is not repeated: it may hold a password.
-        faults.push(ConfigFault::new(path, format!("is not a URL of the form {}", wanted.join(" or "))));
+        faults.push(ConfigFault::new(
+            path,
+            format!("is not a URL of the form {}", wanted.join(" or ")),
+        ));
     }
 }
 
 /// A time limit must be long enough to answer and short enough to notice an outage.
 pub(crate) fn timeout(path: &str, timeout_ms: u64, faults: &mut Vec<ConfigFault>) {
     if !(100..=30_000).contains(&timeout_ms) {
-        faults.push(ConfigFault::new(path, format!("is {timeout_ms}; give 100 to 30000 milliseconds")));
+        faults.push(ConfigFault::new(
+            path,
+            format!("is {timeout_ms}; give 100 to 30000 milliseconds"),
+        ));
     }
 }
 
@@ -29,7 +37,10 @@ pub(crate) fn timeout(path: &str, timeout_ms: u64, faults: &mut Vec<ConfigFault>
 pub(crate) fn name(path: &str, name: &str, faults: &mut Vec<ConfigFault>) {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        faults.push(ConfigFault::new(path, format!("`{name}` is not 1 to 64 of a-z, A-Z, 0-9, `_` and `-`")));
+        faults.push(ConfigFault::new(
+            path,
+            format!("`{name}` is not 1 to 64 of a-z, A-Z, 0-9, `_` and `-`"),
+        ));
     }
 }
 
@@ -49,7 +60,10 @@ pub(crate) fn refuse(store: &str, faults: &[ConfigFault]) -> Result<(), Fault> {
         return Ok(());
     }
     let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
-    Err(Fault::new(FaultCode::ConfigInvalid, format!("{store}: {}", all.join("; "))))
+    Err(Fault::new(
+        FaultCode::ConfigInvalid,
+        format!("{store}: {}", all.join("; ")),
+    ))
 }
 
 /// Waits for a store, but not for ever.
@@ -58,7 +72,10 @@ pub(crate) fn refuse(store: &str, faults: &[ConfigFault]) -> Result<(), Fault> {
 /// `STORE_UNAVAILABLE` when time is up.
 pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
     tokio::time::timeout(limit, work).await.map_err(|_| {
-        Fault::new(FaultCode::StoreUnavailable, format!("{what}: no answer within {} ms", limit.as_millis()))
+        Fault::new(
+            FaultCode::StoreUnavailable,
+            format!("{what}: no answer within {} ms", limit.as_millis()),
+        )
     })
 }
 
@@ -69,9 +86,13 @@ mod tests {
 
     #[test]
     fn urls_need_a_known_scheme_and_a_host() {
-        for (text, good) in
-            [("http://h:1", true), ("http://", false), ("https://h", false), ("http:///x", false), ("h:1", false)]
-        {
+        for (text, good) in [
+            ("http://h:1", true),
+            ("http://", false),
+            ("https://h", false),
+            ("http:///x", false),
+            ("h:1", false),
+        ] {
             let mut faults = Vec::new();
             url("sinks.x.url", text, &["http"], &mut faults);
             assert_eq!(faults.is_empty(), good, "{text}");

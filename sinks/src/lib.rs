@@ -5,9 +5,9 @@ mod batch;
 mod checks;
 pub mod clickhouse;
 mod memories;
-//pub mod pushgateway;
-//pub mod qdrant;
-//pub mod redis;
+pub mod pushgateway;
+pub mod qdrant;
+pub mod redis;
 
 #[cfg(test)]
 mod testing;

@@ -40,7 +40,10 @@ fn named(raw: &RawRecord, memory: Option<Memory>) -> Result<(Name, Option<Memory
         && (memory.tenant != tenant || memory.memory_id != id)
     {
         let own = format!("{}:{}", memory.tenant, memory.memory_id);
-        return Err(batch::invalid(raw, format!("key `{}` is not the memory's own, `{own}`", raw.key)));
+        return Err(batch::invalid(
+            raw,
+            format!("key `{}` is not the memory's own, `{own}`", raw.key),
+        ));
     }
     Ok(((tenant.to_owned(), id.to_owned()), memory))
 }
@@ -89,13 +92,26 @@ mod tests {
         assert_eq!(changes.len(), 1);
         let why: Vec<_> = rejected.iter().map(|r| (r.index, r.fault.code.as_str())).collect();
         assert_eq!(why, [(0, "RECORD_INVALID"), (1, "RECORD_INVALID")]);
-        assert!(rejected[0].fault.detail.contains("key `other:"), "{}", rejected[0].fault.detail);
+        assert!(
+            rejected[0].fault.detail.contains("key `other:"),
+            "{}",
+            rejected[0].fault.detail
+        );
     }
 
     #[test]
     fn a_registry_outage_is_nobodys_record() {
         let memory = memory("acme", 1, "x");
-        let batch = [raw("soma.memories", 0, 0, &format!("acme:{}", memory.memory_id), &memory)];
-        assert_eq!(changes(&batch, &Plain::silent::<Memory>()).unwrap_err().code.as_str(), "REGISTRY_UNAVAILABLE");
+        let batch = [raw(
+            "soma.memories",
+            0,
+            0,
+            &format!("acme:{}", memory.memory_id),
+            &memory,
+        )];
+        assert_eq!(
+            changes(&batch, &Plain::silent::<Memory>()).unwrap_err().code.as_str(),
+            "REGISTRY_UNAVAILABLE"
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Models the platform runs itself. Today: sentence embeddings. Reads no environment: the composition root says where files are.
 #![warn(missing_docs)]
 
+#[cfg(all(test, feature = "live"))]
+mod live;
 mod minilm;
 mod pooling;
 mod runtime;

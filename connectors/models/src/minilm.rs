@@ -104,25 +104,37 @@ impl MiniLm {
 
     fn run(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Fault> {
         let failed = |e: &dyn std::fmt::Display| {
-            Fault::new(FaultCode::ModelUnavailable, format!("model {} did not run: {e}", self.path.display()))
+            Fault::new(
+                FaultCode::ModelUnavailable,
+                format!("model {} did not run: {e}", self.path.display()),
+            )
         };
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let encodings = self.tokenizer.encode_batch(texts, true).map_err(|e| failed(&e))?;
         let length = encodings.iter().map(Encoding::len).max().unwrap_or(0);
         let mut feeds = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
-            let values = encodings.iter().flat_map(|e| input.of(e)).map(|v| i64::from(*v)).collect();
+            let values = encodings
+                .iter()
+                .flat_map(|e| input.of(e))
+                .map(|v| i64::from(*v))
+                .collect();
             let array = Array2::from_shape_vec((encodings.len(), length), values).map_err(|e| failed(&e))?;
             let tensor = Tensor::from_array(array).map_err(|e| failed(&e))?;
             feeds.push((Cow::from(input.name()), SessionInputValue::from(tensor)));
         }
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = session.run(feeds).map_err(|e| failed(&e))?;
-        let output = outputs.get(&self.output).ok_or_else(|| failed(&"it gave no token vectors"))?;
+        let output = outputs
+            .get(&self.output)
+            .ok_or_else(|| failed(&"it gave no token vectors"))?;
         let (shape, data) = output.try_extract_tensor::<f32>().map_err(|e| failed(&e))?;
         let expected = [encodings.len() as i64, length as i64, DIMENSIONS as i64];
         if shape[..] != expected {
-            return Err(failed(&format!("output `{}` has shape {shape:?}, not {expected:?}", self.output)));
+            return Err(failed(&format!(
+                "output `{}` has shape {shape:?}, not {expected:?}",
+                self.output
+            )));
         }
         let tokens = data.chunks_exact(length * DIMENSIONS);
         let vector = |(tokens, encoding): (&[f32], &Encoding)| {
@@ -166,9 +178,14 @@ fn signature(session: &Session) -> Result<(Vec<Input>, String), String> {
     let mut inputs = Vec::new();
     for outlet in session.inputs() {
         let known = Input::named(outlet.name());
-        inputs.push(known.ok_or_else(|| format!("it asks for an input `{}`, which BERT does not have", outlet.name()))?);
+        inputs
+            .push(known.ok_or_else(|| format!("it asks for an input `{}`, which BERT does not have", outlet.name()))?);
     }
-    let output = session.outputs().iter().map(|o| o.name()).find(|n| *n == "last_hidden_state" || *n == "token_embeddings");
+    let output = session
+        .outputs()
+        .iter()
+        .map(|o| o.name())
+        .find(|n| *n == "last_hidden_state" || *n == "token_embeddings");
     let output = output.or_else(|| session.outputs().first().map(|o| o.name()));
     Ok((inputs, output.ok_or("it has no output")?.to_owned()))
 }
@@ -187,7 +204,10 @@ mod tests {
         assert!(fault.detail.contains("no/such/model.onnx"), "{fault}");
         assert!(fault.detail.contains("python3 deploy/dev/stack.py setup"), "{fault}");
         let fault = MiniLm::load(gone, gone, gone, 0).err().unwrap();
-        assert!(fault.code == FaultCode::ConfigInvalid && fault.detail.contains("threads"), "{fault}");
+        assert!(
+            fault.code == FaultCode::ConfigInvalid && fault.detail.contains("threads"),
+            "{fault}"
+        );
     }
 
     #[test]
@@ -195,7 +215,10 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let manifest = folder.join("Cargo.toml");
         let fault = MiniLm::load(&manifest, &manifest, &manifest, 1).err().unwrap();
-        assert!(fault.detail.contains("the tokenizer") && fault.detail.contains("Cargo.toml"), "{fault}");
+        assert!(
+            fault.detail.contains("the tokenizer") && fault.detail.contains("Cargo.toml"),
+            "{fault}"
+        );
         let fault = MiniLm::load(&manifest, folder, &manifest, 1).err().unwrap();
         assert!(fault.detail.contains("not a file"), "{fault}");
     }

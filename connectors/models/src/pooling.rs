@@ -4,7 +4,11 @@
 /// Without any counted token it is all zeros.
 pub(crate) fn mean_unit(tokens: &[f32], mask: &[i64], dimensions: usize) -> Vec<f32> {
     let mut sum = vec![0f32; dimensions];
-    for (vector, _) in tokens.chunks_exact(dimensions).zip(mask).filter(|(_, counted)| **counted != 0) {
+    for (vector, _) in tokens
+        .chunks_exact(dimensions)
+        .zip(mask)
+        .filter(|(_, counted)| **counted != 0)
+    {
         for (s, v) in sum.iter_mut().zip(vector) {
             *s += v;
         }

@@ -27,7 +27,10 @@ pub(crate) fn environment(path: &Path) -> Result<Environment, Fault> {
     }
     present("the ONNX Runtime library", path)?;
     let builder = ort::init_from(path).map_err(|e| unavailable("the ONNX Runtime library", path, &e))?;
-    let environment = builder.with_name("soma").build().map_err(|e| unavailable("the ONNX Runtime library", path, &e))?;
+    let environment = builder
+        .with_name("soma")
+        .build()
+        .map_err(|e| unavailable("the ONNX Runtime library", path, &e))?;
     *loaded = Some((path.to_owned(), environment.clone()));
     Ok(environment)
 }

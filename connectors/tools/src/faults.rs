@@ -6,17 +6,26 @@ use serde_json::Value;
 
 /// Certainly without effect: trying again is harmless.
 pub(crate) fn harmless(code: FaultCode, detail: impl Into<String>) -> CallFault {
-    CallFault { fault: Fault::new(code, detail), effect: Effect::None }
+    CallFault {
+        fault: Fault::new(code, detail),
+        effect: Effect::None,
+    }
 }
 
 /// Answered with a failure.
 pub(crate) fn refused(detail: impl Into<String>) -> CallFault {
-    CallFault { fault: Fault::new(FaultCode::ToolFailed, detail), effect: Effect::Refused }
+    CallFault {
+        fault: Fault::new(FaultCode::ToolFailed, detail),
+        effect: Effect::Refused,
+    }
 }
 
 /// Nobody knows whether it happened.
 pub(crate) fn unknown(code: FaultCode, detail: impl Into<String>) -> CallFault {
-    CallFault { fault: Fault::new(code, detail), effect: Effect::Unknown }
+    CallFault {
+        fault: Fault::new(code, detail),
+        effect: Effect::Unknown,
+    }
 }
 
 /// `ARGUMENTS_INVALID`: name the field and the fix.

@@ -48,16 +48,32 @@ impl Config {
     pub fn check(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
         if self.terraform_path.as_os_str().is_empty() {
-            faults.push(ConfigFault::new("terraform_path", "is empty; give the path of terraform or tofu"));
+            faults.push(ConfigFault::new(
+                "terraform_path",
+                "is empty; give the path of terraform or tofu",
+            ));
         }
         if !self.workspaces_dir.is_absolute() {
-            faults.push(ConfigFault::new("workspaces_dir", "must be an absolute path, so that a restart finds it again"));
+            faults.push(ConfigFault::new(
+                "workspaces_dir",
+                "must be an absolute path, so that a restart finds it again",
+            ));
         }
         if self.search_path.is_empty() {
-            faults.push(ConfigFault::new("search_path", "is empty; give the folders of sh and setsid, for example /usr/bin:/bin"));
+            faults.push(ConfigFault::new(
+                "search_path",
+                "is empty; give the folders of sh and setsid, for example /usr/bin:/bin",
+            ));
         }
-        for name in self.terraform_environment.keys().filter(|n| terraform::RESERVED_ENV.contains(&n.as_str())) {
-            faults.push(ConfigFault::new(format!("terraform_environment.{name}"), "is set by the tool itself; remove it"));
+        for name in self
+            .terraform_environment
+            .keys()
+            .filter(|n| terraform::RESERVED_ENV.contains(&n.as_str()))
+        {
+            faults.push(ConfigFault::new(
+                format!("terraform_environment.{name}"),
+                "is set by the tool itself; remove it",
+            ));
         }
         faults.extend(self.http.check("http."));
         faults
@@ -89,7 +105,12 @@ mod tests {
         let paths: Vec<String> = config.check().into_iter().map(|f| f.path).collect();
         assert_eq!(
             paths,
-            ["terraform_path", "workspaces_dir", "terraform_environment.HOME", "http.connect_timeout_ms"]
+            [
+                "terraform_path",
+                "workspaces_dir",
+                "terraform_environment.HOME",
+                "http.connect_timeout_ms"
+            ]
         );
     }
 

@@ -11,6 +11,7 @@ from . import layout, proc, terraform
 from .base import DEV, VERSIONS, StackError, make_dir, version
 from .fetch import call, place, scratch
 from .home import Home
+from .parts.jvm import Kafka, Registry
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -125,14 +126,15 @@ def tofu(log, cache):
         raise StackError("no working terraform or tofu was found on PATH, and no Go to build OpenTofu with",
                          "install terraform or OpenTofu, or Go (Debian's is too old: it must be the one that deploy/dev/tofu/go.mod names)")
     with scratch(cache) as folder:
-        call(log, ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", folder / "tofu", VERSIONS["tofu"]["go"] + "/cmd/tofu"],
+        module = VERSIONS["tofu"]["go"]
+        call(log, ["go", "build", "-trimpath", "-ldflags=-s -w -X {}/version.dev=no".format(module), "-o", folder / "tofu",
+                   module + "/cmd/tofu"],
              cwd=str(DEV / "tofu"), env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})
         place(folder / "tofu", layout.tofu(cache))
 
 
 def train(log, cache, name):
     """One start and stop of a Java server, in a home of its own, that records its classes: later starts take a third of the time."""
-    from .parts.jvm import Kafka, Registry
     part = Kafka() if name == "kafka" else Registry()
     part.training = True
     target = layout.aot_cache(cache, name)

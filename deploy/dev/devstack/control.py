@@ -36,6 +36,8 @@ def settle_ports(home, parts):
 def start_all(home, parts):
     """Starts those that do not run, at once, and waits until all are healthy. Returns {name: seconds, or 'kept'}."""
     fresh = [part for part in parts if not proc.alive(home.record(part.name))]
+    for part in fresh:
+        proc.sweep(home.record(part.name))
     settle_ports(home, fresh)
     home.port("admin")
     took, faults = {}, []

@@ -1,4 +1,6 @@
 """dev.env: every address and credential of the running stack, as KEY=value lines that programs read."""
+from pathlib import Path
+
 from . import layout, terraform
 from .base import make_dir, write_private
 from .parts import CLICKHOUSE, RECEIVER, REGISTRY
@@ -33,7 +35,7 @@ def _of_all(home):
     if live_python:
         files["SOMA_LIVE_PYTHON"] = live_python
     for key, path in files.items():
-        if path and layout.Path(path).exists():
+        if path and Path(path).exists():
             values[key] = str(path)
     return values
 

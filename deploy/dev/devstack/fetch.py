@@ -26,7 +26,8 @@ def call(log, argv, cwd=None, env=None, fix=None):
     except OSError as error:
         raise StackError("cannot run {}: {}".format(argv[0], error.strerror or error), fix) from error
     if code:
-        raise StackError("{} failed with exit code {}:\n    {}".format(Path(str(argv[0])).name, code, "\n    ".join(proc.tail(log.name, 15))),
+        last = "\n    ".join(proc.tail(log.name, 15))
+        raise StackError("{} failed with exit code {}:\n    {}".format(Path(str(argv[0])).name, code, last),
                          fix or "if the network was cut, run it again: what is done is kept")
 
 

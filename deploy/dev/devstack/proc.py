@@ -84,6 +84,7 @@ def reap():
 def stop(record, grace_s):
     """Asks with SIGTERM, waits `grace_s`, then SIGKILLs the group. Returns 'stopped', 'killed' or 'gone'."""
     if not alive(record):
+        sweep(record)
         return "gone"
     pid = record["pid"]
     os.kill(pid, signal.SIGCONT)
@@ -98,6 +99,17 @@ def stop(record, grace_s):
     _kill_group(pid)
     wait_gone(record, 5)
     return "killed"
+
+
+def sweep(record):
+    """Ends workers that outlived their killed leader and still hold its port. The kernel gives a pid to nobody else while a group
+    of that number lives, so when no process has the leader's pid, the group is ours."""
+    if record and record.get("boot") == boot_id() and birth(record["pid"]) is None and _family(record["pid"]):
+        _kill_group(record["pid"])
+        end = time.monotonic() + 5
+        while _family(record["pid"]) and time.monotonic() < end:
+            reap()
+            time.sleep(0.02)
 
 
 def wait_gone(record, seconds):

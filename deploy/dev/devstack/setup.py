@@ -6,8 +6,7 @@ import time
 
 from . import build, fetch, layout
 from .base import StackError, cache_root, make_dir
-
-SERVERS = "kafka schema-registry redis clickhouse qdrant pushgateway prometheus receiver".split()
+from .parts import ALL
 
 
 class Step:
@@ -18,9 +17,10 @@ class Step:
 
 
 def _steps(cache, parts, goal):
-    everything = set(parts) >= set(SERVERS)
+    everything = set(parts) >= set(ALL)
     steps = [
-        Step("Debian packages", parts, lambda: not build.missing_debian(parts, everything), lambda log: build.debian(log, parts, everything)),
+        Step("Debian packages", parts, lambda: not build.missing_debian(parts, everything),
+             lambda log: build.debian(log, parts, everything)),
         Step("cargo {}+".format(build.cargo_minimum()), ["clickhouse"], build.cargo_is_new_enough, build.cargo_missing),
         Step("pip", parts, fetch.pip_ready(cache), lambda log: fetch.pip(log, cache)),
         Step("Java runtime", ["kafka", "schema-registry"], layout.java(cache).exists, lambda log: fetch.java(log, cache)),
@@ -32,7 +32,8 @@ def _steps(cache, parts, goal):
         Step("ONNX Runtime", None, layout.onnxruntime(cache).exists, lambda log: fetch.onnxruntime(log, cache)),
         Step("MiniLM model", None, layout.minilm(cache).exists, lambda log: fetch.minilm(log, cache)),
         Step("MiniLM tokenizer", None, layout.tokenizer(cache).exists, lambda log: fetch.tokenizer(log, cache)),
-        Step("ClickHouse server", ["clickhouse"], lambda: layout.clickhouse_server(cache).exists(), lambda log: build.clickhouse(log, cache)),
+        Step("ClickHouse server", ["clickhouse"], lambda: layout.clickhouse_server(cache).exists(),
+             lambda log: build.clickhouse(log, cache)),
         Step("terraform or tofu", None, lambda: build.terraform_ready(cache), lambda log: build.tofu(log, cache)),
         Step("Kafka class cache", ["kafka"], layout.aot_cache(cache, "kafka").exists, lambda log: build.train(log, cache, "kafka")),
         Step("registry class cache", ["schema-registry"], layout.aot_cache(cache, "registry").exists,

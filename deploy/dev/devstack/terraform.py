@@ -12,7 +12,8 @@ def works(program):
     try:
         done = subprocess.run([str(program), "version", "-json"], capture_output=True, text=True, timeout=30,
                               env={**os.environ, "CHECKPOINT_DISABLE": "1"})
-        return done.returncode == 0 and bool(json.loads(done.stdout).get("terraform_version"))
+        text = done.stdout[done.stdout.find("{"):]  # tofu prints warnings about its settings before the JSON
+        return done.returncode == 0 and bool(json.loads(text).get("terraform_version"))
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return False
 

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::tree::{is_final, word};
-use super::{out, runs, when};
+use super::{out, runs, watch, when};
 
 /// Longest wait for the orchestrator to take the answer up.
 const EFFECT: Duration = Duration::from_secs(10);
@@ -52,9 +52,20 @@ pub(super) fn run(args: &Args, decision: ApprovalDecision, cx: &Context) -> Done
     if !cx.json {
         shown(&run, waiting).iter().try_for_each(out::line)?;
     }
-    let question = format!("{} this as {who}?", if decision == ApprovalDecision::Approve { "Approve" } else { "Deny" });
+    let question = format!(
+        "{} this as {who}?",
+        if decision == ApprovalDecision::Approve {
+            "Approve"
+        } else {
+            "Deny"
+        }
+    );
     if !args.yes && !out::confirm(&question)? {
-        return Err(Failure::input("NOT_CONFIRMED", "nothing was written", "answer y, or add -y"));
+        return Err(Failure::input(
+            "NOT_CONFIRMED",
+            "nothing was written",
+            "answer y, or add -y",
+        ));
     }
     let approval = answer(&run, waiting, decision, &who, args, now());
     // Opened before writing: the effect may be there sooner than a tail opened afterwards.
@@ -64,7 +75,7 @@ pub(super) fn run(args: &Args, decision: ApprovalDecision, cx: &Context) -> Done
     writer.write(topics::APPROVALS, &run.run_id, &run.tenant, &approval, Some(&trace))?;
     writer.flush()?;
     let taken = |now: &Run| now.waiting.iter().all(|w| w.subject_id != waiting.subject_id) || is_final(now.status);
-    let seen = runs::await_run(cx, &mut tail, &run.run_id, EFFECT, &taken)?;
+    let seen = watch::await_run(cx, &mut tail, &run.run_id, EFFECT, &taken)?;
     let effective = seen.as_ref().is_some_and(taken);
     if cx.json {
         let status = seen.as_ref().map_or(Json::Null, |run| json!(word(&run.status)));
@@ -77,29 +88,63 @@ pub(super) fn run(args: &Args, decision: ApprovalDecision, cx: &Context) -> Done
 
 /// The one thing that waits, or the one that was named.
 fn subject<'a>(run: &'a Run, named: Option<&str>) -> Result<&'a Waiting, Failure> {
-    let list = || run.waiting.iter().map(|w| w.subject_id.as_str()).collect::<Vec<_>>().join(", ");
-    let fitting: Vec<_> = run.waiting.iter().filter(|w| named.is_none_or(|n| n == w.subject_id)).collect();
+    let list = || {
+        run.waiting
+            .iter()
+            .map(|w| w.subject_id.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let fitting: Vec<_> = run
+        .waiting
+        .iter()
+        .filter(|w| named.is_none_or(|n| n == w.subject_id))
+        .collect();
     match (fitting.as_slice(), named) {
         ([one], _) => Ok(one),
         ([], _) if run.waiting.is_empty() => {
-            let text = format!("nothing of {} waits for a human: it is {}", run.run_id, word(&run.status));
-            Err(Failure::failed("NOTHING_WAITS", text, "`soma run list --status waiting_approval` shows what waits"))
+            let text = format!(
+                "nothing of {} waits for a human: it is {}",
+                run.run_id,
+                word(&run.status)
+            );
+            Err(Failure::failed(
+                "NOTHING_WAITS",
+                text,
+                "`soma run list --status waiting_approval` shows what waits",
+            ))
         }
-        ([], Some(name)) => Err(Failure::input("STEP_UNKNOWN", format!("{name} does not wait; waiting are {}", list()), "name one of them with --step")),
-        _ => Err(Failure::input("STEP_AMBIGUOUS", format!("several wait: {}", list()), "name one with --step")),
+        ([], Some(name)) => Err(Failure::input(
+            "STEP_UNKNOWN",
+            format!("{name} does not wait; waiting are {}", list()),
+            "name one of them with --step",
+        )),
+        _ => Err(Failure::input(
+            "STEP_AMBIGUOUS",
+            format!("several wait: {}", list()),
+            "name one with --step",
+        )),
     }
 }
 
 /// Exactly what is decided upon.
 fn shown(run: &Run, waiting: &Waiting) -> Vec<String> {
-    let arguments = serde_json::from_str::<Json>(&waiting.arguments).map_or(waiting.arguments.clone(), |v| format!("{v:#}"));
+    let arguments =
+        serde_json::from_str::<Json>(&waiting.arguments).map_or(waiting.arguments.clone(), |v| format!("{v:#}"));
     let step = run.steps.iter().find(|s| s.step_id == waiting.subject_id);
-    let action = step.map(|s| format!(" ({} {})", s.tool, s.operation)).unwrap_or_default();
+    let action = step
+        .map(|s| format!(" ({} {})", s.tool, s.operation))
+        .unwrap_or_default();
     let label = |name: &str| out::paint(out::BOLD, &format!("{name:<10}"));
     vec![
         format!("{} {} of tenant {}", label("run"), run.run_id, run.tenant),
         format!("{} {}", label("goal"), run.goal),
-        format!("{} {} {}{action}", label("decide"), word(&waiting.subject), waiting.subject_id),
+        format!(
+            "{} {} {}{action}",
+            label("decide"),
+            word(&waiting.subject),
+            waiting.subject_id
+        ),
         format!("{} {}", label("reason"), waiting.reason),
         format!("{}\n{arguments}", label("arguments")),
         format!("{} {}", label("digest"), waiting.digest),
@@ -108,9 +153,25 @@ fn shown(run: &Run, waiting: &Waiting) -> Vec<String> {
     ]
 }
 
-fn answer(run: &Run, waiting: &Waiting, decision: ApprovalDecision, who: &str, args: &Args, now: Timestamp) -> Approval {
+fn answer(
+    run: &Run,
+    waiting: &Waiting,
+    decision: ApprovalDecision,
+    who: &str,
+    args: &Args,
+    now: Timestamp,
+) -> Approval {
     Approval {
-        approval_id: digest::id("apr", &[&run.run_id, &waiting.subject_id, &waiting.digest, who, &now.0.to_string()]),
+        approval_id: digest::id(
+            "apr",
+            &[
+                &run.run_id,
+                &waiting.subject_id,
+                &waiting.digest,
+                who,
+                &now.0.to_string(),
+            ],
+        ),
         run_id: run.run_id.clone(),
         tenant: run.tenant.clone(),
         subject_id: waiting.subject_id.clone(),
@@ -128,8 +189,16 @@ fn said(approval: &Approval, seen: Option<&Run>, effective: bool) -> String {
     let id = &approval.approval_id;
     match seen {
         Some(run) if effective => format!("{id} taken up: the run is {}", word(&run.status)),
-        Some(run) => format!("{id} written, but {} still waits (run {}): {}", approval.subject_id, word(&run.status), run.reason),
-        None => format!("{id} written, but the run has not changed within {} s; is the pipeline up? `soma stages`", EFFECT.as_secs()),
+        Some(run) => format!(
+            "{id} written, but {} still waits (run {}): {}",
+            approval.subject_id,
+            word(&run.status),
+            run.reason
+        ),
+        None => format!(
+            "{id} written, but the run has not changed within {} s; is the pipeline up? `soma stages`",
+            EFFECT.as_secs()
+        ),
     }
 }
 
@@ -146,7 +215,12 @@ mod tests {
             arguments: r#"{"a":1}"#.into(),
             ..Waiting::default()
         };
-        Run { run_id: "run_1".into(), tenant: "acme".into(), waiting: waiting.iter().map(entry).collect(), ..Run::default() }
+        Run {
+            run_id: "run_1".into(),
+            tenant: "acme".into(),
+            waiting: waiting.iter().map(entry).collect(),
+            ..Run::default()
+        }
     }
 
     #[test]
@@ -161,10 +235,30 @@ mod tests {
     #[test]
     fn the_answer_is_bound_to_what_was_shown() {
         let run = run(&["apply"]);
-        let args = Args { run: String::new(), step: None, comment: "ok".into(), who: None, expires: Some(60_000), yes: true };
-        let approval = answer(&run, &run.waiting[0], ApprovalDecision::Deny, "ada", &args, Timestamp(5));
-        assert_eq!((approval.digest.as_str(), approval.policy_revision.as_str()), ("digest of apply", "rev1"));
-        assert_eq!((approval.expires_at, approval.decision), (Some(Timestamp(60_000_005)), ApprovalDecision::Deny));
+        let args = Args {
+            run: String::new(),
+            step: None,
+            comment: "ok".into(),
+            who: None,
+            expires: Some(60_000),
+            yes: true,
+        };
+        let approval = answer(
+            &run,
+            &run.waiting[0],
+            ApprovalDecision::Deny,
+            "ada",
+            &args,
+            Timestamp(5),
+        );
+        assert_eq!(
+            (approval.digest.as_str(), approval.policy_revision.as_str()),
+            ("digest of apply", "rev1")
+        );
+        assert_eq!(
+            (approval.expires_at, approval.decision),
+            (Some(Timestamp(60_000_005)), ApprovalDecision::Deny)
+        );
         assert!(approval.approval_id.starts_with("apr_") && approval.approval_id.len() == 36);
         let text = shown(&run, &run.waiting[0]).join("\n");
         assert!(text.contains("digest of apply") && text.contains("\"a\": 1"), "{text}");

@@ -29,7 +29,11 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(env: Environment, json: bool) -> Self {
-        Self { env, json, runtime: OnceCell::new() }
+        Self {
+            env,
+            json,
+            runtime: OnceCell::new(),
+        }
     }
 
     /// Where futures run; made when first needed.
@@ -56,10 +60,20 @@ impl Context {
 
     /// Who acts: what was given, else the user of this shell.
     pub(super) fn actor(&self, given: Option<&str>) -> Result<String, Failure> {
-        let named = given.or_else(|| self.env.get("USER")).or_else(|| self.env.get("LOGNAME"));
-        named.map(str::trim).filter(|who| !who.is_empty()).map(str::to_owned).ok_or_else(|| {
-            Failure::input("ACTOR_MISSING", "it is not known who decides: USER is not set", "say it with --as NAME")
-        })
+        let named = given
+            .or_else(|| self.env.get("USER"))
+            .or_else(|| self.env.get("LOGNAME"));
+        named
+            .map(str::trim)
+            .filter(|who| !who.is_empty())
+            .map(str::to_owned)
+            .ok_or_else(|| {
+                Failure::input(
+                    "ACTOR_MISSING",
+                    "it is not known who decides: USER is not set",
+                    "say it with --as NAME",
+                )
+            })
     }
 
     /// A variable that must be set.
@@ -71,7 +85,11 @@ impl Context {
     }
 
     /// Last record of each key that passes `keep`, tombstones taken out.
-    pub(super) fn fold(&self, topic: &str, keep: &dyn Fn(&str) -> bool) -> Result<BTreeMap<String, RawRecord>, Failure> {
+    pub(super) fn fold(
+        &self,
+        topic: &str,
+        keep: &dyn Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, RawRecord>, Failure> {
         let mut tail = Tail::open(&self.brokers()?, topic, From::Beginning)?;
         let mut last = BTreeMap::new();
         read_to_end(&mut tail, &mut |record| {
@@ -138,8 +156,20 @@ mod tests {
     #[test]
     fn folding_keeps_the_last_and_drops_tombstones() {
         let mut last = BTreeMap::new();
-        for (key, value) in [("a", Some(vec![1])), ("b", Some(vec![2])), ("a", Some(vec![3])), ("b", None)] {
-            fold_one(&mut last, RawRecord { key: key.into(), value, ..RawRecord::default() });
+        for (key, value) in [
+            ("a", Some(vec![1])),
+            ("b", Some(vec![2])),
+            ("a", Some(vec![3])),
+            ("b", None),
+        ] {
+            fold_one(
+                &mut last,
+                RawRecord {
+                    key: key.into(),
+                    value,
+                    ..RawRecord::default()
+                },
+            );
         }
         assert_eq!(last.len(), 1);
         assert_eq!(last["a"].value, Some(vec![3]));
@@ -151,6 +181,12 @@ mod tests {
         assert_eq!(context.actor(None).unwrap(), "ada");
         assert_eq!(context.actor(Some("bob")).unwrap(), "bob");
         assert!(context.variable("SOMA_X").unwrap_err().text.contains("SOMA_X"));
-        assert!(Context::new(Environment::default(), false).actor(Some(" ")).unwrap_err().help.contains("--as"));
+        assert!(
+            Context::new(Environment::default(), false)
+                .actor(Some(" "))
+                .unwrap_err()
+                .help
+                .contains("--as")
+        );
     }
 }

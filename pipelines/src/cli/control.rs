@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, now, read_to_end};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::tree::{is_final, word};
-use super::{out, runs, when};
+use super::{out, runs, watch, when};
 
 /// Longest wait for a run to show the effect.
 const EFFECT: Duration = Duration::from_secs(10);
@@ -62,7 +62,9 @@ impl Args {
             (Scope::Tool, &self.tool),
             (Scope::Run, &self.run),
         ];
-        let found = named.into_iter().find_map(|(scope, target)| target.clone().map(|t| (scope, t)));
+        let found = named
+            .into_iter()
+            .find_map(|(scope, target)| target.clone().map(|t| (scope, t)));
         found.unwrap_or((Scope::Global, String::new()))
     }
 }
@@ -70,10 +72,18 @@ impl Args {
 pub(super) fn run(args: &Args, action: ControlAction, cx: &Context) -> Done {
     let (scope, mut target) = args.scope();
     if scope != Scope::Global && target.trim().is_empty() {
-        return Err(Failure::input("TARGET_MISSING", "the scope names nothing", "an empty target would cover nobody; --global covers all"));
+        return Err(Failure::input(
+            "TARGET_MISSING",
+            "the scope names nothing",
+            "an empty target would cover nobody; --global covers all",
+        ));
     }
     if args.reason.trim().is_empty() {
-        return Err(Failure::input("REASON_MISSING", "--reason is empty", "say why: it stands in every record this stops"));
+        return Err(Failure::input(
+            "REASON_MISSING",
+            "--reason is empty",
+            "say why: it stands in every record this stops",
+        ));
     }
     let mut before = None;
     if scope == Scope::Run {
@@ -83,15 +93,35 @@ pub(super) fn run(args: &Args, action: ControlAction, cx: &Context) -> Done {
         }
     }
     let actor = cx.actor(args.who.as_deref())?;
-    let control = Control { scope, target, action, reason: args.reason.clone(), actor, issued_at: now() };
-    let mut tail = before.as_ref().map(|_| Tail::open(&cx.brokers()?, topics::RUNS.name, From::End).map_err(Failure::from)).transpose()?;
-    let tenant = before.as_ref().map(|r| r.tenant.clone()).or_else(|| args.tenant.clone()).unwrap_or_default();
+    let control = Control {
+        scope,
+        target,
+        action,
+        reason: args.reason.clone(),
+        actor,
+        issued_at: now(),
+    };
+    let mut tail = before
+        .as_ref()
+        .map(|_| Tail::open(&cx.brokers()?, topics::RUNS.name, From::End).map_err(Failure::from))
+        .transpose()?;
+    let tenant = before
+        .as_ref()
+        .map(|r| r.tenant.clone())
+        .or_else(|| args.tenant.clone())
+        .unwrap_or_default();
     let writer = cx.writer()?;
     let trace = runtime::Trace::continuing(None).header();
-    writer.write(topics::CONTROLS, &key_of(scope, &control.target), &tenant, &control, Some(&trace))?;
+    writer.write(
+        topics::CONTROLS,
+        &key_of(scope, &control.target),
+        &tenant,
+        &control,
+        Some(&trace),
+    )?;
     writer.flush()?;
     let seen = match (&before, &mut tail) {
-        (Some(run), Some(tail)) => runs::await_run(cx, tail, &run.run_id, EFFECT, &|now| shows(action, now))?,
+        (Some(run), Some(tail)) => watch::await_run(cx, tail, &run.run_id, EFFECT, &|now| shows(action, now))?,
         _ => None,
     };
     report(cx, &control, before.as_ref(), seen.as_ref())
@@ -128,15 +158,27 @@ fn report(cx: &Context, control: &Control, before: Option<&Run>, seen: Option<&R
     let effective = after.is_none_or(|run| shows(control.action, run));
     if cx.json {
         let status = after.map_or(Json::Null, |run| json!(word(&run.status)));
-        out::json(&json!({"control": control, "key": key_of(control.scope, &control.target), "run_status": status, "effect_seen": after.map(|_| effective)}))?;
+        out::json(
+            &json!({"control": control, "key": key_of(control.scope, &control.target), "run_status": status, "effect_seen": after.map(|_| effective)}),
+        )?;
         return Ok(if effective { OK } else { FAILED });
     }
-    out::line(format!("{} {} written: {}", word(&control.action), key_of(control.scope, &control.target), control.reason))?;
+    out::line(format!(
+        "{} {} written: {}",
+        word(&control.action),
+        key_of(control.scope, &control.target),
+        control.reason
+    ))?;
     match after {
         None => out::line("`soma run list` shows its effect; `soma controls` what is in force")?,
         Some(run) if effective => out::line(format!("{} is {}", run.run_id, word(&run.status)))?,
         Some(run) => {
-            let text = format!("{} is still {} after {} s", run.run_id, word(&run.status), EFFECT.as_secs());
+            let text = format!(
+                "{} is still {} after {} s",
+                run.run_id,
+                word(&run.status),
+                EFFECT.as_secs()
+            );
             out::line(format!("{text}; is the pipeline up? `soma stages`"))?;
         }
     }
@@ -149,7 +191,11 @@ pub(super) fn in_force(cx: &Context) -> Result<Controls, Failure> {
     let mut controls = Controls::default();
     let mut tail = Tail::open(&cx.brokers()?, topics::CONTROLS.name, From::Beginning)?;
     read_to_end(&mut tail, &mut |record| {
-        match record.value.as_deref().map(|value| kernel::decode::<Control>(value, registry.as_ref())) {
+        match record
+            .value
+            .as_deref()
+            .map(|value| kernel::decode::<Control>(value, registry.as_ref()))
+        {
             Some(Ok(control)) => controls.apply(control),
             Some(Err(fault)) if fault.blame == Blame::Dependency => return Err(fault.into()),
             Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
@@ -168,7 +214,16 @@ pub(super) fn list(cx: &Context) -> Done {
     }
     let rows: Vec<_> = controls
         .all()
-        .map(|c| vec![word(&c.action), word(&c.scope), c.target.clone(), when::shown(c.issued_at), c.actor.clone(), out::short(&c.reason, 80)])
+        .map(|c| {
+            vec![
+                word(&c.action),
+                word(&c.scope),
+                c.target.clone(),
+                when::shown(c.issued_at),
+                c.actor.clone(),
+                out::short(&c.reason, 80),
+            ]
+        })
         .collect();
     if rows.is_empty() {
         out::line("no control is in force")?;
@@ -197,19 +252,41 @@ mod tests {
 
     #[test]
     fn exactly_one_scope() {
-        assert_eq!(parse(&["--global", "--reason", "x"]).unwrap().scope(), (Scope::Global, String::new()));
-        assert_eq!(parse(&["--tool", "http", "--reason", "x"]).unwrap().scope(), (Scope::Tool, "http".into()));
-        for bad in [&["--reason", "x"][..], &["--global", "--tool", "http", "--reason", "x"], &["--global"]] {
+        assert_eq!(
+            parse(&["--global", "--reason", "x"]).unwrap().scope(),
+            (Scope::Global, String::new())
+        );
+        assert_eq!(
+            parse(&["--tool", "http", "--reason", "x"]).unwrap().scope(),
+            (Scope::Tool, "http".into())
+        );
+        for bad in [
+            &["--reason", "x"][..],
+            &["--global", "--tool", "http", "--reason", "x"],
+            &["--global"],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn what_counts_as_an_effect() {
-        let run = |status| Run { status, ..Run::default() };
-        assert!(shows(ControlAction::Kill, &run(RunStatus::Killed)) && !shows(ControlAction::Kill, &run(RunStatus::Running)));
+        let run = |status| Run {
+            status,
+            ..Run::default()
+        };
+        assert!(
+            shows(ControlAction::Kill, &run(RunStatus::Killed))
+                && !shows(ControlAction::Kill, &run(RunStatus::Running))
+        );
         assert!(shows(ControlAction::Cancel, &run(RunStatus::Compensating)));
-        assert!(shows(ControlAction::Pause, &run(RunStatus::Paused)) && !shows(ControlAction::Pause, &run(RunStatus::Running)));
-        assert!(shows(ControlAction::Resume, &run(RunStatus::Running)) && !shows(ControlAction::Resume, &run(RunStatus::Paused)));
+        assert!(
+            shows(ControlAction::Pause, &run(RunStatus::Paused))
+                && !shows(ControlAction::Pause, &run(RunStatus::Running))
+        );
+        assert!(
+            shows(ControlAction::Resume, &run(RunStatus::Running))
+                && !shows(ControlAction::Resume, &run(RunStatus::Paused))
+        );
     }
 }

@@ -1,18 +1,14 @@
-//! `soma dlq list | show | replay`: what could not be taken, why, and the way back. Replay re-enters through the original
-//! topic, counts itself, and is refused while a kill switch covers the record.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+//! `soma dlq list | show`: what could not be taken, and why. The way back is [`super::replay`].
 
 use kafka::{Admin, From, Tail};
 use schemas::topics::dlq_of;
 use serde_json::{Value as Json, json};
 
 use super::context::{Context, now, read_to_end};
-use super::failure::{Done, FAILED, Failure, OK};
-use super::letter::{Filter, Letter, REPLAYED_FROM};
+use super::failure::{Done, Failure, OK};
+use super::letter::{Filter, Letter};
 use super::subscribe::{decode, document, headers};
-use super::{control, out, when};
+use super::{out, replay, when};
 
 /// Shows and replays dead letters.
 #[derive(clap::Subcommand)]
@@ -51,46 +47,23 @@ Each code has a page in deploy/runbooks/<CODE>.md.")]
 The bytes go back untouched, with soma-dlq-replays one higher. Left out are letters that were replayed before (unless
 --again), that have been replayed --max-replays times, or that a kill or cancel covers (`soma controls`).
 Exit code: 0 all went back, 1 some were refused.")]
-    Replay(Replay),
-}
-
-/// What to replay, and how.
-#[derive(clap::Args)]
-pub(super) struct Replay {
-    #[command(flatten)]
-    filter: Filter,
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// A record that has been replayed so often stays where it is
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    max_replays: u32,
-    /// At most so many a second
-    #[arg(long, default_value = "50/s", value_parser = rate, value_name = "N/s")]
-    rate: u32,
-    /// Replay letters that were replayed before, too
-    #[arg(long)]
-    again: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    Replay(replay::Args),
 }
 
 pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
         Command::List { filter, limit } => list(filter, *limit, cx),
-        Command::Show { topic, partition, offset } => show(topic, *partition, *offset, cx),
-        Command::Replay(options) => replay(options, cx),
+        Command::Show {
+            topic,
+            partition,
+            offset,
+        } => show(topic, *partition, *offset, cx),
+        Command::Replay(args) => replay::run(args, cx),
     }
 }
 
-fn rate(text: &str) -> Result<u32, String> {
-    let number = text.strip_suffix("/s").unwrap_or(text).parse::<u32>().ok().filter(|n| *n > 0);
-    number.ok_or_else(|| "is not a rate; write for example 10/s".to_owned())
-}
-
 /// Letters that pass, oldest first, and how many records on the topics are no letters.
-fn letters(filter: &Filter, cx: &Context) -> Result<(Vec<Letter>, usize), Failure> {
+pub(super) fn letters(filter: &Filter, cx: &Context) -> Result<(Vec<Letter>, usize), Failure> {
     let help = "write for example 2026-01-31T12:00:00Z or 2h";
     let since = filter.since(now()).map_err(|e| Failure::input("USAGE", e, help))?;
     let brokers = cx.brokers()?;
@@ -98,10 +71,17 @@ fn letters(filter: &Filter, cx: &Context) -> Result<(Vec<Letter>, usize), Failur
     let topics: Vec<_> = all.into_keys().filter(|t| t.ends_with(".dlq")).collect();
     if let Some(topic) = filter.topic().filter(|t| !topics.contains(&dlq_of(t))) {
         let text = format!("there is no topic {}", dlq_of(topic));
-        return Err(Failure::input("TOPIC_UNKNOWN", text, format!("there are {}", topics.join(", "))));
+        return Err(Failure::input(
+            "TOPIC_UNKNOWN",
+            text,
+            format!("there are {}", topics.join(", ")),
+        ));
     }
     let (mut found, mut foreign) = (Vec::new(), 0);
-    for topic in topics.iter().filter(|t| filter.topic().is_none_or(|asked| **t == dlq_of(asked))) {
+    for topic in topics
+        .iter()
+        .filter(|t| filter.topic().is_none_or(|asked| **t == dlq_of(asked)))
+    {
         let mut tail = Tail::open(&brokers, topic, From::Beginning)?;
         read_to_end(&mut tail, &mut |record| {
             match Letter::read(record) {
@@ -128,22 +108,47 @@ fn list(filter: &Filter, limit: usize, cx: &Context) -> Done {
         .map(|l| {
             let position = &l.record.position;
             let at = format!("{} {} {}", l.topic, position.partition, position.offset);
-            vec![at, when::shown(l.at), l.stage.clone(), l.code.clone(), l.replays.to_string(), out::short(&l.record.key, 44), out::short(&l.detail, 70)]
+            vec![
+                at,
+                when::shown(l.at),
+                l.stage.clone(),
+                l.code.clone(),
+                l.replays.to_string(),
+                out::short(&l.record.key, 44),
+                out::short(&l.detail, 70),
+            ]
         })
         .collect();
     if rows.is_empty() {
         out::line("no dead letters")?;
     } else {
-        out::table(&["TOPIC PARTITION OFFSET", "DIED", "STAGE", "CODE", "REPLAYS", "KEY", "WHY"], &rows)?;
-        out::note(format!("{} of {}; `soma dlq show TOPIC PARTITION OFFSET` shows one", rows.len(), found.len()));
+        out::table(
+            &[
+                "TOPIC PARTITION OFFSET",
+                "DIED",
+                "STAGE",
+                "CODE",
+                "REPLAYS",
+                "KEY",
+                "WHY",
+            ],
+            &rows,
+        )?;
+        out::note(format!(
+            "{} of {}; `soma dlq show TOPIC PARTITION OFFSET` shows one",
+            rows.len(),
+            found.len()
+        ));
     }
     if foreign > 0 {
-        out::note(format!("{foreign} records on .dlq topics lack the headers of a dead letter; `soma subscribe` shows them"));
+        out::note(format!(
+            "{foreign} records on .dlq topics lack the headers of a dead letter; `soma subscribe` shows them"
+        ));
     }
     Ok(OK)
 }
 
-fn as_json(letter: &Letter) -> Json {
+pub(super) fn as_json(letter: &Letter) -> Json {
     let position = &letter.record.position;
     json!({
         "dlq": {"topic": position.topic, "partition": position.partition, "offset": position.offset},
@@ -164,7 +169,11 @@ fn show(topic: &str, partition: i32, offset: i64, cx: &Context) -> Done {
         Ok(!hit)
     })?;
     let record = found.ok_or_else(|| {
-        Failure::failed("LETTER_UNKNOWN", format!("{topic}/{partition} has no record at offset {offset}"), "`soma dlq list` shows what there is")
+        Failure::failed(
+            "LETTER_UNKNOWN",
+            format!("{topic}/{partition} has no record at offset {offset}"),
+            "`soma dlq list` shows what there is",
+        )
     })?;
     let value = decode(&record, cx.registry()?.as_ref())?;
     if cx.json {
@@ -173,22 +182,35 @@ fn show(topic: &str, partition: i32, offset: i64, cx: &Context) -> Done {
     }
     match Letter::read(record.clone()) {
         Ok(letter) => {
-            out::line(format!("{} {}", out::paint(out::RED, &format!("{}:", letter.code)), letter.detail))?;
+            out::line(format!(
+                "{} {}",
+                out::paint(out::RED, &format!("{}:", letter.code)),
+                letter.detail
+            ))?;
             let from = format!("{}/{}@{}", letter.topic, letter.partition, letter.offset);
-            out::line(format!("stage {} could not take {from}, {}, {} attempts, {} replays", letter.stage, letter.at, letter.attempts, letter.replays))?;
+            out::line(format!(
+                "stage {} could not take {from}, {}, {} attempts, {} replays",
+                letter.stage, letter.at, letter.attempts, letter.replays
+            ))?;
             out::line(format!("what to do: deploy/runbooks/{}.md", letter.code))?;
         }
         Err(why) => out::line(format!("not a dead letter of the runtime: {why}"))?,
     }
     let headers = headers(&record).as_object().cloned().unwrap_or_default();
-    let rows: Vec<_> = headers.iter().map(|(k, v)| vec![k.clone(), out::short(v.as_str().unwrap_or_default(), 120)]).collect();
+    let rows: Vec<_> = headers
+        .iter()
+        .map(|(k, v)| vec![k.clone(), out::short(v.as_str().unwrap_or_default(), 120)])
+        .collect();
     out::line("")?;
     out::table(&["HEADER", "VALUE"], &rows)?;
     out::line(format!("\nkey {}", record.key))?;
     if value.get("undecodable").is_some() {
         let bytes = record.value.unwrap_or_default();
         out::line(format!("{} bytes that cannot be decoded:", bytes.len()))?;
-        return hex_dump(&bytes[..bytes.len().min(2048)]).iter().try_for_each(out::line).map(|()| OK);
+        return hex_dump(&bytes[..bytes.len().min(2048)])
+            .iter()
+            .try_for_each(out::line)
+            .map(|()| OK);
     }
     out::json(&value)?;
     Ok(OK)
@@ -196,88 +218,23 @@ fn show(topic: &str, partition: i32, offset: i64, cx: &Context) -> Done {
 
 /// Sixteen bytes a line: offset, hex, text.
 fn hex_dump(bytes: &[u8]) -> Vec<String> {
-    let text = |row: &[u8]| row.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' }).collect::<String>();
-    let hex = |row: &[u8]| row.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
-    bytes.chunks(16).enumerate().map(|(i, row)| format!("{:06x}  {:<47}  {}", i * 16, hex(row), text(row))).collect()
-}
-
-fn replay(options: &Replay, cx: &Context) -> Done {
-    let (found, _) = letters(&options.filter, cx)?;
-    let controls = control::in_force(cx)?;
-    let registry = cx.registry()?;
-    let done_before = if options.again { BTreeSet::new() } else { replayed(&found, cx)? };
-    let mut plan = Vec::new();
-    for letter in found {
-        let refusal = if done_before.contains(&letter.record.position.to_string()) {
-            Some("replayed before; --again replays it once more".to_owned())
-        } else if letter.replays >= options.max_replays {
-            Some(format!("replayed {} times already; --max-replays allows {}", letter.replays, options.max_replays))
-        } else {
-            let value = decode(&letter.record, registry.as_ref())?;
-            letter.stopped_by(&controls, &value).map(|why| format!("stopped by {why}"))
-        };
-        plan.push((letter, refusal));
-    }
-    let due = plan.iter().filter(|(_, refusal)| refusal.is_none()).count();
-    if due > 0 && !options.dry_run {
-        if !options.yes && !out::confirm(&format!("Send {due} of {} dead letters back?", plan.len()))? {
-            return Err(Failure::input("NOT_CONFIRMED", "nothing was replayed", "answer y, or add -y"));
-        }
-        send(plan.iter().filter(|(_, refusal)| refusal.is_none()).map(|(l, _)| l), due, options.rate, cx)?;
-    }
-    report(&plan, options.dry_run, cx)
-}
-
-/// Letters that went back before, found on the topics they went to: the log itself remembers.
-fn replayed(letters: &[Letter], cx: &Context) -> Result<BTreeSet<String>, Failure> {
-    let mut oldest = BTreeMap::new();
-    for letter in letters {
-        oldest.entry(letter.topic.as_str()).and_modify(|at| *at = letter.at.min(*at)).or_insert(letter.at);
-    }
-    let mut done = BTreeSet::new();
-    for (topic, since) in oldest {
-        let mut tail = Tail::open(&cx.brokers()?, topic, From::Time(since))?;
-        read_to_end(&mut tail, &mut |record| {
-            done.extend(record.headers.text(REPLAYED_FROM).map(str::to_owned));
-            Ok(true)
-        })?;
-    }
-    Ok(done)
-}
-
-fn send<'a>(letters: impl Iterator<Item = &'a Letter>, count: usize, rate: u32, cx: &Context) -> Result<(), Failure> {
-    let writer = cx.writer()?;
-    let bar = out::progress(count, "replay");
-    for letter in letters {
-        writer.write_raw(&letter.topic, &letter.record.key, letter.record.value.as_deref(), &letter.replay_headers())?;
-        bar.inc(1);
-        std::thread::sleep(Duration::from_secs(1) / rate);
-    }
-    let flushed = writer.flush();
-    bar.finish_and_clear();
-    Ok(flushed?)
-}
-
-fn report(plan: &[(Letter, Option<String>)], dry_run: bool, cx: &Context) -> Done {
-    let refused = plan.iter().filter(|(_, refusal)| refusal.is_some()).count();
-    let verb = if dry_run { "would be replayed" } else { "replayed" };
-    if cx.json {
-        let lines = plan.iter().map(|(letter, refusal)| json!({"letter": as_json(letter), "replayed": refusal.is_none() && !dry_run, "refused": refusal}));
-        out::json(&json!({"dry_run": dry_run, "replayed": plan.len() - refused, "refused": refused, "letters": lines.collect::<Vec<_>>()}))?;
-    } else {
-        let rows: Vec<_> = plan
-            .iter()
-            .map(|(letter, refusal)| {
-                let what = refusal.as_ref().map_or_else(|| format!("{verb} to {}", letter.topic), |why| format!("refused {why}"));
-                vec![letter.record.position.to_string(), letter.code.clone(), out::short(&letter.record.key, 44), what]
+    let text = |row: &[u8]| {
+        row.iter()
+            .map(|b| {
+                if b.is_ascii_graphic() || *b == b' ' {
+                    char::from(*b)
+                } else {
+                    '.'
+                }
             })
-            .collect();
-        if !rows.is_empty() {
-            out::table(&["LETTER", "CODE", "KEY", "WHAT WAS DONE"], &rows)?;
-        }
-        out::line(format!("{} {verb}, {refused} refused", plan.len() - refused))?;
-    }
-    Ok(if refused == 0 { OK } else { FAILED })
+            .collect::<String>()
+    };
+    let hex = |row: &[u8]| row.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+    bytes
+        .chunks(16)
+        .enumerate()
+        .map(|(i, row)| format!("{:06x}  {:<47}  {}", i * 16, hex(row), text(row)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -286,17 +243,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates() {
-        assert_eq!((rate("10/s"), rate("7")), (Ok(10), Ok(7)));
-        for bad in ["0/s", "fast", "-1/s", "10/m", ""] {
-            assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn dumps_line_up() {
         let dump = hex_dump(b"not avro at all, \x00\xff");
-        assert_eq!(dump[0], "000000  6e 6f 74 20 61 76 72 6f 20 61 74 20 61 6c 6c 2c  not avro at all,");
+        assert_eq!(
+            dump[0],
+            "000000  6e 6f 74 20 61 76 72 6f 20 61 74 20 61 6c 6c 2c  not avro at all,"
+        );
         assert!(dump[1].starts_with("000010  20 00 ff") && dump[1].ends_with("   .."));
     }
 }

@@ -26,7 +26,12 @@ pub(super) struct Failure {
 
 impl Failure {
     fn new(exit: u8, code: &str, text: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), text: text.into(), help: help.into(), exit }
+        Self {
+            code: code.to_owned(),
+            text: text.into(),
+            help: help.into(),
+            exit,
+        }
     }
 
     /// The input or the arguments are wrong.
@@ -64,16 +69,30 @@ impl From<Fault> for Failure {
 
 fn help_for(code: FaultCode) -> String {
     let first = match code {
-        FaultCode::BrokerUnavailable => "is Kafka up, and is SOMA_KAFKA_BROKERS right? `soma dev status` shows the dev stack",
-        FaultCode::RegistryUnavailable => "is the schema registry up, and is SOMA_REGISTRY_URL right? `soma dev status` shows the dev stack",
-        FaultCode::StoreUnavailable => "is the store up, and is its SOMA_*_URL right? `soma dev status` shows the dev stack",
-        FaultCode::ModelUnavailable => "`python3 deploy/dev/stack.py setup` fetches the model; ORT_DYLIB_PATH, SOMA_MODEL_PATH and SOMA_TOKENIZER_PATH say where it is",
-        FaultCode::TopicsMismatched => "`soma topics list` shows what the broker has, `soma topics apply` makes what is missing",
+        FaultCode::BrokerUnavailable => {
+            "is Kafka up, and is SOMA_KAFKA_BROKERS right? `soma dev status` shows the dev stack"
+        }
+        FaultCode::RegistryUnavailable => {
+            "is the schema registry up, and is SOMA_REGISTRY_URL right? `soma dev status` shows the dev stack"
+        }
+        FaultCode::StoreUnavailable => {
+            "is the store up, and is its SOMA_*_URL right? `soma dev status` shows the dev stack"
+        }
+        FaultCode::ModelUnavailable => {
+            "`python3 deploy/dev/stack.py setup` fetches the model; ORT_DYLIB_PATH, SOMA_MODEL_PATH and SOMA_TOKENIZER_PATH say where it is"
+        }
+        FaultCode::TopicsMismatched => {
+            "`soma topics list` shows what the broker has, `soma topics apply` makes what is missing"
+        }
         FaultCode::StoreRefused => "the statement is wrong; `soma sql \"SHOW TABLES\"` lists the tables",
         _ => "",
     };
     let page = format!("deploy/runbooks/{code}.md");
-    if first.is_empty() { format!("see {page}") } else { format!("{first}; more in {page}") }
+    if first.is_empty() {
+        format!("see {page}")
+    } else {
+        format!("{first}; more in {page}")
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +111,11 @@ mod tests {
         ] {
             let failure = Failure::from(Fault::new(code, "x"));
             assert_eq!((failure.exit, failure.code.as_str()), (exit, code.as_str()));
-            assert!(failure.help.contains(&format!("deploy/runbooks/{code}.md")), "{}", failure.help);
+            assert!(
+                failure.help.contains(&format!("deploy/runbooks/{code}.md")),
+                "{}",
+                failure.help
+            );
         }
     }
 }

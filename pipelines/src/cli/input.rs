@@ -46,7 +46,11 @@ pub(super) fn parse(text: &str, format: Format) -> Vec<Item> {
         }
         Format::Yaml => {
             let documents = serde_yaml_ng::Deserializer::from_str(text).map(Json::deserialize);
-            numbered(documents.map(|value| value.map_err(|e| format!("is not YAML: {e}"))).filter(|v| *v != Ok(Json::Null)))
+            numbered(
+                documents
+                    .map(|value| value.map_err(|e| format!("is not YAML: {e}")))
+                    .filter(|v| *v != Ok(Json::Null)),
+            )
         }
     }
 }
@@ -71,7 +75,10 @@ fn numbered(values: impl Iterator<Item = Result<Json, String>>) -> Vec<Item> {
             other => vec![other],
         };
         for record in records {
-            items.push(Item { number: items.len() + 1, record });
+            items.push(Item {
+                number: items.len() + 1,
+                record,
+            });
         }
         if failed {
             break;
@@ -122,7 +129,12 @@ mod tests {
 
     #[test]
     fn endings() {
-        for (name, format) in [("a.json", Some(Format::Json)), ("a.NDJSON", Some(Format::Jsonl)), ("a.yml", Some(Format::Yaml)), ("a", None)] {
+        for (name, format) in [
+            ("a.json", Some(Format::Json)),
+            ("a.NDJSON", Some(Format::Jsonl)),
+            ("a.yml", Some(Format::Yaml)),
+            ("a", None),
+        ] {
             assert_eq!(Format::of(Path::new(name)), format);
         }
     }

@@ -18,7 +18,12 @@ pub(super) struct Kind {
 }
 
 const fn kind<R: Record>(topic: Topic<R>) -> Kind {
-    Kind { topic: topic.name, record: R::NAME, schema_text: R::schema_text, avro: avro::<R> }
+    Kind {
+        topic: topic.name,
+        record: R::NAME,
+        schema_text: R::schema_text,
+        avro: avro::<R>,
+    }
 }
 
 fn avro<R: Record>(json: &Json) -> Result<Vec<u8>, DecodeError> {
@@ -47,7 +52,10 @@ static KINDS: [Kind; 12] = [
 pub(super) fn of(topic: &str) -> Result<&'static Kind, String> {
     KINDS.iter().find(|k| k.topic == topic).ok_or_else(|| {
         let known: Vec<_> = KINDS.iter().map(|k| k.topic).collect();
-        format!("there is no topic {topic} in the catalogue; there are {}", known.join(", "))
+        format!(
+            "there is no topic {topic} in the catalogue; there are {}",
+            known.join(", ")
+        )
     })
 }
 
@@ -64,7 +72,14 @@ pub(super) fn key(kind: &Kind, json: &Json) -> Result<String, String> {
         Request::NAME => {
             let parts = (text(json, "tenant"), text(json, "idempotency_key"));
             let whole = !parts.0.is_empty() && !parts.1.is_empty();
-            (if whole { format!("{}:{}", parts.0, parts.1) } else { String::new() }, "tenant and idempotency_key")
+            (
+                if whole {
+                    format!("{}:{}", parts.0, parts.1)
+                } else {
+                    String::new()
+                },
+                "tenant and idempotency_key",
+            )
         }
         Control::NAME => {
             let control: Control = from_json(json).map_err(|e| e.0)?;
@@ -73,9 +88,15 @@ pub(super) fn key(kind: &Kind, json: &Json) -> Result<String, String> {
         Metric::NAME => {
             let labels: BTreeMap<String, String> = serde_json::from_value(json["labels"].clone()).unwrap_or_default();
             let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            (format!("{}{{{}}}", text(json, "name"), labels.join(",")), "name and labels")
+            (
+                format!("{}{{{}}}", text(json, "name"), labels.join(",")),
+                "name and labels",
+            )
         }
-        "Memory" => (format!("{}:{}", text(json, "tenant"), text(json, "memory_id")), "tenant and memory_id"),
+        "Memory" => (
+            format!("{}:{}", text(json, "tenant"), text(json, "memory_id")),
+            "tenant and memory_id",
+        ),
         _ => (text(json, "run_id").to_owned(), "run_id"),
     };
     if key.is_empty() && kind.record != "Event" {
@@ -113,13 +134,17 @@ mod tests {
     #[test]
     fn keys_are_made_as_the_catalogue_says() {
         let key_on = |topic: &str, json: &Json| key(of(topic).unwrap(), json);
-        assert_eq!(key_on("soma.requests", &json!({"tenant": "acme", "idempotency_key": "k1"})).unwrap(), "acme:k1");
+        assert_eq!(
+            key_on("soma.requests", &json!({"tenant": "acme", "idempotency_key": "k1"})).unwrap(),
+            "acme:k1"
+        );
         assert!(key_on("soma.requests", &json!({"tenant": "acme", "idempotency_key": ""})).is_err());
         assert_eq!(key_on("soma.plans", &json!({"run_id": "run_1"})).unwrap(), "run_1");
         assert!(key_on("soma.plans", &json!({})).is_err());
         let metric = json!({"name": "m", "labels": {"type": "x", "tenant": "acme"}});
         assert_eq!(key_on("soma.metrics", &metric).unwrap(), "m{tenant=acme,type=x}");
-        let control = json!({"scope": "TENANT", "target": "acme", "action": "KILL", "reason": "r", "actor": "a", "issued_at": 1});
+        let control =
+            json!({"scope": "TENANT", "target": "acme", "action": "KILL", "reason": "r", "actor": "a", "issued_at": 1});
         assert_eq!(key_on("soma.controls", &control).unwrap(), "tenant:acme");
     }
 
@@ -127,7 +152,10 @@ mod tests {
     fn a_request_knows_its_run() {
         let request = json!({"tenant": "acme", "idempotency_key": "k1"});
         assert_eq!(run_of(&request), digest::run_id("acme", "k1"));
-        assert_eq!(run_of(&json!({"run_id": "run_7", "tenant": "acme", "idempotency_key": "k"})), "run_7");
+        assert_eq!(
+            run_of(&json!({"run_id": "run_7", "tenant": "acme", "idempotency_key": "k"})),
+            "run_7"
+        );
         assert_eq!(run_of(&json!({"scope": "GLOBAL"})), "");
     }
 }

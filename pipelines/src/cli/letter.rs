@@ -34,16 +34,27 @@ impl Letter {
     /// # Errors
     /// The header that is missing or unreadable: then the runtime did not write it, and nobody can say where it belongs.
     pub(super) fn read(record: RawRecord) -> Result<Self, String> {
-        let text = |name: &str| record.headers.text(name).ok_or_else(|| format!("header {name} is missing")).map(str::to_owned);
+        let text = |name: &str| {
+            record
+                .headers
+                .text(name)
+                .ok_or_else(|| format!("header {name} is missing"))
+                .map(str::to_owned)
+        };
         let bad = |name: &str| format!("header {name} is not what the runtime writes");
         Ok(Self {
             topic: text("soma-dlq-topic")?,
-            partition: text("soma-dlq-partition")?.parse().map_err(|_| bad("soma-dlq-partition"))?,
+            partition: text("soma-dlq-partition")?
+                .parse()
+                .map_err(|_| bad("soma-dlq-partition"))?,
             offset: text("soma-dlq-offset")?.parse().map_err(|_| bad("soma-dlq-offset"))?,
             stage: text("soma-dlq-stage")?,
             code: text("soma-dlq-code")?,
             detail: text("soma-dlq-detail").unwrap_or_default(),
-            attempts: text("soma-dlq-attempts").ok().and_then(|n| n.parse().ok()).unwrap_or_default(),
+            attempts: text("soma-dlq-attempts")
+                .ok()
+                .and_then(|n| n.parse().ok())
+                .unwrap_or_default(),
             replays: match record.headers.text(REPLAYS) {
                 Some(n) => n.parse().map_err(|_| bad(REPLAYS))?,
                 None => 0,
@@ -55,7 +66,12 @@ impl Letter {
 
     /// Headers of the record that goes back: its own, one replay more, and which letter it was. Why it died is left behind.
     pub(super) fn replay_headers(&self) -> Headers {
-        let own = self.record.headers.0.iter().filter(|(name, _)| !name.starts_with("soma-dlq-"));
+        let own = self
+            .record
+            .headers
+            .0
+            .iter()
+            .filter(|(name, _)| !name.starts_with("soma-dlq-"));
         let mut headers = Headers(own.cloned().collect());
         headers.set(REPLAYS, (self.replays + 1).to_string());
         headers.set(REPLAYED_FROM, self.record.position.to_string());
@@ -65,16 +81,29 @@ impl Letter {
     /// The kill or cancel that covers the record; `value` is the decoded record, null when it cannot be decoded.
     pub(super) fn stopped_by(&self, controls: &Controls, value: &Json) -> Option<String> {
         let text = |field: &str| value[field].as_str().unwrap_or_default();
-        let tenant = value["tenant"].as_str().or_else(|| self.record.headers.text("soma-tenant")).unwrap_or_default();
+        let tenant = value["tenant"]
+            .as_str()
+            .or_else(|| self.record.headers.text("soma-tenant"))
+            .unwrap_or_default();
         let run = match kinds::run_of(value) {
             run if run.is_empty() => self.record.key.clone(),
             run => run,
         };
-        let covers = Covers { tenant, capsule: text("capsule"), tool: text("tool"), run_id: &run };
+        let covers = Covers {
+            tenant,
+            capsule: text("capsule"),
+            tool: text("tool"),
+            run_id: &run,
+        };
         let control = controls.covering(covers)?;
         matches!(control.action, ControlAction::Kill | ControlAction::Cancel).then(|| {
             let scope = kernel::controls::key_of(control.scope, &control.target);
-            format!("{} at {scope} by {}: {}", super::tree::word(&control.action), control.actor, control.reason)
+            format!(
+                "{} at {scope} by {}: {}",
+                super::tree::word(&control.action),
+                control.actor,
+                control.reason
+            )
         })
     }
 }
@@ -144,18 +173,34 @@ mod tests {
         ] {
             headers.set(name, value);
         }
-        let position = Position { topic: "soma.plans.dlq".into(), partition: 0, offset: 3 };
-        RawRecord { position, key: "run_1".into(), value: Some(vec![0, 1]), headers, ..RawRecord::default() }
+        let position = Position {
+            topic: "soma.plans.dlq".into(),
+            partition: 0,
+            offset: 3,
+        };
+        RawRecord {
+            position,
+            key: "run_1".into(),
+            value: Some(vec![0, 1]),
+            headers,
+            ..RawRecord::default()
+        }
     }
 
     #[test]
     fn a_letter_goes_back_with_its_own_headers_and_one_replay_more() {
         let letter = Letter::read(raw("1")).unwrap();
-        assert_eq!((letter.topic.as_str(), letter.partition, letter.offset, letter.replays), ("soma.plans", 2, 7, 1));
+        assert_eq!(
+            (letter.topic.as_str(), letter.partition, letter.offset, letter.replays),
+            ("soma.plans", 2, 7, 1)
+        );
         let headers = letter.replay_headers();
         assert_eq!(headers.text("soma-dlq-replays"), Some("2"));
         assert_eq!(headers.text(REPLAYED_FROM), Some("soma.plans.dlq/0@3"));
-        assert_eq!((headers.text("traceparent"), headers.text("soma-dlq-code")), (Some("00-1-2-01"), None));
+        assert_eq!(
+            (headers.text("traceparent"), headers.text("soma-dlq-code")),
+            (Some("00-1-2-01"), None)
+        );
         assert_eq!(headers.0.len(), 4);
     }
 
@@ -175,15 +220,48 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         for (filter, passes) in [
             (Filter::default(), true),
-            (Filter { topic: some("soma.plans.dlq"), ..Filter::default() }, true),
-            (Filter { topic: some("soma.plans"), stage: some("policy_gate"), code: some("record_unreadable"), since: None }, true),
-            (Filter { stage: some("intake"), ..Filter::default() }, false),
-            (Filter { since: some("2026-02-01T00:00:00Z"), ..Filter::default() }, false),
+            (
+                Filter {
+                    topic: some("soma.plans.dlq"),
+                    ..Filter::default()
+                },
+                true,
+            ),
+            (
+                Filter {
+                    topic: some("soma.plans"),
+                    stage: some("policy_gate"),
+                    code: some("record_unreadable"),
+                    since: None,
+                },
+                true,
+            ),
+            (
+                Filter {
+                    stage: some("intake"),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    since: some("2026-02-01T00:00:00Z"),
+                    ..Filter::default()
+                },
+                false,
+            ),
         ] {
             let since = filter.since(Timestamp(0)).unwrap();
             assert_eq!(filter.passes(&letter, since), passes, "{filter:?}");
         }
-        assert!(Filter { since: some("soon"), ..Filter::default() }.since(Timestamp(0)).is_err());
+        assert!(
+            Filter {
+                since: some("soon"),
+                ..Filter::default()
+            }
+            .since(Timestamp(0))
+            .is_err()
+        );
     }
 
     #[test]
@@ -191,15 +269,29 @@ mod tests {
         let letter = Letter::read(raw("0")).unwrap();
         let with = |scope, target: &str, action| {
             let mut controls = Controls::default();
-            controls.apply(Control { scope, target: target.into(), action, ..Control::default() });
+            controls.apply(Control {
+                scope,
+                target: target.into(),
+                action,
+                ..Control::default()
+            });
             controls
         };
         let covered = |controls: &Controls, value: &Json| letter.stopped_by(controls, value).is_some();
         assert!(covered(&with(Scope::Global, "", ControlAction::Kill), &Json::Null));
         assert!(covered(&with(Scope::Tenant, "acme", ControlAction::Kill), &Json::Null));
         assert!(covered(&with(Scope::Run, "run_1", ControlAction::Cancel), &Json::Null));
-        assert!(covered(&with(Scope::Capsule, "x", ControlAction::Kill), &json!({"capsule": "x@1"})));
-        assert!(!covered(&with(Scope::Tenant, "acme", ControlAction::Pause), &Json::Null));
-        assert!(!covered(&with(Scope::Tenant, "other", ControlAction::Kill), &Json::Null));
+        assert!(covered(
+            &with(Scope::Capsule, "x", ControlAction::Kill),
+            &json!({"capsule": "x@1"})
+        ));
+        assert!(!covered(
+            &with(Scope::Tenant, "acme", ControlAction::Pause),
+            &Json::Null
+        ));
+        assert!(!covered(
+            &with(Scope::Tenant, "other", ControlAction::Kill),
+            &Json::Null
+        ));
     }
 }

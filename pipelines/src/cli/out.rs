@@ -110,9 +110,21 @@ fn colour_words(row: &str) -> String {
 pub(super) fn colour_of(word: &str) -> Option<Style> {
     Some(match word {
         "SUCCEEDED" | "COMPENSATED" | "ALLOW" | "running" | "ok" => GREEN,
-        "FAILED" | "DENIED" | "KILLED" | "KILL" | "REFUSED" | "UNKNOWN" | "CANCELLED" | "COMPENSATION_FAILED" | "halted"
-        | "missing" | "mismatched" | "refused" => RED,
-        "WAITING_APPROVAL" | "PAUSED" | "PAUSE" | "RETRYING" | "CANCEL" | "waiting" | "restoring" | "starting" => YELLOW,
+        "FAILED"
+        | "DENIED"
+        | "KILLED"
+        | "KILL"
+        | "REFUSED"
+        | "UNKNOWN"
+        | "CANCELLED"
+        | "COMPENSATION_FAILED"
+        | "halted"
+        | "missing"
+        | "mismatched"
+        | "refused" => RED,
+        "WAITING_APPROVAL" | "PAUSED" | "PAUSE" | "RETRYING" | "CANCEL" | "waiting" | "restoring" | "starting" => {
+            YELLOW
+        }
         "RUNNING" | "JUDGING" | "COMPENSATING" => CYAN,
         "PENDING" | "SKIPPED" | "stopped" => DIM,
         _ => return None,
@@ -125,7 +137,10 @@ pub(super) fn short(text: &str, chars_max: usize) -> String {
     if text.chars().count() <= chars_max {
         return text;
     }
-    text.chars().take(chars_max.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    text.chars()
+        .take(chars_max.saturating_sub(1))
+        .chain(std::iter::once('…'))
+        .collect()
 }
 
 /// A progress bar on stderr; hidden when stderr is not a terminal.
@@ -167,12 +182,22 @@ pub(super) fn is_terminal() -> bool {
 pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         let help = "add -y once you have read what is asked, or run it in a terminal";
-        return Err(Failure::input("CONFIRMATION_MISSING", "stdin is not a terminal, so nobody can confirm", help));
+        return Err(Failure::input(
+            "CONFIRMATION_MISSING",
+            "stdin is not a terminal, so nobody can confirm",
+            help,
+        ));
     }
     write!(anstream::stderr(), "{} [y/N] ", paint(BOLD, question)).ok();
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
-    read.map_err(|e| Failure::failed("INPUT_UNREADABLE", format!("stdin: {e}"), "add -y to go on without asking"))?;
+    read.map_err(|e| {
+        Failure::failed(
+            "INPUT_UNREADABLE",
+            format!("stdin: {e}"),
+            "add -y to go on without asking",
+        )
+    })?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -183,9 +208,16 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_colour_does_not_move_them() {
-        let rows = vec![vec!["run_1".into(), "SUCCEEDED".into(), "a\nb".into()], vec!["r".into(), "FAILED".into(), "c".into()]];
+        let rows = vec![
+            vec!["run_1".into(), "SUCCEEDED".into(), "a\nb".into()],
+            vec!["r".into(), "FAILED".into(), "c".into()],
+        ];
         let text = plain_table(&["RUN", "STATUS", "GOAL"], &rows);
-        let at: Vec<_> = text.lines().zip(["STATUS", "SUCCEEDED", "FAILED"]).map(|(l, w)| l.find(w).unwrap()).collect();
+        let at: Vec<_> = text
+            .lines()
+            .zip(["STATUS", "SUCCEEDED", "FAILED"])
+            .map(|(l, w)| l.find(w).unwrap())
+            .collect();
         assert!(at.windows(2).all(|w| w[0] == w[1]), "{text}");
         let line = text.lines().nth(1).unwrap();
         let coloured = colour_words(line);

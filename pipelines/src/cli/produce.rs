@@ -63,10 +63,16 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
     for file in &args.files {
         let shown = file.display().to_string();
         for item in input::parse(&read(file)?, format_of(file, args.format)?) {
-            let made = item.record.and_then(|record| prepare(kind, record, args.auto_key, now()));
+            let made = item
+                .record
+                .and_then(|record| prepare(kind, record, args.auto_key, now()));
             match made {
                 Ok(record) => ready.push(record),
-                Err(reason) => rejects.push(Reject { file: shown.clone(), number: item.number, reason }),
+                Err(reason) => rejects.push(Reject {
+                    file: shown.clone(),
+                    number: item.number,
+                    reason,
+                }),
             }
         }
     }
@@ -83,7 +89,13 @@ fn read(file: &Path) -> Result<String, Failure> {
     } else {
         std::fs::read_to_string(file).map(|all| text = all)
     };
-    read.map_err(|e| Failure::input("FILE_UNREADABLE", format!("{}: {e}", file.display()), "is the path right, and is it text in UTF-8?"))?;
+    read.map_err(|e| {
+        Failure::input(
+            "FILE_UNREADABLE",
+            format!("{}: {e}", file.display()),
+            "is the path right, and is it text in UTF-8?",
+        )
+    })?;
     Ok(text)
 }
 
@@ -99,13 +111,20 @@ fn prepare(kind: &Kind, mut json: Json, auto_key: bool, now: Timestamp) -> Resul
     if let (Json::Object(fields), "Request") = (&mut json, kind.record) {
         fields.entry("requested_at").or_insert_with(|| json!(now.to_string()));
         if auto_key {
-            fields.entry("idempotency_key").or_insert_with(|| json!(uuid::Uuid::now_v7().to_string()));
+            fields
+                .entry("idempotency_key")
+                .or_insert_with(|| json!(uuid::Uuid::now_v7().to_string()));
         }
     }
     let avro = (kind.avro)(&json).map_err(|e| e.0)?;
     let key = kinds::key(kind, &json)?;
     let tenant = json["tenant"].as_str().unwrap_or_default().to_owned();
-    Ok(Ready { key, tenant, run_id: kinds::run_of(&json), avro })
+    Ok(Ready {
+        key,
+        tenant,
+        run_id: kinds::run_of(&json),
+        avro,
+    })
 }
 
 fn send(cx: &Context, kind: &Kind, records: &[Ready]) -> Result<(), Failure> {
@@ -125,25 +144,45 @@ fn send(cx: &Context, kind: &Kind, records: &[Ready]) -> Result<(), Failure> {
 
 fn report(args: &Args, cx: &Context, ready: &[Ready], rejects: &[Reject]) -> Done {
     if cx.json {
-        let sent: Vec<_> = ready.iter().map(|r| json!({"run_id": r.run_id, "tenant": r.tenant, "key": r.key})).collect();
-        let refused: Vec<_> =
-            rejects.iter().map(|r| json!({"file": r.file, "record": r.number, "reason": r.reason})).collect();
+        let sent: Vec<_> = ready
+            .iter()
+            .map(|r| json!({"run_id": r.run_id, "tenant": r.tenant, "key": r.key}))
+            .collect();
+        let refused: Vec<_> = rejects
+            .iter()
+            .map(|r| json!({"file": r.file, "record": r.number, "reason": r.reason}))
+            .collect();
         out::json(&json!({"topic": args.topic, "dry_run": args.dry_run, "sent": sent, "rejected": refused}))?;
     } else {
-        let rows: Vec<_> = ready.iter().map(|r| vec![r.run_id.clone(), r.tenant.clone(), r.key.clone()]).collect();
+        let rows: Vec<_> = ready
+            .iter()
+            .map(|r| vec![r.run_id.clone(), r.tenant.clone(), r.key.clone()])
+            .collect();
         if !rows.is_empty() {
             out::table(&["RUN", "TENANT", "KEY"], &rows)?;
         }
         let verb = if args.dry_run { "would be sent" } else { "sent" };
-        out::note(format!("{} {verb} to {}, {} rejected", ready.len(), args.topic, rejects.len()));
+        out::note(format!(
+            "{} {verb} to {}, {} rejected",
+            ready.len(),
+            args.topic,
+            rejects.len()
+        ));
     }
     for reject in rejects {
         let text = format!("{}, record {}: {}", reject.file, reject.number, reject.reason);
-        let help = format!("`soma topics describe {}` shows every field; text that looks like a number needs quotes", args.topic);
+        let help = format!(
+            "`soma topics describe {}` shows every field; text that looks like a number needs quotes",
+            args.topic
+        );
         out::error(&Failure::input("RECORD_REJECTED", text, help));
     }
     if ready.is_empty() && rejects.is_empty() {
-        return Err(Failure::input("INPUT_EMPTY", "the files hold no record", "write at least one"));
+        return Err(Failure::input(
+            "INPUT_EMPTY",
+            "the files hold no record",
+            "write at least one",
+        ));
     }
     Ok(if rejects.is_empty() { OK } else { INPUT })
 }
@@ -161,8 +200,14 @@ mod tests {
         let kind = kinds::of("soma.requests").unwrap();
         let json = json!({"tenant": "acme", "actor": "ada", "idempotency_key": "k1", "goal": "g"});
         let ready = prepare(kind, json, false, Timestamp(7)).unwrap();
-        assert_eq!((ready.key.as_str(), ready.run_id), ("acme:k1", digest::run_id("acme", "k1")));
-        assert_eq!(Request::from_avro(Request::schema(), &ready.avro).unwrap().requested_at, Timestamp(7));
+        assert_eq!(
+            (ready.key.as_str(), ready.run_id),
+            ("acme:k1", digest::run_id("acme", "k1"))
+        );
+        assert_eq!(
+            Request::from_avro(Request::schema(), &ready.avro).unwrap().requested_at,
+            Timestamp(7)
+        );
     }
 
     #[test]

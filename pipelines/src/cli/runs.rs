@@ -1,19 +1,15 @@
-//! `soma run list | show | watch`: runs as `soma.runs` tells them, the last record of each key. Nothing is computed here that
+//! `soma run list | show`: runs as `soma.runs` tells them, the last record of each key. Nothing is computed here that
 //! the orchestrator has not said.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use kafka::{From, Tail};
 use kernel::RawRecord;
 use schemas::records::{Run, RunStatus, StepStatus};
 use schemas::{Record, Timestamp, topics};
 use serde_json::{Value as Json, json};
 
-use super::context::{Context, fold_one, now, read_to_end};
-use super::failure::{Done, FAILED, Failure, OK};
-use super::tree::{is_final, render, word};
-use super::{out, when};
+use super::context::{Context, now};
+use super::failure::{Done, Failure, OK};
+use super::tree::{render, word};
+use super::{out, watch, when};
 
 /// Shows runs.
 #[derive(clap::Subcommand)]
@@ -39,7 +35,7 @@ pub(super) enum Command {
 
 With a whole id it waits for a run that does not exist yet. Where no terminal listens it prints one line per change.
 Exit code: 0 SUCCEEDED, 1 any other end.")]
-    Watch(Watch),
+    Watch(watch::Args),
 }
 
 /// Which runs to list.
@@ -56,21 +52,11 @@ pub(super) struct List {
     limit: usize,
 }
 
-/// What to watch.
-#[derive(clap::Args)]
-pub(super) struct Watch {
-    /// Run id, or its beginning
-    run: String,
-    /// Give up on a run that has not appeared for so long
-    #[arg(long, default_value = "60s", value_parser = when::duration_ms, value_name = "DURATION")]
-    wait: i64,
-}
-
 pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
         Command::List(list) => list_runs(list, cx),
         Command::Show { run } => show(&find(cx, run)?, cx),
-        Command::Watch(watch) => follow(watch, cx),
+        Command::Watch(args) => watch::run(args, cx),
     }
 }
 
@@ -88,7 +74,11 @@ fn status(text: &str) -> Result<RunStatus, String> {
 /// # Errors
 /// None or several.
 pub(super) fn match_prefix<'a>(keys: impl Iterator<Item = &'a str>, given: &str) -> Result<&'a str, Failure> {
-    let whole = if given.starts_with("run_") { given.to_owned() } else { format!("run_{given}") };
+    let whole = if given.starts_with("run_") {
+        given.to_owned()
+    } else {
+        format!("run_{given}")
+    };
     let mut hits = Vec::new();
     for key in keys {
         if key == whole {
@@ -100,7 +90,11 @@ pub(super) fn match_prefix<'a>(keys: impl Iterator<Item = &'a str>, given: &str)
     }
     match hits.as_slice() {
         [one] => Ok(one),
-        [] => Err(Failure::failed("RUN_UNKNOWN", format!("soma.runs has no run {whole}"), "`soma run list` shows the latest runs")),
+        [] => Err(Failure::failed(
+            "RUN_UNKNOWN",
+            format!("soma.runs has no run {whole}"),
+            "`soma run list` shows the latest runs",
+        )),
         several => {
             let some = several.iter().take(5).copied().collect::<Vec<_>>().join(", ");
             let text = format!("{} runs begin with {whole}: {some}", several.len());
@@ -111,39 +105,21 @@ pub(super) fn match_prefix<'a>(keys: impl Iterator<Item = &'a str>, given: &str)
 
 /// The run that `given` names, as it stands.
 pub(super) fn find(cx: &Context, given: &str) -> Result<Run, Failure> {
-    let prefix = if given.starts_with("run_") { given.to_owned() } else { format!("run_{given}") };
+    let prefix = if given.starts_with("run_") {
+        given.to_owned()
+    } else {
+        format!("run_{given}")
+    };
     let records = cx.fold(topics::RUNS.name, &|key| key.starts_with(&prefix))?;
     let key = match_prefix(records.keys().map(String::as_str), given)?;
     read(cx, &records[key])
 }
 
-fn read(cx: &Context, record: &RawRecord) -> Result<Run, Failure> {
-    Ok(kernel::decode(record.value.as_deref().unwrap_or_default(), cx.registry()?.as_ref())?)
-}
-
-/// Follows a run from `tail` until `until` is content with it or the time is over. The last state seen, if any came.
-pub(super) fn await_run(
-    cx: &Context,
-    tail: &mut Tail,
-    run_id: &str,
-    longest: Duration,
-    until: &dyn Fn(&Run) -> bool,
-) -> Result<Option<Run>, Failure> {
-    let registry = cx.registry()?;
-    let (began, mut seen) = (Instant::now(), None);
-    while began.elapsed() < longest {
-        // A broker that is away for a moment must not hide what is already written.
-        let Ok(Some(record)) = tail.next(100) else { continue };
-        if let (true, Some(value)) = (record.key == run_id, &record.value) {
-            let run = kernel::decode::<Run>(value, registry.as_ref())?;
-            let content = until(&run);
-            seen = Some(run);
-            if content {
-                break;
-            }
-        }
-    }
-    Ok(seen)
+pub(super) fn read(cx: &Context, record: &RawRecord) -> Result<Run, Failure> {
+    Ok(kernel::decode(
+        record.value.as_deref().unwrap_or_default(),
+        cx.registry()?.as_ref(),
+    )?)
 }
 
 fn list_runs(list: &List, cx: &Context) -> Done {
@@ -162,20 +138,31 @@ fn list_runs(list: &List, cx: &Context) -> Done {
         out::json(&Json::Array(runs.iter().map(as_json).collect::<Result<_, _>>()?))?;
         return Ok(OK);
     }
-    out::table(&["RUN", "TENANT", "STATUS", "CAPSULE", "STEPS", "UPDATED", "TOOK", "WHY"], &runs.iter().map(row).collect::<Vec<_>>())?;
+    out::table(
+        &["RUN", "TENANT", "STATUS", "CAPSULE", "STEPS", "UPDATED", "TOOK", "WHY"],
+        &runs.iter().map(row).collect::<Vec<_>>(),
+    )?;
     if found > runs.len() {
         out::note(format!("{} of {found} runs; --limit shows more", runs.len()));
     }
     Ok(OK)
 }
 
-fn as_json(run: &Run) -> Result<Json, Failure> {
-    serde_json::to_value(run).map_err(|e| Failure::failed("INTERNAL", format!("{}: {e}", Run::NAME), "this is a bug: report it"))
+pub(super) fn as_json(run: &Run) -> Result<Json, Failure> {
+    serde_json::to_value(run)
+        .map_err(|e| Failure::failed("INTERNAL", format!("{}: {e}", Run::NAME), "this is a bug: report it"))
 }
 
 fn row(run: &Run) -> Vec<String> {
-    let done = run.steps.iter().filter(|s| matches!(s.status, StepStatus::Succeeded | StepStatus::Compensated)).count();
-    let why = run.fault.as_ref().map_or_else(|| run.reason.clone(), |f| format!("{}: {}", f.code, f.detail));
+    let done = run
+        .steps
+        .iter()
+        .filter(|s| matches!(s.status, StepStatus::Succeeded | StepStatus::Compensated))
+        .count();
+    let why = run
+        .fault
+        .as_ref()
+        .map_or_else(|| run.reason.clone(), |f| format!("{}: {}", f.code, f.detail));
     let end = run.finished_at.unwrap_or(run.updated_at);
     vec![
         run.run_id.clone(),
@@ -195,18 +182,34 @@ fn show(run: &Run, cx: &Context) -> Done {
         return Ok(OK);
     }
     render(run, now()).iter().try_for_each(out::line)?;
-    out::line(format!("actor {}, key {}, cost {} USD, revision {}", run.actor, run.idempotency_key, run.cost_usd, run.revision))?;
+    out::line(format!(
+        "actor {}, key {}, cost {} USD, revision {}",
+        run.actor, run.idempotency_key, run.cost_usd, run.revision
+    ))?;
     out::line("")?;
-    out::table(&["STEP", "TOOL", "STATUS", "ATTEMPT", "DIGEST", "STARTED", "TOOK", "RESULT"], &run.steps.iter().map(step_row).collect::<Vec<_>>())?;
+    out::table(
+        &[
+            "STEP", "TOOL", "STATUS", "ATTEMPT", "DIGEST", "STARTED", "TOOK", "RESULT",
+        ],
+        &run.steps.iter().map(step_row).collect::<Vec<_>>(),
+    )?;
     for waiting in &run.waiting {
-        out::line(format!("\nto decide: soma approve {} --step {}   (since {})", run.run_id, waiting.subject_id, when::shown(waiting.since)))?;
+        out::line(format!(
+            "\nto decide: soma approve {} --step {}   (since {})",
+            run.run_id,
+            waiting.subject_id,
+            when::shown(waiting.since)
+        ))?;
     }
     Ok(OK)
 }
 
 fn step_row(step: &schemas::records::RunStep) -> Vec<String> {
     let took = |from: Timestamp, to: Timestamp| when::took(to.micros_since(from) / 1000);
-    let came_of_it = step.fault.as_ref().map_or_else(|| step.result.clone(), |f| format!("{}: {}", f.code, f.detail));
+    let came_of_it = step
+        .fault
+        .as_ref()
+        .map_or_else(|| step.result.clone(), |f| format!("{}: {}", f.code, f.detail));
     vec![
         step.step_id.clone(),
         format!("{} {}", step.tool, step.operation),
@@ -214,59 +217,12 @@ fn step_row(step: &schemas::records::RunStep) -> Vec<String> {
         step.attempt.to_string(),
         step.digest.chars().take(12).collect(),
         step.started_at.map(when::shown).unwrap_or_default(),
-        step.started_at.zip(step.finished_at).map(|(from, to)| took(from, to)).unwrap_or_default(),
+        step.started_at
+            .zip(step.finished_at)
+            .map(|(from, to)| took(from, to))
+            .unwrap_or_default(),
         out::short(&came_of_it, 70),
     ]
-}
-
-fn follow(watch: &Watch, cx: &Context) -> Done {
-    let whole = if watch.run.starts_with("run_") { watch.run.clone() } else { format!("run_{}", watch.run) };
-    let mut tail = Tail::open(&cx.brokers()?, topics::RUNS.name, From::Beginning)?;
-    let mut known = BTreeMap::new();
-    read_to_end(&mut tail, &mut |record| {
-        if record.key.starts_with(&whole) {
-            fold_one(&mut known, record);
-        }
-        Ok(true)
-    })?;
-    let mut run = match match_prefix(known.keys().map(String::as_str), &watch.run) {
-        Ok(key) => read(cx, &known[key])?,
-        // `soma produce` gives the id before the first stage has seen the request.
-        Err(unknown) if unknown.exit == FAILED && whole.len() == "run_".len() + 32 => {
-            let longest = Duration::from_millis(u64::try_from(watch.wait).unwrap_or_default());
-            out::note(format!("{whole} is not there yet; waiting"));
-            await_run(cx, &mut tail, &whole, longest, &|_| true)?.ok_or(unknown)?
-        }
-        Err(other) => return Err(other),
-    };
-    let canvas = (out::is_terminal() && !cx.json).then(out::canvas);
-    loop {
-        match &canvas {
-            Some(canvas) => canvas.set_message(out::for_terminal(&render(&run, now()).join("\n"))),
-            None if cx.json => out::line(as_json(&run)?.to_string())?,
-            None => out::line(change_line(&run))?,
-        }
-        if is_final(run.status) {
-            break;
-        }
-        // A terminal is drawn anew while nothing changes, so that the times go on.
-        let pause = if canvas.is_some() { Duration::from_millis(250) } else { Duration::from_secs(3600) };
-        if let Some(next) = await_run(cx, &mut tail, &run.run_id, pause, &|_| true)? {
-            run = next;
-        }
-    }
-    if let Some(canvas) = canvas {
-        canvas.finish_and_clear();
-        render(&run, now()).iter().try_for_each(out::line)?;
-    }
-    Ok(if run.status == RunStatus::Succeeded { OK } else { FAILED })
-}
-
-/// One change on one line, for logs.
-fn change_line(run: &Run) -> String {
-    let steps: Vec<_> = run.steps.iter().map(|s| format!("{}={}", s.step_id, word(&s.status))).collect();
-    let why = run.fault.as_ref().map(|f| format!(" {}: {}", f.code, out::short(&f.detail, 120))).unwrap_or_default();
-    format!("{} {} {} {}{why}", run.updated_at, run.run_id, word(&run.status), steps.join(" "))
 }
 
 #[cfg(test)]
@@ -282,7 +238,11 @@ mod tests {
         assert_eq!(match_prefix(keys(), "abc").unwrap(), "run_abc");
         assert_eq!(match_prefix(keys(), "abc1").unwrap(), "run_abc1");
         let several = match_prefix(keys(), "ab").unwrap_err();
-        assert!(several.text.contains("run_abc1") && several.code == "RUN_AMBIGUOUS", "{}", several.text);
+        assert!(
+            several.text.contains("run_abc1") && several.code == "RUN_AMBIGUOUS",
+            "{}",
+            several.text
+        );
         assert_eq!(match_prefix(keys(), "zz").unwrap_err().code, "RUN_UNKNOWN");
     }
 
@@ -295,10 +255,18 @@ mod tests {
 
     #[test]
     fn a_row_says_why() {
-        let fault = Some(schemas::records::FaultInfo { code: "TOOL_FAILED".into(), detail: "x".into(), retryable: false });
-        let run = Run { fault, finished_at: Some(Timestamp(3_000_000)), requested_at: Timestamp(1_000_000), ..Run::default() };
+        let fault = Some(schemas::records::FaultInfo {
+            code: "TOOL_FAILED".into(),
+            detail: "x".into(),
+            retryable: false,
+        });
+        let run = Run {
+            fault,
+            finished_at: Some(Timestamp(3_000_000)),
+            requested_at: Timestamp(1_000_000),
+            ..Run::default()
+        };
         let row = row(&run);
         assert_eq!((row[6].as_str(), row[7].as_str()), ("2.0s", "TOOL_FAILED: x"));
-        assert!(change_line(&run).contains("TOOL_FAILED"));
     }
 }

@@ -75,7 +75,11 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
         let value = decode(&record, &registry)?;
         if wanted(args.tenant.as_deref(), args.run.as_deref(), &record, &value) {
             let document = document(&record, value, args.headers);
-            out::line(if args.pretty { format!("{document:#}") } else { document.to_string() })?;
+            out::line(if args.pretty {
+                format!("{document:#}")
+            } else {
+                document.to_string()
+            })?;
             shown += 1;
         }
     }
@@ -87,10 +91,14 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
 /// # Errors
 /// The registry does not answer: then it is not the record's fault.
 pub(super) fn decode(record: &RawRecord, registry: &Registry) -> Result<Json, Failure> {
-    let Some(bytes) = &record.value else { return Ok(Json::Null) };
+    let Some(bytes) = &record.value else {
+        return Ok(Json::Null);
+    };
     let decoded = registry.unframe(bytes).and_then(|(schema, avro)| {
         let value = schemas::decode_value(&schema, avro, None);
-        value.map(|v| schemas::to_json(&v)).map_err(|e| Fault::new(FaultCode::RecordUnreadable, e.0))
+        value
+            .map(|v| schemas::to_json(&v))
+            .map_err(|e| Fault::new(FaultCode::RecordUnreadable, e.0))
     });
     match decoded {
         Ok(json) => Ok(json),
@@ -141,11 +149,20 @@ mod tests {
     use super::*;
 
     fn record() -> RawRecord {
-        let position = Position { topic: "soma.runs".into(), partition: 1, offset: 5 };
+        let position = Position {
+            topic: "soma.runs".into(),
+            partition: 1,
+            offset: 5,
+        };
         let mut headers = Headers::default();
         headers.set("soma-tenant", "acme");
         headers.set("odd", vec![0xff]);
-        RawRecord { position, key: "run_ab".into(), headers, ..RawRecord::default() }
+        RawRecord {
+            position,
+            key: "run_ab".into(),
+            headers,
+            ..RawRecord::default()
+        }
     }
 
     #[test]

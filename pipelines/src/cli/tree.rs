@@ -11,7 +11,10 @@ use super::when;
 
 /// The word of a status as it stands on the topic.
 pub(super) fn word(status: &impl Serialize) -> String {
-    serde_json::to_value(status).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(status)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 /// A status in its colour.
@@ -47,7 +50,11 @@ pub(super) fn render(run: &Run, now: Timestamp) -> Vec<String> {
     let what = run.capsule.as_deref().filter(|c| !c.is_empty()).unwrap_or("no capsule");
     let age = when::took(end.micros_since(run.requested_at) / 1000);
     let head = paint(BOLD, &run.run_id);
-    let mut lines = vec![format!("{head}  {}  {what}  tenant {}  {age}", coloured(&run.status), run.tenant)];
+    let mut lines = vec![format!(
+        "{head}  {}  {what}  tenant {}  {age}",
+        coloured(&run.status),
+        run.tenant
+    )];
     if !run.goal.is_empty() {
         lines.push(paint(DIM, &out::short(&run.goal, 100)));
     }
@@ -57,10 +64,18 @@ pub(super) fn render(run: &Run, now: Timestamp) -> Vec<String> {
     }
     for waiting in &run.waiting {
         let subject = format!("waits for a human: {}", waiting.subject_id);
-        lines.push(format!("{}: {}", paint(YELLOW, &subject), out::short(&waiting.reason, 120)));
+        lines.push(format!(
+            "{}: {}",
+            paint(YELLOW, &subject),
+            out::short(&waiting.reason, 120)
+        ));
     }
     if let Some(fault) = &run.fault {
-        lines.push(format!("{} {}", paint(RED, &format!("{}:", fault.code)), out::short(&fault.detail, 200)));
+        lines.push(format!(
+            "{} {}",
+            paint(RED, &format!("{}:", fault.code)),
+            out::short(&fault.detail, 200)
+        ));
     } else if !run.reason.is_empty() {
         lines.push(out::short(&run.reason, 200));
     }
@@ -79,7 +94,11 @@ impl<'a> Tree<'a> {
         let depths = depths(steps);
         let (mut roots, mut children) = (Vec::new(), BTreeMap::<usize, Vec<usize>>::new());
         for (i, step) in steps.iter().enumerate() {
-            let needed = step.needs.iter().filter_map(|n| at(steps, n)).filter(|n| depths[*n] < depths[i]);
+            let needed = step
+                .needs
+                .iter()
+                .filter_map(|n| at(steps, n))
+                .filter(|n| depths[*n] < depths[i]);
             // The first of equals, so that the plan's order decides.
             match needed.rev().max_by_key(|n| depths[*n]) {
                 Some(parent) => children.entry(parent).or_default().push(i),
@@ -94,7 +113,13 @@ impl<'a> Tree<'a> {
         lines.push(format!("{indent}{branch}{}", self.text(i, now)));
         let children = self.children.get(&i).map(Vec::as_slice).unwrap_or_default();
         for (nth, child) in children.iter().enumerate() {
-            self.draw(*child, &format!("{indent}{below}"), nth + 1 == children.len(), now, lines);
+            self.draw(
+                *child,
+                &format!("{indent}{below}"),
+                nth + 1 == children.len(),
+                now,
+                lines,
+            );
         }
     }
 
@@ -102,7 +127,11 @@ impl<'a> Tree<'a> {
         let step = &self.steps[i];
         let style = out::colour_of(&word(&step.status)).unwrap_or_default();
         let status = paint(style, &format!("{} {}", symbol(step.status), word(&step.status)));
-        let mut text = format!("{} {status} {}", step.step_id, paint(DIM, &format!("{} {}", step.tool, step.operation)));
+        let mut text = format!(
+            "{} {status} {}",
+            step.step_id,
+            paint(DIM, &format!("{} {}", step.tool, step.operation))
+        );
         if step.attempt > 1 {
             text.push_str(&format!(" attempt {}", step.attempt));
         }
@@ -110,13 +139,25 @@ impl<'a> Tree<'a> {
             let end = step.finished_at.unwrap_or(now);
             text.push_str(&format!(" {}", when::took(end.micros_since(started) / 1000)));
         }
-        let parent = self.children.iter().find(|(_, kids)| kids.contains(&i)).map(|(p, _)| self.steps[*p].step_id.as_str());
-        let others: Vec<_> = step.needs.iter().map(String::as_str).filter(|n| Some(*n) != parent).collect();
+        let parent = self
+            .children
+            .iter()
+            .find(|(_, kids)| kids.contains(&i))
+            .map(|(p, _)| self.steps[*p].step_id.as_str());
+        let others: Vec<_> = step
+            .needs
+            .iter()
+            .map(String::as_str)
+            .filter(|n| Some(*n) != parent)
+            .collect();
         if !others.is_empty() {
             text.push_str(&paint(DIM, &format!(" (also needs {})", others.join(", "))));
         }
         if let Some(fault) = &step.fault {
-            text.push_str(&format!(" {}", paint(RED, &format!("{}: {}", fault.code, out::short(&fault.detail, 90)))));
+            text.push_str(&format!(
+                " {}",
+                paint(RED, &format!("{}: {}", fault.code, out::short(&fault.detail, 90)))
+            ));
         }
         text
     }
@@ -132,7 +173,13 @@ fn depths(steps: &[RunStep]) -> Vec<usize> {
     let mut depths = vec![0; steps.len()];
     for _ in 0..steps.len() {
         for (i, step) in steps.iter().enumerate() {
-            let deepest = step.needs.iter().filter_map(|n| at(steps, n)).map(|n| depths[n] + 1).max().unwrap_or(0);
+            let deepest = step
+                .needs
+                .iter()
+                .filter_map(|n| at(steps, n))
+                .map(|n| depths[n] + 1)
+                .max()
+                .unwrap_or(0);
             depths[i] = deepest.min(steps.len());
         }
     }
@@ -148,24 +195,44 @@ mod tests {
 
     fn step(id: &str, needs: &[&str], status: StepStatus) -> RunStep {
         let needs = needs.iter().map(|n| (*n).to_owned()).collect();
-        RunStep { step_id: id.into(), tool: "http".into(), operation: "request".into(), needs, status, ..RunStep::default() }
+        RunStep {
+            step_id: id.into(),
+            tool: "http".into(),
+            operation: "request".into(),
+            needs,
+            status,
+            ..RunStep::default()
+        }
     }
 
     fn plain(run: &Run) -> Vec<String> {
-        render(run, Timestamp(2_000_000)).iter().map(|l| anstream::adapter::strip_str(l).to_string()).collect()
+        render(run, Timestamp(2_000_000))
+            .iter()
+            .map(|l| anstream::adapter::strip_str(l).to_string())
+            .collect()
     }
 
     #[test]
     fn steps_hang_under_what_they_need() {
         let steps = vec![
             step("plan", &[], StepStatus::Succeeded),
-            RunStep { started_at: Some(Timestamp(500_000)), attempt: 2, ..step("apply", &["plan"], StepStatus::Running) },
+            RunStep {
+                started_at: Some(Timestamp(500_000)),
+                attempt: 2,
+                ..step("apply", &["plan"], StepStatus::Running)
+            },
             step("probe", &["plan"], StepStatus::Pending),
             step("notify", &["probe", "verify"], StepStatus::Pending),
             step("verify", &["apply"], StepStatus::Pending),
             step("aside", &[], StepStatus::Skipped),
         ];
-        let run = Run { run_id: "run_1".into(), tenant: "acme".into(), status: RunStatus::Running, steps, ..Run::default() };
+        let run = Run {
+            run_id: "run_1".into(),
+            tenant: "acme".into(),
+            status: RunStatus::Running,
+            steps,
+            ..Run::default()
+        };
         let want = [
             "run_1  RUNNING  no capsule  tenant acme  2.0s",
             "├─ plan ✓ SUCCEEDED http request",
@@ -180,8 +247,16 @@ mod tests {
 
     #[test]
     fn circles_and_missing_needs_are_drawn_all_the_same() {
-        let steps = vec![step("a", &["b"], StepStatus::Pending), step("b", &["a"], StepStatus::Pending), step("c", &["gone"], StepStatus::Pending)];
-        let text = plain(&Run { steps, ..Run::default() }).join("\n");
+        let steps = vec![
+            step("a", &["b"], StepStatus::Pending),
+            step("b", &["a"], StepStatus::Pending),
+            step("c", &["gone"], StepStatus::Pending),
+        ];
+        let text = plain(&Run {
+            steps,
+            ..Run::default()
+        })
+        .join("\n");
         for id in ["a ·", "b ·", "c ·"] {
             assert_eq!(text.matches(id).count(), 1, "{text}");
         }
@@ -189,10 +264,27 @@ mod tests {
 
     #[test]
     fn what_failed_and_what_waits_is_said() {
-        let fault = Some(FaultInfo { code: "TOOL_FAILED".into(), detail: "500".into(), retryable: false });
-        let failed = RunStep { fault: fault.clone(), ..step("a", &[], StepStatus::Failed) };
-        let waiting = vec![schemas::records::Waiting { subject_id: "b".into(), reason: "destroys 1".into(), ..Default::default() }];
-        let text = plain(&Run { steps: vec![failed], waiting, fault, ..Run::default() }).join("\n");
+        let fault = Some(FaultInfo {
+            code: "TOOL_FAILED".into(),
+            detail: "500".into(),
+            retryable: false,
+        });
+        let failed = RunStep {
+            fault: fault.clone(),
+            ..step("a", &[], StepStatus::Failed)
+        };
+        let waiting = vec![schemas::records::Waiting {
+            subject_id: "b".into(),
+            reason: "destroys 1".into(),
+            ..Default::default()
+        }];
+        let text = plain(&Run {
+            steps: vec![failed],
+            waiting,
+            fault,
+            ..Run::default()
+        })
+        .join("\n");
         assert!(text.contains("✗ FAILED http request TOOL_FAILED: 500"), "{text}");
         assert!(text.contains("waits for a human: b: destroys 1"), "{text}");
     }

@@ -3,7 +3,13 @@
 use kafka::From;
 use schemas::Timestamp;
 
-const UNITS: [(&str, i64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, i64); 5] = [
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 /// Milliseconds of a duration such as `500ms`, `90s`, `1h30m` or `7d`.
 ///
@@ -21,8 +27,14 @@ pub(super) fn duration_ms(text: &str) -> Result<i64, String> {
         let number: i64 = rest[..digits].parse().map_err(|_| bad())?;
         rest = &rest[digits..];
         let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let (_, ms) = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters]).ok_or_else(bad)?;
-        total = number.checked_mul(*ms).and_then(|ms| total.checked_add(ms)).ok_or_else(bad)?;
+        let (_, ms) = UNITS
+            .iter()
+            .find(|(unit, _)| *unit == &rest[..letters])
+            .ok_or_else(bad)?;
+        total = number
+            .checked_mul(*ms)
+            .and_then(|ms| total.checked_add(ms))
+            .ok_or_else(bad)?;
         rest = &rest[letters..];
     }
     Ok(total)
@@ -77,7 +89,8 @@ pub(super) fn took(ms: i64) -> String {
 /// A time for tables: to the second, UTC.
 pub(super) fn shown(at: Timestamp) -> String {
     let text = at.to_string();
-    text.split_once('.').map_or(text.clone(), |(head, _)| format!("{}Z", head.replace('T', " ")))
+    text.split_once('.')
+        .map_or(text.clone(), |(head, _)| format!("{}Z", head.replace('T', " ")))
 }
 
 #[cfg(test)]
@@ -87,7 +100,12 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("500ms", 500), ("90s", 90_000), ("1h30m", 5_400_000), ("7d", 604_800_000)] {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+        ] {
             assert_eq!(duration_ms(text), Ok(ms), "{text}");
         }
         for bad in ["", "10", "m", "1x", "-5m", "1.5h", "99999999999999d", "5 m"] {
@@ -112,7 +130,14 @@ mod tests {
 
     #[test]
     fn durations_for_people() {
-        for (ms, text) in [(85, "85ms"), (1290, "1.2s"), (192_000, "3m12s"), (7_500_000, "2h05m"), (-4, "0ms"), (356_400_000, "4d03h")] {
+        for (ms, text) in [
+            (85, "85ms"),
+            (1290, "1.2s"),
+            (192_000, "3m12s"),
+            (7_500_000, "2h05m"),
+            (-4, "0ms"),
+            (356_400_000, "4d03h"),
+        ] {
             assert_eq!(took(ms), text);
         }
         assert_eq!(shown(Timestamp(1_000_001)), "1970-01-01 00:00:01Z");

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Delivery, EventTime, Fault, FaultCode, Window};
+use kernel::{ConfigFault, Delivery, EventTime, Fault, FaultCode, Window};
 use schemas::Timestamp;
 use schemas::records::{Event, Metric};
 
@@ -50,19 +50,20 @@ impl EventsPerMinute {
     /// A stage with its query, which is parsed, checked and planned here.
     ///
     /// # Errors
-    /// `CONFIG_INVALID`: every problem of the settings, or what is wrong with the SQL.
-    pub fn new(config: Config, sql: &str) -> Result<Self, Fault> {
-        let faults: Vec<String> = config.check().iter().map(ToString::to_string).collect();
-        if !faults.is_empty() {
-            return Err(Fault::new(FaultCode::ConfigInvalid, faults.join("; ")));
+    /// Every problem of the settings, and what is wrong with the SQL (path `sql`).
+    pub fn new(config: Config, sql: &str) -> Result<Self, Vec<ConfigFault>> {
+        let mut faults = config.check();
+        let query = Query::new(sql).map_err(|fault| faults.push(ConfigFault::new("sql", fault.detail)));
+        match query {
+            Ok(query) if faults.is_empty() => Ok(Self {
+                config,
+                query,
+                partitions: BTreeMap::new(),
+                watermark: i64::MIN,
+                settled: i64::MIN,
+            }),
+            _ => Err(faults),
         }
-        Ok(Self {
-            config,
-            query: Query::new(sql)?,
-            partitions: BTreeMap::new(),
-            watermark: i64::MIN,
-            settled: i64::MIN,
-        })
     }
 
     /// Event time that is believed complete; `None` before the first event or tick that moved it.
@@ -218,8 +219,10 @@ impl EventsPerMinute {
             last = last.max(tally.revision.filter(|_| tally.minute == minute));
         }
         let revision = next(last);
-        for partition in changed.iter().filter_map(|p| self.partitions.get_mut(p).map(of)) {
-            (partition.minute, partition.revision) = (minute, Some(revision));
+        for partition in changed {
+            if let Some(tally) = self.partitions.get_mut(partition).map(of) {
+                (tally.minute, tally.revision) = (minute, Some(revision));
+            }
         }
         Some(metric(name, (ALL, ALL), minute, value, revision, now))
     }

@@ -170,7 +170,11 @@ fn record_batch(batch: &[&Delivery<Input>]) -> Result<RecordBatch, arrow::error:
 fn check_columns(plan: &LogicalPlan) -> Result<(), Fault> {
     let mut wrong = Vec::new();
     for (name, wanted) in wanted() {
-        match plan.schema().field_with_unqualified_name(name).map(Field::data_type) {
+        match plan
+            .schema()
+            .field_with_unqualified_name(name)
+            .map(|field| field.data_type())
+        {
             Err(_) => wrong.push(format!("column `{name}` is missing")),
             Ok(given) if !fits(given, &wanted) => wrong.push(format!("column `{name}` is {given}, not {wanted}")),
             Ok(_) => {}

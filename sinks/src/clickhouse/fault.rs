@@ -4,12 +4,17 @@ use clickhouse::error::Error;
 use kernel::{Fault, FaultCode};
 
 /// ClickHouse exception codes that pass with time: timeouts, overload, memory, disk, connections, too many parts, shutting down.
-const PASSING: &[u32] =
-    &[159, 160, 164, 173, 198, 202, 203, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 999];
+const PASSING: &[u32] = &[
+    159, 160, 164, 173, 198, 202, 203, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 999,
+];
 
 /// The fault of a failed statement.
 pub(crate) fn of(what: &str, error: &Error) -> Fault {
-    let code = if passes(error) { FaultCode::StoreUnavailable } else { FaultCode::StoreRefused };
+    let code = if passes(error) {
+        FaultCode::StoreUnavailable
+    } else {
+        FaultCode::StoreRefused
+    };
     let hint = match error {
         Error::BadResponse(text) => hint(exception(text)),
         _ => "",
@@ -29,7 +34,11 @@ fn passes(error: &Error) -> bool {
 /// The number in `Code: 60. DB::Exception: ...`.
 fn exception(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("Code: ")?;
-    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+    rest.chars()
+        .take_while(char::is_ascii_digit)
+        .collect::<String>()
+        .parse()
+        .ok()
 }
 
 fn hint(code: Option<u32>) -> &'static str {
@@ -62,13 +71,22 @@ mod tests {
     #[test]
     fn overload_passes_and_a_wrong_statement_does_not() {
         let bad = |text: &str| of("INSERT INTO events", &Error::BadResponse(text.to_owned()));
-        assert_eq!(bad("Code: 252. DB::Exception: Too many parts").code, FaultCode::StoreUnavailable);
+        assert_eq!(
+            bad("Code: 252. DB::Exception: Too many parts").code,
+            FaultCode::StoreUnavailable
+        );
         assert_eq!(bad("502 Bad Gateway").code, FaultCode::StoreUnavailable);
         let refused = bad("Code: 60. DB::Exception: Unknown table");
         assert_eq!(refused.code, FaultCode::StoreRefused);
         assert!(refused.detail.contains("INSERT INTO events") && refused.detail.contains("soma deploy"));
-        assert_eq!(bad("Code: 516. DB::Exception: Authentication failed").code, FaultCode::StoreRefused);
+        assert_eq!(
+            bad("Code: 516. DB::Exception: Authentication failed").code,
+            FaultCode::StoreRefused
+        );
         assert_eq!(of("x", &Error::TimedOut).code, FaultCode::StoreUnavailable);
-        assert_eq!(of("x", &Error::SchemaMismatch("n".into())).code, FaultCode::StoreRefused);
+        assert_eq!(
+            of("x", &Error::SchemaMismatch("n".into())).code,
+            FaultCode::StoreRefused
+        );
     }
 }

@@ -12,8 +12,14 @@ use super::{Config, Server};
 
 /// The files, in the order in which they are applied. A file that has shipped is never changed; add another.
 const FILES: &[(&str, &str)] = &[
-    ("0001_tables.sql", include_str!("../../migrations/clickhouse/0001_tables.sql")),
-    ("0002_views.sql", include_str!("../../migrations/clickhouse/0002_views.sql")),
+    (
+        "0001_tables.sql",
+        include_str!("../../migrations/clickhouse/0001_tables.sql"),
+    ),
+    (
+        "0002_views.sql",
+        include_str!("../../migrations/clickhouse/0002_views.sql"),
+    ),
 ];
 
 /// The record of what was applied. `insert` recognises a second instance's row by its token.
@@ -46,13 +52,20 @@ pub async fn migrate(config: &Config) -> Result<Migrated, Fault> {
     let create = format!("CREATE DATABASE IF NOT EXISTS `{}`", server.database);
     let outside = server.client.clone().with_database("default");
     server.run(&create, outside.query_raw(&create).execute()).await?;
-    server.run("CREATE TABLE schema_migrations", server.client.query_raw(LEDGER).execute()).await?;
+    server
+        .run(
+            "CREATE TABLE schema_migrations",
+            server.client.query_raw(LEDGER).execute(),
+        )
+        .await?;
     apply(&server, FILES).await
 }
 
 async fn apply(server: &Server, files: &[(&str, &str)]) -> Result<Migrated, Fault> {
     let query = server.client.query_raw("SELECT name, checksum FROM schema_migrations");
-    let rows = server.run("SELECT FROM schema_migrations", query.fetch_all::<Applied>()).await?;
+    let rows = server
+        .run("SELECT FROM schema_migrations", query.fetch_all::<Applied>())
+        .await?;
     let applied: BTreeMap<_, _> = rows.into_iter().map(|row| (row.name, row.checksum)).collect();
     let mut done = Migrated::default();
     for (name, checksum, sql) in pending(files, &applied, &mut done.present)? {
@@ -60,7 +73,10 @@ async fn apply(server: &Server, files: &[(&str, &str)]) -> Result<Migrated, Faul
             let what = format!("{name}: {}", statement.lines().next().unwrap_or_default());
             server.run(&what, server.client.query_raw(&statement).execute()).await?;
         }
-        let row = Applied { name: name.to_owned(), checksum };
+        let row = Applied {
+            name: name.to_owned(),
+            checksum,
+        };
         insert(server, "schema_migrations", &[row], name).await?;
         done.applied.push(name.to_owned());
     }
@@ -93,9 +109,16 @@ fn pending<'a>(
 
 /// The statements of a file: comment lines dropped, each statement ended by `;` at the end of a line.
 fn statements(sql: &str) -> Vec<String> {
-    let lines: Vec<_> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    let lines: Vec<_> = sql
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .collect();
     let text = lines.join("\n") + "\n";
-    text.split(";\n").map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+    text.split(";\n")
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -112,8 +135,14 @@ mod tests {
                     || statement.contains(" IF NOT EXISTS ");
                 assert!(harmless, "{name}: {statement}");
                 if statement.starts_with("CREATE TABLE") {
-                    assert!(statement.contains("non_replicated_deduplication_window = 10000"), "{name}: {statement}");
-                    assert!(!statement.contains("PARTITION BY"), "{name}: an insert must be one part: {statement}");
+                    assert!(
+                        statement.contains("non_replicated_deduplication_window = 10000"),
+                        "{name}: {statement}"
+                    );
+                    assert!(
+                        !statement.contains("PARTITION BY"),
+                        "{name}: an insert must be one part: {statement}"
+                    );
                 }
             }
         }
@@ -127,7 +156,10 @@ mod tests {
         let sum = schemas::digest::sha256_hex(&["SELECT 1;\n"]);
         let (mut present, known) = (Vec::new(), BTreeMap::from([("0001_a.sql".to_owned(), sum)]));
         let next = pending(&files, &known, &mut present).unwrap();
-        assert_eq!((next.len(), next[0].0, present.as_slice()), (1, "0002_b.sql", &["0001_a.sql".to_owned()][..]));
+        assert_eq!(
+            (next.len(), next[0].0, present.as_slice()),
+            (1, "0002_b.sql", &["0001_a.sql".to_owned()][..])
+        );
         let known = BTreeMap::from([("0001_a.sql".to_owned(), "other".to_owned())]);
         let fault = pending(&files, &known, &mut present).unwrap_err();
         assert!(fault.detail.contains("0001_a.sql was changed"), "{}", fault.detail);

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::checks;
 
 pub use migrate::{Migrated, migrate};
-pub use read::{Column, Reader, Table};
+pub use read::{Column, ROWS_MAX, Reader, Table};
 pub use sink::ClickHouseSink;
 
 /// Where ClickHouse is and who we are there.
@@ -56,7 +56,10 @@ pub fn check(config: &Config) -> Vec<ConfigFault> {
     checks::name("database", &config.database, &mut faults);
     checks::timeout("timeout_ms", config.timeout_ms, &mut faults);
     if config.user.is_empty() && !config.password.is_empty() {
-        faults.push(ConfigFault::new("user", "is empty although a password is given; name the user"));
+        faults.push(ConfigFault::new(
+            "user",
+            "is empty although a password is given; name the user",
+        ));
     }
     faults
 }
@@ -84,7 +87,11 @@ impl Server {
             client = client.with_user(&config.user).with_password(&config.password);
         }
         let limit = Duration::from_millis(config.timeout_ms);
-        Ok(Self { client, database: config.database.clone(), limit })
+        Ok(Self {
+            client,
+            database: config.database.clone(),
+            limit,
+        })
     }
 
     /// Runs work of the client within the time limit.
@@ -96,13 +103,17 @@ impl Server {
         what: &str,
         work: impl Future<Output = Result<T, ::clickhouse::error::Error>>,
     ) -> Result<T, Fault> {
-        checks::within(self.limit, &format!("ClickHouse, {what}"), work).await?.map_err(|e| fault::of(what, &e))
+        checks::within(self.limit, &format!("ClickHouse, {what}"), work)
+            .await?
+            .map_err(|e| fault::of(what, &e))
     }
 
     /// # Errors
     /// `STORE_UNAVAILABLE` when it does not answer, `STORE_REFUSED` when it does not know us.
     async fn probe(&self) -> Result<(), Fault> {
-        self.run("SELECT 1", self.client.query_raw("SELECT 1").fetch_one::<u8>()).await.map(drop)
+        self.run("SELECT 1", self.client.query_raw("SELECT 1").fetch_one::<u8>())
+            .await
+            .map(drop)
     }
 }
 
@@ -114,9 +125,17 @@ mod tests {
     #[test]
     fn every_fault_of_a_configuration_is_named() {
         let config: Config = serde_json::from_value(serde_json::json!({"url": "https://x:1"})).unwrap();
-        assert_eq!(check(&config).iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["url"]);
-        let config =
-            Config { url: String::new(), database: "a b".into(), timeout_ms: 1, password: "x".into(), ..config };
+        assert_eq!(
+            check(&config).iter().map(|f| f.path.as_str()).collect::<Vec<_>>(),
+            ["url"]
+        );
+        let config = Config {
+            url: String::new(),
+            database: "a b".into(),
+            timeout_ms: 1,
+            password: "x".into(),
+            ..config
+        };
         let paths: Vec<_> = check(&config).into_iter().map(|f| f.path).collect();
         assert_eq!(paths, ["url", "database", "timeout_ms", "user"]);
         assert!(serde_json::from_value::<Config>(serde_json::json!({"url": "http://x", "usr": ""})).is_err());

@@ -50,7 +50,10 @@ mod tests {
 
     #[test]
     fn other_boundaries_are_recognised() {
-        let kept = Some(Kept { offset: 6, at: Timestamp(60) });
+        let kept = Some(Kept {
+            offset: 6,
+            at: Timestamp(60),
+        });
         assert_eq!(kept_already("t/0", &rows(3..10), kept).unwrap(), 4);
         assert_eq!(kept_already("t/0", &rows(7..10), kept).unwrap(), 0);
         assert_eq!(kept_already("t/0", &rows(1..5), kept).unwrap(), 4);
@@ -59,7 +62,10 @@ mod tests {
 
     #[test]
     fn a_topic_created_anew_is_not_skipped() {
-        let kept = Some(Kept { offset: 100, at: Timestamp(20) });
+        let kept = Some(Kept {
+            offset: 100,
+            at: Timestamp(20),
+        });
         let fault = kept_already("t/0", &rows(0..5), kept).unwrap_err();
         assert_eq!(fault.code, FaultCode::StoreRefused);
         assert!(fault.detail.contains("offset 3"), "{}", fault.detail);

@@ -78,7 +78,10 @@ impl Reader {
             return Ok(Table::default());
         }
         serde_json::from_slice(&bytes).map_err(|e| {
-            Fault::new(FaultCode::StoreRefused, format!("ClickHouse, {what}: the answer is not JSONCompact ({e}); leave out FORMAT"))
+            Fault::new(
+                FaultCode::StoreRefused,
+                format!("ClickHouse, {what}: the answer is not JSONCompact ({e}); leave out FORMAT"),
+            )
         })
     }
 }
@@ -86,7 +89,11 @@ impl Reader {
 /// The beginning of a statement, for messages.
 fn shown(sql: &str) -> String {
     let words: String = sql.split_whitespace().collect::<Vec<_>>().join(" ");
-    if words.chars().count() > 120 { words.chars().take(120).chain(['…']).collect() } else { words }
+    if words.chars().count() > 120 {
+        words.chars().take(120).chain(['…']).collect()
+    } else {
+        words
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 /// A record that becomes a row of a table.
 pub(crate) trait Stored: Record {
     /// Its row.
-    type Row: RowOwned + RowWrite + Send + Sync + 'static;
+    type Row: RowOwned + RowWrite + Serialize + Send + Sync + 'static;
     /// Its table.
     const TABLE: &'static str;
     /// Its topic.
@@ -291,17 +291,30 @@ mod tests {
 
     #[test]
     fn a_run_becomes_a_row_with_what_dashboards_ask_for() {
-        let step = |tool: &str, status| RunStep { tool: tool.into(), status, ..RunStep::default() };
+        let step = |tool: &str, status| RunStep {
+            tool: tool.into(),
+            status,
+            ..RunStep::default()
+        };
         let run = Run {
             run_id: "run_1".into(),
             status: RunStatus::WaitingApproval,
             steps: vec![step("http", StepStatus::Succeeded), step("http", StepStatus::Pending)],
-            fault: Some(FaultInfo { code: "TOOL_FAILED".into(), ..FaultInfo::default() }),
+            fault: Some(FaultInfo {
+                code: "TOOL_FAILED".into(),
+                ..FaultInfo::default()
+            }),
             ..Run::default()
         };
         let row = run.row(&tombstone("soma.runs", 3, 42, "run_1"));
-        assert_eq!((row.status.as_str(), row.steps_total, row.steps_succeeded), ("WAITING_APPROVAL", 2, 1));
-        assert_eq!((row.tools, row.fault_code.as_str()), (vec!["http".to_owned()], "TOOL_FAILED"));
+        assert_eq!(
+            (row.status.as_str(), row.steps_total, row.steps_succeeded),
+            ("WAITING_APPROVAL", 2, 1)
+        );
+        assert_eq!(
+            (row.tools, row.fault_code.as_str()),
+            (vec!["http".to_owned()], "TOOL_FAILED")
+        );
         assert_eq!((row._partition, row._offset), (3, 42));
     }
 }

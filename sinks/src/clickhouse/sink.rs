@@ -62,7 +62,7 @@ impl<R: Stored> Chunk for Rows<R> {
 /// `STORE_UNAVAILABLE`: it may or may not have happened. `STORE_REFUSED`: it did not.
 pub(super) async fn insert<T>(server: &Server, table: &str, rows: &[T], token: &str) -> Result<(), Fault>
 where
-    T: clickhouse::RowOwned + clickhouse::RowWrite + Sync,
+    T: clickhouse::RowOwned + clickhouse::RowWrite + serde::Serialize + Sync,
 {
     let work = async {
         let mut insert = server
@@ -77,7 +77,9 @@ where
         }
         insert.end().await
     };
-    server.run(&format!("INSERT INTO {}.{table} ({token})", server.database), work).await
+    server
+        .run(&format!("INSERT INTO {}.{table} ({token})", server.database), work)
+        .await
 }
 
 impl ClickHouseSink {
@@ -86,7 +88,10 @@ impl ClickHouseSink {
     /// # Errors
     /// `CONFIG_INVALID`; `STORE_UNAVAILABLE` when it does not answer; `STORE_REFUSED` when it does not know us.
     pub async fn connect(config: &Config) -> Result<Self, Fault> {
-        let sink = Self { server: Server::new(config)?, places: HashMap::new() };
+        let sink = Self {
+            server: Server::new(config)?,
+            places: HashMap::new(),
+        };
         sink.probe().await?;
         Ok(sink)
     }
@@ -117,7 +122,10 @@ impl ClickHouseSink {
         } else if topic == topics::METRICS.name {
             self.keep_as::<Metric>(place, raws, decoder).await
         } else {
-            Err(Fault::new(kernel::FaultCode::Internal, format!("topic {topic} is not kept in ClickHouse")))
+            Err(Fault::new(
+                kernel::FaultCode::Internal,
+                format!("topic {topic} is not kept in ClickHouse"),
+            ))
         }
     }
 
@@ -159,7 +167,9 @@ impl ClickHouseSink {
         }
         let shown = format!("{}/{}", place.0, place.1);
         let skip = positions::kept_already(&shown, stamps, stand.kept)?;
-        let (Some((first, _)), Some((last, _))) = (stamps.get(skip), stamps.last()) else { return Ok(()) };
+        let (Some((first, _)), Some((last, _))) = (stamps.get(skip), stamps.last()) else {
+            return Ok(());
+        };
         let at = stamps[skip..].iter().map(|(_, at)| *at).max().unwrap_or_default();
         let chunk = Rows::<R> {
             rows: rows.split_off(skip),
@@ -182,7 +192,10 @@ impl ClickHouseSink {
 
 fn later(a: Option<Kept>, b: Option<Kept>) -> Option<Kept> {
     match (a, b) {
-        (Some(a), Some(b)) => Some(Kept { offset: a.offset.max(b.offset), at: a.at.max(b.at) }),
+        (Some(a), Some(b)) => Some(Kept {
+            offset: a.offset.max(b.offset),
+            at: a.at.max(b.at),
+        }),
         (a, b) => a.or(b),
     }
 }
@@ -196,10 +209,21 @@ async fn kept(server: &Server, table: &str, (topic, partition): &Place) -> Resul
         "SELECT count() > 0 AS some, max(_offset) AS top, toUnixTimestamp64Micro(max(_at)) AS at \
          FROM {table} WHERE _topic = {{topic: String}} AND _partition = {{partition: Int32}}"
     );
-    let query = server.client.query_raw(&sql).param("topic", topic).param("partition", partition);
-    let (some, offset, at) =
-        server.run(&format!("SELECT max(_offset) FROM {table}"), query.fetch_one::<(bool, i64, i64)>()).await?;
-    Ok(some.then_some(Kept { offset, at: Timestamp(at) }))
+    let query = server
+        .client
+        .query_raw(&sql)
+        .param("topic", topic)
+        .param("partition", partition);
+    let (some, offset, at) = server
+        .run(
+            &format!("SELECT max(_offset) FROM {table}"),
+            query.fetch_one::<(bool, i64, i64)>(),
+        )
+        .await?;
+    Ok(some.then_some(Kept {
+        offset,
+        at: Timestamp(at),
+    }))
 }
 
 impl Sink for ClickHouseSink {
@@ -208,7 +232,13 @@ impl Sink for ClickHouseSink {
     }
 
     fn topics(&self) -> Vec<&'static str> {
-        vec![Event::TOPIC.name, Run::TOPIC.name, Verdict::TOPIC.name, Outcome::TOPIC.name, Metric::TOPIC.name]
+        vec![
+            Event::TOPIC.name,
+            Run::TOPIC.name,
+            Verdict::TOPIC.name,
+            Outcome::TOPIC.name,
+            Metric::TOPIC.name,
+        ]
     }
 
     fn write<'a>(

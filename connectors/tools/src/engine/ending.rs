@@ -30,7 +30,10 @@ impl Ending {
         match fault.code {
             ArgumentsInvalid | SecretUnknown | ToolUnknown => Ending::Refused(fault),
             ToolUnreachable | ToolTimedOut | ToolFailed => Ending::Failed { fault, retryable: true },
-            _ => Ending::Failed { fault, retryable: false },
+            _ => Ending::Failed {
+                fault,
+                retryable: false,
+            },
         }
     }
 }
@@ -130,7 +133,13 @@ mod tests {
     fn bad_arguments_are_refused_and_an_unreachable_tool_is_tried_again() {
         let ending = |code| Ending::without_effect(Fault::new(code, ""));
         assert!(matches!(ending(FaultCode::ArgumentsInvalid), Ending::Refused(_)));
-        assert!(matches!(ending(FaultCode::ToolUnreachable), Ending::Failed { retryable: true, .. }));
-        assert!(matches!(ending(FaultCode::Internal), Ending::Failed { retryable: false, .. }));
+        assert!(matches!(
+            ending(FaultCode::ToolUnreachable),
+            Ending::Failed { retryable: true, .. }
+        ));
+        assert!(matches!(
+            ending(FaultCode::Internal),
+            Ending::Failed { retryable: false, .. }
+        ));
     }
 }

@@ -7,6 +7,7 @@ mod ending;
 mod queue;
 mod secrets;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use tracing::Instrument;
 use ending::{Bounds, Ending, Times};
 pub use queue::Concurrency;
 use queue::Queues;
-pub use secrets::Secrets;
 use secrets::Redactor;
+pub use secrets::Secrets;
 
 /// Bounds of the engine.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -51,7 +52,13 @@ impl Default for Limits {
         Self {
             concurrency: Concurrency::default(),
             // Each is a process of a hundred megabytes that keeps a core busy.
-            tools: BTreeMap::from([("terraform".to_owned(), Concurrency { calls_max: 4, calls_per_tenant_max: 2 })]),
+            tools: BTreeMap::from([(
+                "terraform".to_owned(),
+                Concurrency {
+                    calls_max: 4,
+                    calls_per_tenant_max: 2,
+                },
+            )]),
             timeout_ms_default: 60_000,
             timeout_ms_max: 3_600_000,
             find_margin_ms: 15_000,
@@ -104,14 +111,26 @@ impl Inner {
         let asked = Instant::now();
         let turn = self.queues.turn(&call.tool, &call.tenant).await;
         let started = Instant::now();
-        let ending = AssertUnwindSafe(self.act(&call, approach)).catch_unwind().await.unwrap_or_else(|panic| {
-            let detail = format!("the tool `{}` panicked: {}. This is a bug; it cannot be told whether the call happened", call.tool, panic_text(&*panic));
-            Ending::Unknown(Fault::new(FaultCode::Internal, detail))
-        });
+        let ending = AssertUnwindSafe(self.act(&call, approach))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| {
+                let detail = format!(
+                    "the tool `{}` panicked: {}. This is a bug; it cannot be told whether the call happened",
+                    call.tool,
+                    panic_text(&*panic)
+                );
+                Ending::Unknown(Fault::new(FaultCode::Internal, detail))
+            });
         drop(turn);
-        let times = Times { latency_us: micros(started.elapsed()), finished_at: self.clock.now() };
-        let bounds =
-            Bounds { result_bytes_max: self.limits.result_bytes_max, fault_chars_max: self.limits.fault_chars_max };
+        let times = Times {
+            latency_us: micros(started.elapsed()),
+            finished_at: self.clock.now(),
+        };
+        let bounds = Bounds {
+            result_bytes_max: self.limits.result_bytes_max,
+            fault_chars_max: self.limits.fault_chars_max,
+        };
         let outcome = ending::outcome(call, ending, times, &self.redactor, bounds);
         let fault = outcome.fault.as_ref().map_or("", |f| f.code.as_str());
         let queued_us = micros(started - asked);
@@ -138,22 +157,39 @@ impl Inner {
     fn ready(&self, call: &Call) -> Result<Ready, Fault> {
         let tool = self.tools.get(call.tool.as_str()).ok_or_else(|| {
             let known: Vec<&str> = self.tools.keys().copied().collect();
-            Fault::new(FaultCode::ToolUnknown, format!("no tool is named `{}`; there are {}", call.tool, known.join(", ")))
+            Fault::new(
+                FaultCode::ToolUnknown,
+                format!("no tool is named `{}`; there are {}", call.tool, known.join(", ")),
+            )
         })?;
         let arguments = self.secrets.resolve(crate::faults::parse(&call.arguments)?)?;
         tool.check(&call.operation, &arguments)?;
         let asked = u64::try_from(call.timeout_ms).unwrap_or(0);
-        let timeout_ms = if asked == 0 { self.limits.timeout_ms_default } else { asked.min(self.limits.timeout_ms_max) };
+        let timeout_ms = if asked == 0 {
+            self.limits.timeout_ms_default
+        } else {
+            asked.min(self.limits.timeout_ms_max)
+        };
         let call = Call {
             arguments: arguments.to_string(),
             timeout_ms: i64::try_from(timeout_ms).unwrap_or(i64::MAX),
             ..call.clone()
         };
         // What a plan declares safe to repeat is safe with any tool.
-        let replay = if call.replay_safe { Replay::Safe } else { tool.replay(&call) };
+        let replay = if call.replay_safe {
+            Replay::Safe
+        } else {
+            tool.replay(&call)
+        };
         let timeout = Duration::from_millis(timeout_ms);
         let find_timeout = timeout + Duration::from_millis(self.limits.find_margin_ms);
-        Ok(Ready { tool: Arc::clone(tool), call, replay, timeout, find_timeout })
+        Ok(Ready {
+            tool: Arc::clone(tool),
+            call,
+            replay,
+            timeout,
+            find_timeout,
+        })
     }
 }
 
@@ -170,9 +206,21 @@ impl Ready {
     async fn call(&self) -> Ending {
         match tokio::time::timeout(self.timeout, self.tool.call(&self.call)).await {
             Ok(Ok(answer)) => Ending::Done(answer),
-            Ok(Err(CallFault { fault, effect: Effect::None })) => Ending::without_effect(fault),
-            Ok(Err(CallFault { fault, effect: Effect::Refused })) => Ending::Failed { fault, retryable: false },
-            Ok(Err(CallFault { fault, effect: Effect::Unknown })) => self.doubt(fault).await,
+            Ok(Err(CallFault {
+                fault,
+                effect: Effect::None,
+            })) => Ending::without_effect(fault),
+            Ok(Err(CallFault {
+                fault,
+                effect: Effect::Refused,
+            })) => Ending::Failed {
+                fault,
+                retryable: false,
+            },
+            Ok(Err(CallFault {
+                fault,
+                effect: Effect::Unknown,
+            })) => self.doubt(fault).await,
             Err(_) => {
                 let detail = format!("no answer within {} ms", self.timeout.as_millis());
                 self.doubt(Fault::new(FaultCode::ToolTimedOut, detail)).await
@@ -187,7 +235,10 @@ impl Ready {
             Replay::Never => Ending::unknown(fault),
             Replay::AskFirst => match self.find().await {
                 Ok(Found::Happened(answer)) => Ending::Done(answer),
-                Ok(Found::Failed(fault)) => Ending::Failed { fault, retryable: false },
+                Ok(Found::Failed(fault)) => Ending::Failed {
+                    fault,
+                    retryable: false,
+                },
                 Ok(Found::DidNot) => Ending::Failed { fault, retryable: true },
                 Ok(Found::Unknown) => Ending::unknown(fault),
                 Err(asked) => Ending::unknown(format!("{fault}; then asking the tool failed: {asked}")),
@@ -202,19 +253,26 @@ impl Ready {
             Replay::Never => Ending::unknown("the platform stopped during the call, which must not be repeated"),
             Replay::AskFirst => match self.find().await {
                 Ok(Found::Happened(answer)) => Ending::Done(answer),
-                Ok(Found::Failed(fault)) => Ending::Failed { fault, retryable: false },
+                Ok(Found::Failed(fault)) => Ending::Failed {
+                    fault,
+                    retryable: false,
+                },
                 Ok(Found::DidNot) => self.call().await,
                 Ok(Found::Unknown) => Ending::unknown("the platform stopped during the call"),
-                Err(asked) => Ending::unknown(format!("the platform stopped during the call; then asking the tool failed: {asked}")),
+                Err(asked) => Ending::unknown(format!(
+                    "the platform stopped during the call; then asking the tool failed: {asked}"
+                )),
             },
         }
     }
 
     async fn find(&self) -> Result<Found, Fault> {
-        tokio::time::timeout(self.find_timeout, self.tool.find(&self.call)).await.unwrap_or_else(|_| {
-            let detail = format!("asking took longer than {} ms", self.find_timeout.as_millis());
-            Err(Fault::new(FaultCode::ToolTimedOut, detail))
-        })
+        tokio::time::timeout(self.find_timeout, self.tool.find(&self.call))
+            .await
+            .unwrap_or_else(|_| {
+                let detail = format!("asking took longer than {} ms", self.find_timeout.as_millis());
+                Err(Fault::new(FaultCode::ToolTimedOut, detail))
+            })
     }
 }
 

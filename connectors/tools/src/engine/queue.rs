@@ -21,7 +21,10 @@ pub struct Concurrency {
 
 impl Default for Concurrency {
     fn default() -> Self {
-        Self { calls_max: 64, calls_per_tenant_max: 16 }
+        Self {
+            calls_max: 64,
+            calls_per_tenant_max: 16,
+        }
     }
 }
 
@@ -41,18 +44,30 @@ pub(super) struct Turn {
 
 impl Queues {
     pub(super) fn new(default: Concurrency, by_tool: BTreeMap<String, Concurrency>) -> Self {
-        Self { default, by_tool, tools: Mutex::default(), tenants: Mutex::default() }
+        Self {
+            default,
+            by_tool,
+            tools: Mutex::default(),
+            tenants: Mutex::default(),
+        }
     }
 
     /// Waits for a place.
     pub(super) async fn turn(&self, tool: &str, tenant: &str) -> Turn {
         let bound = self.by_tool.get(tool).unwrap_or(&self.default);
-        let of_tenant = take(&self.tenants, (tool.to_owned(), tenant.to_owned()), bound.calls_per_tenant_max);
+        let of_tenant = take(
+            &self.tenants,
+            (tool.to_owned(), tenant.to_owned()),
+            bound.calls_per_tenant_max,
+        );
         let of_tool = take(&self.tools, tool.to_owned(), bound.calls_max);
         // The semaphores are never closed, so both are always given.
         let tenant = of_tenant.acquire_owned().await.ok();
         let tool = of_tool.acquire_owned().await.ok();
-        Turn { _tenant: tenant, _tool: tool }
+        Turn {
+            _tenant: tenant,
+            _tool: tool,
+        }
     }
 }
 
@@ -62,7 +77,10 @@ fn take<K: std::hash::Hash + Eq>(map: &Mutex<HashMap<K, Arc<Semaphore>>>, key: K
         // Only we hold it: nobody waits there and nobody is under way.
         map.retain(|_, s| Arc::strong_count(s) > 1);
     }
-    Arc::clone(map.entry(key).or_insert_with(|| Arc::new(Semaphore::new(permits.max(1)))))
+    Arc::clone(
+        map.entry(key)
+            .or_insert_with(|| Arc::new(Semaphore::new(permits.max(1)))),
+    )
 }
 
 #[cfg(test)]
@@ -73,12 +91,20 @@ mod tests {
     use super::*;
 
     async fn now(queues: &Queues, tool: &str, tenant: &str) -> Option<Turn> {
-        tokio::time::timeout(Duration::from_millis(20), queues.turn(tool, tenant)).await.ok()
+        tokio::time::timeout(Duration::from_millis(20), queues.turn(tool, tenant))
+            .await
+            .ok()
     }
 
     #[tokio::test]
     async fn a_tenant_at_its_bound_leaves_room_for_another() {
-        let queues = Queues::new(Concurrency { calls_max: 3, calls_per_tenant_max: 2 }, BTreeMap::new());
+        let queues = Queues::new(
+            Concurrency {
+                calls_max: 3,
+                calls_per_tenant_max: 2,
+            },
+            BTreeMap::new(),
+        );
         let first = now(&queues, "http", "a").await.unwrap();
         let _second = now(&queues, "http", "a").await.unwrap();
         assert!(now(&queues, "http", "a").await.is_none());
@@ -91,7 +117,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_tool_may_have_a_bound_of_its_own() {
-        let one = Concurrency { calls_max: 1, calls_per_tenant_max: 1 };
+        let one = Concurrency {
+            calls_max: 1,
+            calls_per_tenant_max: 1,
+        };
         let queues = Queues::new(Concurrency::default(), BTreeMap::from([("terraform".to_owned(), one)]));
         let _first = now(&queues, "terraform", "a").await.unwrap();
         assert!(now(&queues, "terraform", "b").await.is_none());

@@ -56,7 +56,10 @@ impl Secrets {
             Some(Value::String(text)) => Ok(text.as_str()),
             Some(_) => Err(invalid(format!("{path}/{key} of a secret reference must be text"))),
         };
-        if let Some(key) = map.keys().find(|k| ![REFERENCE, "prefix", "suffix"].contains(&k.as_str())) {
+        if let Some(key) = map
+            .keys()
+            .find(|k| ![REFERENCE, "prefix", "suffix"].contains(&k.as_str()))
+        {
             return Err(invalid(format!(
                 "{path}/{key}: a secret reference takes `$secret`, `prefix` and `suffix` only"
             )));
@@ -77,7 +80,12 @@ impl Secrets {
             .0
             .values()
             .filter(|s| s.len() >= MASKED_LEN_MIN)
-            .flat_map(|s| [s.clone(), json_escaped(s), crate::http::percent_encoded(s)])
+            .flat_map(|s| {
+                let percent = crate::http::percent_encoded(s);
+                // What browsers and HTTP clients write in forms and queries differs in three characters.
+                let form = percent.replace("%20", "+").replace('~', "%7E").replace("%2A", "*");
+                [s.clone(), json_escaped(s), percent, form]
+            })
             .collect();
         // Longest first: a secret that contains another must go as a whole.
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
@@ -91,7 +99,7 @@ fn json_escaped(text: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// Replaces every secret it knows, as it is, JSON-escaped and percent-encoded, by `***`.
+/// Replaces every secret it knows, as it is, JSON-escaped, percent-encoded and form-encoded, by `***`.
 pub(crate) struct Redactor {
     forms: Vec<String>,
 }
@@ -150,15 +158,23 @@ mod tests {
     fn references_are_resolved_anywhere_with_prefix_and_suffix() {
         let given = json!({"headers": {"a": {"$secret": "token", "prefix": "Bearer "}}, "list": [{"$secret": "pin", "suffix": "!"}]});
         let resolved = secrets().resolve(given).unwrap();
-        assert_eq!(resolved, json!({"headers": {"a": "Bearer s3cr3t/\"value"}, "list": ["123!"]}));
+        assert_eq!(
+            resolved,
+            json!({"headers": {"a": "Bearer s3cr3t/\"value"}, "list": ["123!"]})
+        );
     }
 
     #[test]
     fn a_bad_reference_names_its_path() {
         let fault = secrets().resolve(json!({"auth": {"$secret": "nope"}})).unwrap_err();
         assert_eq!(fault.code, FaultCode::SecretUnknown);
-        assert!(fault.detail.contains("/auth") && fault.detail.contains("nope"), "{fault}");
-        let fault = secrets().resolve(json!({"auth": {"$secret": "pin", "sufix": ""}})).unwrap_err();
+        assert!(
+            fault.detail.contains("/auth") && fault.detail.contains("nope"),
+            "{fault}"
+        );
+        let fault = secrets()
+            .resolve(json!({"auth": {"$secret": "pin", "sufix": ""}}))
+            .unwrap_err();
         assert_eq!(fault.code, FaultCode::ArgumentsInvalid);
         assert!(fault.detail.contains("sufix"), "{fault}");
     }
@@ -169,6 +185,11 @@ mod tests {
         let seen = json!({"raw s3cr3t/\"value": "x s3cr3t/\"value y", "nested": "{\"a\":\"s3cr3t/\\\"value\"}", "url": "?k=s3cr3t%2F%22value", "pin": "123"});
         let masked = redactor.value(seen).to_string();
         assert!(!masked.contains("s3cr3t"), "{masked}");
+        let spaced = Secrets(BTreeMap::from([("phrase".into(), "open sesame~*".into())]));
+        assert_eq!(
+            spaced.redactor().text("?a=open+sesame%7E*&b=open%20sesame~%2A"),
+            "?a=***&b=***"
+        );
         assert!(masked.contains("123"), "{masked}");
     }
 

@@ -11,7 +11,11 @@ use super::template::{self, Context, Reference};
 
 /// A refusal with its code, the field at fault and the fix.
 pub(super) fn refusal(code: FaultCode, field: impl Into<String>, detail: impl Into<String>) -> Refusal {
-    Refusal { code: code.as_str().to_owned(), field: field.into(), detail: detail.into() }
+    Refusal {
+        code: code.as_str().to_owned(),
+        field: field.into(),
+        detail: detail.into(),
+    }
 }
 
 /// The steps of a plan.
@@ -22,20 +26,43 @@ pub(super) fn steps(
     run_id: &str,
 ) -> Result<Vec<Step>, Refusal> {
     let inputs = inputs(definition, request)?;
-    let context = Context { inputs: &inputs, values, run_id, tenant: &request.tenant, goal: &request.goal };
-    let kept: Vec<_> = definition.steps.iter().filter(|s| s.when.iter().all(|w| w.holds(&inputs))).collect();
+    let context = Context {
+        inputs: &inputs,
+        values,
+        run_id,
+        tenant: &request.tenant,
+        goal: &request.goal,
+    };
+    let kept: Vec<_> = definition
+        .steps
+        .iter()
+        .filter(|s| s.when.iter().all(|w| w.holds(&inputs)))
+        .collect();
     if kept.is_empty() {
-        return Err(refusal(FaultCode::PlanInvalid, "inputs", "these inputs leave no step to do: change the answers"));
+        return Err(refusal(
+            FaultCode::PlanInvalid,
+            "inputs",
+            "these inputs leave no step to do: change the answers",
+        ));
     }
-    kept.iter().map(|spec| step(spec, definition, &kept, &context)).collect()
+    kept.iter()
+        .map(|spec| step(spec, definition, &kept, &context))
+        .collect()
 }
 
 /// Typed inputs, checked one by one and then against the rules that span several.
 fn inputs(definition: &Definition, request: &Request) -> Result<Values, Refusal> {
     let bad = |name: &str, detail: String| refusal(FaultCode::InputInvalid, format!("inputs.{name}"), detail);
-    if let Some(name) = request.inputs.keys().find(|n| !definition.fields.iter().any(|f| &&f.name == n)) {
+    if let Some(name) = request
+        .inputs
+        .keys()
+        .find(|n| !definition.fields.iter().any(|f| &&f.name == n))
+    {
         let known: Vec<_> = definition.fields.iter().map(|f| f.name.as_str()).collect();
-        return Err(bad(name, format!("{} has no such input; it takes {}", definition.key(), known.join(", "))));
+        return Err(bad(
+            name,
+            format!("{} has no such input; it takes {}", definition.key(), known.join(", ")),
+        ));
     }
     let mut inputs = Values::new();
     for field in &definition.fields {
@@ -73,14 +100,17 @@ fn step(spec: &StepSpec, definition: &Definition, kept: &[&StepSpec], context: &
 }
 
 fn arguments(action: &Action, kept: &[&StepSpec], context: &Context<'_>) -> Result<String, Refusal> {
-    let value = template::render(&action.arguments, context).map_err(|e| refusal(FaultCode::InputInvalid, "inputs", e))?;
+    let value =
+        template::render(&action.arguments, context).map_err(|e| refusal(FaultCode::InputInvalid, "inputs", e))?;
     let mut gone = None;
     visit(&action.arguments, &mut |text| {
         for reference in template::references(text).unwrap_or_default() {
             if let Reference::Step(id, whole) = reference
                 && !kept.iter().any(|s| s.id == id)
             {
-                gone = Some(format!("these inputs leave out the step `{id}`, whose result `{whole}` is needed"));
+                gone = Some(format!(
+                    "these inputs leave out the step `{id}`, whose result `{whole}` is needed"
+                ));
             }
         }
     });

@@ -23,16 +23,29 @@ impl Catalogue {
         let mut faults = Faults::new();
         let mut read: Vec<(Origin, &str, Value)> = Vec::new();
         for (path, text) in files {
-            let origin = if path.split('/').any(|p| p == "wizards") { Origin::Wizard } else { Origin::Capsule };
+            let origin = if path.split('/').any(|p| p == "wizards") {
+                Origin::Wizard
+            } else {
+                Origin::Capsule
+            };
             read.extend(node::read(path, text, &mut faults).map(|value| (origin, path.as_str(), value)));
         }
-        let capsules: Vec<_> = read.iter().filter(|(o, ..)| *o == Origin::Capsule).map(|(_, p, v)| Node::root(p, v)).collect();
+        let capsules: Vec<_> = read
+            .iter()
+            .filter(|(o, ..)| *o == Origin::Capsule)
+            .map(|(_, p, v)| Node::root(p, v))
+            .collect();
         let mut catalogue = Self::default();
         for (origin, path, value) in &read {
-            let Some(definition) = Definition::read(*origin, &Node::root(path, value), &capsules, &mut faults) else { continue };
+            let Some(definition) = Definition::read(*origin, &Node::root(path, value), &capsules, &mut faults) else {
+                continue;
+            };
             let key = definition.key();
             if catalogue.definitions.insert(key.clone(), definition).is_some() {
-                faults.push(ConfigFault::new(*path, format!("`{key}` is in the catalogue twice: raise one version")));
+                faults.push(ConfigFault::new(
+                    *path,
+                    format!("`{key}` is in the catalogue twice: raise one version"),
+                ));
             }
         }
         if faults.is_empty() { Ok(catalogue) } else { Err(faults) }
@@ -73,18 +86,33 @@ impl Catalogue {
         if wanted.contains('@') {
             return self.definitions.get(wanted).filter(|d| d.origin == origin);
         }
-        let named = self.definitions.values().filter(|d| d.origin == origin && d.name == wanted);
+        let named = self
+            .definitions
+            .values()
+            .filter(|d| d.origin == origin && d.name == wanted);
         named.max_by_key(|d| version_order(&d.version))
     }
 
     /// What the catalogue holds of that origin, for an error text.
     pub(super) fn known(&self, origin: Origin) -> String {
-        let names: Vec<_> = self.definitions.iter().filter(|(_, d)| d.origin == origin).map(|(k, _)| k.as_str()).collect();
-        if names.is_empty() { "none".into() } else { names.join(", ") }
+        let names: Vec<_> = self
+            .definitions
+            .iter()
+            .filter(|(_, d)| d.origin == origin)
+            .map(|(k, _)| k.as_str())
+            .collect();
+        if names.is_empty() {
+            "none".into()
+        } else {
+            names.join(", ")
+        }
     }
 }
 
 /// Orders `2` before `10` and `1.2` before `1.10`.
 fn version_order(version: &str) -> Vec<(u64, String)> {
-    version.split('.').map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
+    version
+        .split('.')
+        .map(|part| (part.parse().unwrap_or(0), part.to_owned()))
+        .collect()
 }

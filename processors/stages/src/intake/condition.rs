@@ -45,14 +45,20 @@ enum Type {
 impl Expr {
     /// Reads an expression and checks it against the inputs.
     pub(super) fn parse(text: &str, fields: &[Field]) -> Result<Expr, String> {
-        let mut parser = Parser { tokens: tokens(text)?, next: 0, depth: 0 };
+        let mut parser = Parser {
+            tokens: tokens(text)?,
+            next: 0,
+            depth: 0,
+        };
         let expr = parser.or()?;
         if let Some(extra) = parser.tokens.get(parser.next) {
             return Err(format!("`{text}`: unexpected {extra:?} after the expression"));
         }
         match expr.type_of(fields).map_err(|e| format!("`{text}`: {e}"))? {
             Type::Boolean => Ok(expr),
-            _ => Err(format!("`{text}` is not a condition: compare it with something, for example inputs.x == \"y\"")),
+            _ => Err(format!(
+                "`{text}` is not a condition: compare it with something, for example inputs.x == \"y\""
+            )),
         }
     }
 
@@ -108,7 +114,11 @@ impl Expr {
                     Op::In => right == Type::List,
                     _ => left == Type::Number && right == Type::Number || left == Type::Text && right == Type::Text,
                 };
-                if fits { Ok(()) } else { Err(format!("{left:?} cannot be compared with {right:?} by {op:?}")) }
+                if fits {
+                    Ok(())
+                } else {
+                    Err(format!("{left:?} cannot be compared with {right:?} by {op:?}"))
+                }
             }
             _ => Ok(()),
         }
@@ -153,16 +163,24 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             found.push(Token::Sign(sign));
             sign.len()
         } else if first == '"' || first == '\'' {
-            let end = rest[1..].find(first).ok_or_else(|| format!("`{text}`: a text has no closing {first}"))?;
+            let end = rest[1..]
+                .find(first)
+                .ok_or_else(|| format!("`{text}`: a text has no closing {first}"))?;
             found.push(Token::Text(rest[1..=end].to_owned()));
             end + 2
         } else if first.is_ascii_alphabetic() {
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.')
+                .unwrap_or(rest.len());
             found.push(Token::Word(rest[..end].to_owned()));
             end
         } else if first.is_ascii_digit() || first == '-' {
-            let end = rest[1..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(rest.len(), |at| at + 1);
-            let number = rest[..end].parse::<f64>().map_err(|_| format!("`{text}`: `{}` is not a number", &rest[..end]))?;
+            let end = rest[1..]
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .map_or(rest.len(), |at| at + 1);
+            let number = rest[..end]
+                .parse::<f64>()
+                .map_err(|_| format!("`{text}`: `{}` is not a number", &rest[..end]))?;
             found.push(Token::Number(number));
             end
         } else {
@@ -220,7 +238,11 @@ impl Parser {
             nots += 1;
         }
         let inner = self.comparison()?;
-        Ok(if nots % 2 == 1 { Expr::Not(Box::new(inner)) } else { inner })
+        Ok(if nots % 2 == 1 {
+            Expr::Not(Box::new(inner))
+        } else {
+            inner
+        })
     }
 
     fn comparison(&mut self) -> Result<Expr, String> {
@@ -240,14 +262,22 @@ impl Parser {
     }
 
     fn operand(&mut self) -> Result<Expr, String> {
-        let token = self.tokens.get(self.next).cloned().ok_or("the expression ends too early")?;
+        let token = self
+            .tokens
+            .get(self.next)
+            .cloned()
+            .ok_or("the expression ends too early")?;
         self.next += 1;
         match token {
             Token::Text(text) => Ok(Expr::Literal(Value::from(text))),
             Token::Number(number) => Ok(Expr::Literal(Value::from(number))),
             Token::Sign("(") => {
                 let inner = self.or()?;
-                if self.take(&Token::Sign(")")) { Ok(inner) } else { Err("a `)` is missing".into()) }
+                if self.take(&Token::Sign(")")) {
+                    Ok(inner)
+                } else {
+                    Err("a `)` is missing".into())
+                }
             }
             Token::Sign("[") => self.list(),
             Token::Word(word) => match word.as_str() {
@@ -256,7 +286,9 @@ impl Parser {
                 "null" => Ok(Expr::Literal(Value::Null)),
                 other => match other.strip_prefix("inputs.") {
                     Some(name) => Ok(Expr::Input(name.to_owned())),
-                    None => Err(format!("`{other}` is not known here: write inputs.<name> or a text in quotes")),
+                    None => Err(format!(
+                        "`{other}` is not known here: write inputs.<name> or a text in quotes"
+                    )),
                 },
             },
             Token::Sign(sign) => Err(format!("`{sign}` cannot stand here")),

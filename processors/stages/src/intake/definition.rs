@@ -77,14 +77,25 @@ impl Definition {
     pub(super) fn read(origin: Origin, root: &Node<'_>, capsules: &[Node<'_>], faults: &mut Faults) -> Option<Self> {
         let body: &[&str] = match origin {
             Origin::Capsule => &["name", "version", "title", "description", "inputs", "rules", "steps"],
-            Origin::Wizard => &["name", "version", "title", "description", "questions", "rules", "modules"],
+            Origin::Wizard => &[
+                "name",
+                "version",
+                "title",
+                "description",
+                "questions",
+                "rules",
+                "modules",
+            ],
         };
         if !root.keys(body, faults) {
             return None;
         }
         let name = root.required_text("name", faults);
         if !name.is_empty() && !is_name(&name) {
-            root.fault(faults, format!("`{name}`: a name is a-z first, then a-z, 0-9 and `_`, at most 48 in all"));
+            root.fault(
+                faults,
+                format!("`{name}`: a name is a-z first, then a-z, 0-9 and `_`, at most 48 in all"),
+            );
         }
         let version = root.required_text("version", faults);
         for key in ["title", "description"] {
@@ -100,18 +111,40 @@ impl Definition {
                 root.fault(faults, format!("{list}[{i}]: `{}` is declared twice", field.name));
             }
         }
-        let rules = root.list("rules", faults).iter().filter_map(|n| rule(n, &fields, faults)).collect();
-        let mut reader = StepReader { fields: &fields, found: Vec::new(), values: Vec::new() };
+        let rules = root
+            .list("rules", faults)
+            .iter()
+            .filter_map(|n| rule(n, &fields, faults))
+            .collect();
+        let mut reader = StepReader {
+            fields: &fields,
+            found: Vec::new(),
+            values: Vec::new(),
+        };
         match origin {
-            Origin::Capsule => root.list("steps", faults).into_iter().for_each(|n| reader.step(n, &[], faults)),
-            Origin::Wizard => root.list("modules", faults).iter().for_each(|n| reader.module(n, capsules, faults)),
+            Origin::Capsule => root
+                .list("steps", faults)
+                .into_iter()
+                .for_each(|n| reader.step(n, &[], faults)),
+            Origin::Wizard => root
+                .list("modules", faults)
+                .iter()
+                .for_each(|n| reader.module(n, capsules, faults)),
         }
         if reader.found.is_empty() {
             root.fault(faults, "has no steps: add at least one");
         }
         graph::check(&reader.found, root, faults);
         let (steps, values) = (reader.found.into_iter().map(|(spec, _)| spec).collect(), reader.values);
-        Some(Self { origin, name, version, fields, rules, steps, values })
+        Some(Self {
+            origin,
+            name,
+            version,
+            fields,
+            rules,
+            steps,
+            values,
+        })
     }
 }
 
@@ -157,25 +190,44 @@ impl<'n> StepReader<'_, 'n> {
                 steps.into_iter().for_each(|step| self.step(step, &when, faults));
             }
             Some(_) => node.fault(faults, "`use` and `steps` exclude each other: keep one"),
-            None => node.fault(faults, format!("`use` names the capsule `{key}`, which is not in the catalogue")),
+            None => node.fault(
+                faults,
+                format!("`use` names the capsule `{key}`, which is not in the catalogue"),
+            ),
         }
     }
 
     fn step(&mut self, node: Node<'n>, outer: &[Expr], faults: &mut Faults) {
         const KNOWN: [&str; 12] = [
-            "id", "description", "tool", "operation", "arguments", "needs", "when", "retry", "timeout_ms", "replay_safe",
-            "approval_required", "compensation",
+            "id",
+            "description",
+            "tool",
+            "operation",
+            "arguments",
+            "needs",
+            "when",
+            "retry",
+            "timeout_ms",
+            "replay_safe",
+            "approval_required",
+            "compensation",
         ];
         if !node.keys(&KNOWN, faults) {
             return;
         }
         let id = node.required_text("id", faults);
         if !id.is_empty() && !is_name(&id) {
-            node.fault(faults, format!("step id `{id}`: a-z first, then a-z, 0-9 and `_`, at most 48 in all"));
+            node.fault(
+                faults,
+                format!("step id `{id}`: a-z first, then a-z, 0-9 and `_`, at most 48 in all"),
+            );
         }
         let timeout_ms = node.integer("timeout_ms", faults).unwrap_or(TIMEOUT_MS);
         if !(1..=TIMEOUT_MS_MAX).contains(&timeout_ms) {
-            node.fault(faults, format!("timeout_ms {timeout_ms} is not from 1 to {TIMEOUT_MS_MAX}"));
+            node.fault(
+                faults,
+                format!("timeout_ms {timeout_ms} is not from 1 to {TIMEOUT_MS_MAX}"),
+            );
         }
         let compensation = node.get("compensation");
         if let Some(way_back) = &compensation {
@@ -186,7 +238,11 @@ impl<'n> StepReader<'_, 'n> {
             description: node.text("description", faults).unwrap_or_default(),
             action: self.action(&node, faults),
             needs: node.texts("needs", faults),
-            when: outer.iter().cloned().chain(self.condition(&node, "when", faults)).collect(),
+            when: outer
+                .iter()
+                .cloned()
+                .chain(self.condition(&node, "when", faults))
+                .collect(),
             retry: retry(&node, faults),
             timeout_ms,
             replay_safe: self.flag(&node, "replay_safe", faults),
@@ -234,13 +290,18 @@ impl<'n> StepReader<'_, 'n> {
     }
 
     fn flag(&self, node: &Node<'_>, key: &str, faults: &mut Faults) -> Expr {
-        self.condition(node, key, faults).unwrap_or(Expr::Literal(Value::Bool(false)))
+        self.condition(node, key, faults)
+            .unwrap_or(Expr::Literal(Value::Bool(false)))
     }
 }
 
 fn retry(step: &Node<'_>, faults: &mut Faults) -> Retry {
     let Some(node) = step.get("retry") else {
-        return Retry { attempts_max: 1, backoff_ms: 1_000, backoff_ms_max: 60_000 };
+        return Retry {
+            attempts_max: 1,
+            backoff_ms: 1_000,
+            backoff_ms_max: 60_000,
+        };
     };
     node.keys(&["attempts_max", "backoff_ms", "backoff_ms_max"], faults);
     let attempts = node.integer("attempts_max", faults).unwrap_or(1);
@@ -250,7 +311,14 @@ fn retry(step: &Node<'_>, faults: &mut Faults) -> Retry {
         node.fault(faults, format!("attempts_max {attempts} is not from 1 to 100"));
     }
     if backoff_ms < 0 || backoff_ms_max < backoff_ms {
-        faults.push(ConfigFault::new(node.path(), "backoff_ms must be at least 0 and at most backoff_ms_max"));
+        faults.push(ConfigFault::new(
+            node.path(),
+            "backoff_ms must be at least 0 and at most backoff_ms_max",
+        ));
     }
-    Retry { attempts_max: i32::try_from(attempts).unwrap_or(1), backoff_ms, backoff_ms_max }
+    Retry {
+        attempts_max: i32::try_from(attempts).unwrap_or(1),
+        backoff_ms,
+        backoff_ms_max,
+    }
 }

@@ -54,13 +54,15 @@ const LIMIT_KEYS: [&str; 5] = ["min", "max", "min_length", "max_length", "patter
 
 impl Limits {
     fn read(node: &Node<'_>, faults: &mut Faults) -> Self {
-        let pattern = node.text("pattern", faults).and_then(|text| match Regex::new(&format!("^(?:{text})$")) {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                node.fault(faults, format!("`pattern` is not a regular expression: {error}"));
-                None
-            }
-        });
+        let pattern = node
+            .text("pattern", faults)
+            .and_then(|text| match Regex::new(&format!("^(?:{text})$")) {
+                Ok(regex) => Some(regex),
+                Err(error) => {
+                    node.fault(faults, format!("`pattern` is not a regular expression: {error}"));
+                    None
+                }
+            });
         let limits = Self {
             min: node.number("min", faults),
             max: node.number("max", faults),
@@ -108,12 +110,22 @@ impl Field {
     pub(super) fn input(node: &Node<'_>, faults: &mut Faults) -> Option<Self> {
         let mut known = vec!["name", "type", "title", "description", "required", "default", "options"];
         known.extend(LIMIT_KEYS);
-        node.keys(&known, faults).then(|| Self::read(node, "name", node, faults))
+        node.keys(&known, faults)
+            .then(|| Self::read(node, "name", node, faults))
     }
 
     /// An entry of a wizard's `questions`; its limits stand under `validation`.
     pub(super) fn question(node: &Node<'_>, faults: &mut Faults) -> Option<Self> {
-        let known = ["id", "prompt", "type", "description", "required", "default", "options", "validation"];
+        let known = [
+            "id",
+            "prompt",
+            "type",
+            "description",
+            "required",
+            "default",
+            "options",
+            "validation",
+        ];
         if !node.keys(&known, faults) {
             return None;
         }
@@ -128,7 +140,10 @@ impl Field {
     fn read(node: &Node<'_>, name_key: &str, limits: &Node<'_>, faults: &mut Faults) -> Self {
         let name = node.required_text(name_key, faults);
         if !name.is_empty() && !is_name(&name) {
-            node.fault(faults, format!("`{name}`: a name is a-z first, then a-z, 0-9 and `_`, at most 48 in all"));
+            node.fault(
+                faults,
+                format!("`{name}`: a name is a-z first, then a-z, 0-9 and `_`, at most 48 in all"),
+            );
         }
         let word = node.required_text("type", faults);
         let kind = KINDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind);
@@ -169,7 +184,11 @@ impl Field {
     fn parse(&self, text: &str) -> Result<Value, String> {
         let wrong = |hint: &str| format!("`{text}` is not a {}{hint}", self.kind_word());
         match self.kind {
-            Kind::Integer => text.trim().parse::<i64>().map(Value::from).map_err(|_| wrong(" such as 3")),
+            Kind::Integer => text
+                .trim()
+                .parse::<i64>()
+                .map(Value::from)
+                .map_err(|_| wrong(" such as 3")),
             Kind::Number => match text.trim().parse::<f64>() {
                 Ok(number) if number.is_finite() => Ok(Value::from(number)),
                 _ => Err(wrong(" such as 2.5")),
@@ -181,7 +200,9 @@ impl Field {
             },
             Kind::List => {
                 let items = serde_json::from_str::<Vec<String>>(text);
-                items.map(Value::from).map_err(|_| wrong(" of texts as JSON, such as [\"a\", \"b\"]"))
+                items
+                    .map(Value::from)
+                    .map_err(|_| wrong(" of texts as JSON, such as [\"a\", \"b\"]"))
             }
             _ => Ok(Value::from(text)),
         }
@@ -222,7 +243,10 @@ impl Field {
     }
 
     fn kind_word(&self) -> &'static str {
-        KINDS.iter().find(|(_, kind)| *kind == self.kind).map_or("text", |(word, _)| word)
+        KINDS
+            .iter()
+            .find(|(_, kind)| *kind == self.kind)
+            .map_or("text", |(word, _)| word)
     }
 }
 

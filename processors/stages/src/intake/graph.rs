@@ -18,13 +18,23 @@ pub(super) fn check(found: &[(StepSpec, Node<'_>)], root: &Node<'_>, faults: &mu
         for need in node.list("needs", &mut Faults::new()) {
             let name = need.value.as_str().unwrap_or_default();
             if !name.is_empty() && !ids.contains(&name) {
-                need.fault(faults, format!("no step is called `{name}`; steps are {}", ids.join(", ")));
+                need.fault(
+                    faults,
+                    format!("no step is called `{name}`; steps are {}", ids.join(", ")),
+                );
             }
         }
     }
     let specs: Vec<_> = found.iter().map(|(spec, _)| spec).collect();
     if let Some(cycle) = cycle(&specs) {
-        root.fault(faults, format!("{}: steps need each other in a circle: {}", FaultCode::PlanInvalid, cycle.join(" -> ")));
+        root.fault(
+            faults,
+            format!(
+                "{}: steps need each other in a circle: {}",
+                FaultCode::PlanInvalid,
+                cycle.join(" -> ")
+            ),
+        );
         return;
     }
     for (spec, node) in found {
@@ -45,7 +55,10 @@ fn check_results(node: &Node<'_>, key: &str, there: &BTreeSet<String>, faults: &
             if let Reference::Step(id, whole) = reference
                 && !there.contains(&id)
             {
-                at.fault(faults, format!("`{whole}` is not there yet: `{id}` must be a step this one needs"));
+                at.fault(
+                    faults,
+                    format!("`{whole}` is not there yet: `{id}` must be a step this one needs"),
+                );
             }
         }
     });

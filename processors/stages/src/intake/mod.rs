@@ -57,20 +57,45 @@ impl Intake {
     ///
     /// # Errors
     /// A value the catalogue refers to is not given, or `dedupe_hours` is not from 1 to 87600.
-    pub fn new(catalogue: Catalogue, values: BTreeMap<String, String>, dedupe_hours: i64) -> Result<Self, Vec<ConfigFault>> {
+    pub fn new(
+        catalogue: Catalogue,
+        values: BTreeMap<String, String>,
+        dedupe_hours: i64,
+    ) -> Result<Self, Vec<ConfigFault>> {
         let mut faults = catalogue.missing_values(&values);
         if !(1..=87_600).contains(&dedupe_hours) {
-            faults.push(ConfigFault::new("dedupe_hours", format!("{dedupe_hours} is not from 1 to 87600 hours")));
+            faults.push(ConfigFault::new(
+                "dedupe_hours",
+                format!("{dedupe_hours} is not from 1 to 87600 hours"),
+            ));
         }
-        if faults.is_empty() { Ok(Self { catalogue, values, dedupe_hours }) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(Self {
+                catalogue,
+                values,
+                dedupe_hours,
+            })
+        } else {
+            Err(faults)
+        }
     }
 
     /// The steps for a request and where they came from, or why there are none.
-    fn plan(&self, request: &Request, run_id: &str, fx: &Effects<'_>) -> Result<(Option<&Definition>, Vec<Step>), Refusal> {
+    fn plan(
+        &self,
+        request: &Request,
+        run_id: &str,
+        fx: &Effects<'_>,
+    ) -> Result<(Option<&Definition>, Vec<Step>), Refusal> {
         check_fields(request)?;
         let definition = self.definition(request);
         let capsule = definition.as_ref().map(|d| d.key()).unwrap_or_default();
-        let covers = Covers { tenant: &request.tenant, capsule: &capsule, tool: "", run_id };
+        let covers = Covers {
+            tenant: &request.tenant,
+            capsule: &capsule,
+            tool: "",
+            run_id,
+        };
         if let Some(control) = fx.controls().covering(covers) {
             let scope = kernel::controls::key_of(control.scope, &control.target);
             let detail = format!(
@@ -88,7 +113,11 @@ impl Intake {
         let named = |text: &Option<String>| text.clone().filter(|t| !t.trim().is_empty());
         let (origin, field, name) = match (named(&request.capsule), named(&request.wizard)) {
             (Some(_), Some(_)) => {
-                return Err(refusal(FaultCode::InputInvalid, "wizard", "a request names a capsule or a wizard: leave one out"));
+                return Err(refusal(
+                    FaultCode::InputInvalid,
+                    "wizard",
+                    "a request names a capsule or a wizard: leave one out",
+                ));
             }
             (Some(name), None) => (Origin::Capsule, "capsule", name),
             (None, Some(name)) => (Origin::Wizard, "wizard", name),
@@ -103,7 +132,10 @@ impl Intake {
             }
         };
         self.catalogue.find(origin, &name).ok_or_else(|| {
-            let detail = format!("there is no {field} `{name}`; the catalogue holds {}", self.catalogue.known(origin));
+            let detail = format!(
+                "there is no {field} `{name}`; the catalogue holds {}",
+                self.catalogue.known(origin)
+            );
             refusal(FaultCode::CapsuleUnknown, field, detail)
         })
     }
@@ -152,7 +184,10 @@ impl Processor for Intake {
         let tenant = request.tenant.as_str();
         if !state.run_id.is_empty() {
             let first = state.seen_at.to_string();
-            let facts = [("idempotency_key", request.idempotency_key.as_str()), ("first_seen_at", first.as_str())];
+            let facts = [
+                ("idempotency_key", request.idempotency_key.as_str()),
+                ("first_seen_at", first.as_str()),
+            ];
             return fx.event(tenant, &state.run_id, "request.duplicate", &facts);
         }
         let run_id = digest::run_id(tenant, &request.idempotency_key);
@@ -161,16 +196,27 @@ impl Processor for Intake {
         let capsule = plan.capsule.as_deref().unwrap_or_default();
         match &plan.refusal {
             Some(refusal) => {
-                let facts = [("code", refusal.code.as_str()), ("field", refusal.field.as_str()), ("capsule", capsule)];
+                let facts = [
+                    ("code", refusal.code.as_str()),
+                    ("field", refusal.field.as_str()),
+                    ("capsule", capsule),
+                ];
                 fx.event(tenant, &run_id, "request.refused", &facts)?;
             }
             None => {
                 let steps = plan.steps.len().to_string();
-                let facts = [("capsule", capsule), ("steps", steps.as_str()), ("actor", plan.actor.as_str())];
+                let facts = [
+                    ("capsule", capsule),
+                    ("steps", steps.as_str()),
+                    ("actor", plan.actor.as_str()),
+                ];
                 fx.event(tenant, &run_id, "request.accepted", &facts)?;
             }
         }
-        *state = State { run_id, seen_at: fx.now() };
+        *state = State {
+            run_id,
+            seen_at: fx.now(),
+        };
         fx.wake_at(FORGET, fx.now().plus_ms(self.dedupe_hours.saturating_mul(3_600_000)));
         Ok(())
     }
@@ -196,7 +242,10 @@ fn check_key(request: &Request, key: &str) -> Result<(), Fault> {
     if key == wanted {
         return Ok(());
     }
-    invalid(format!("the record's key is `{key}`; on {} it must be `tenant:idempotency_key`, here `{wanted}`", topics::REQUESTS.name))
+    invalid(format!(
+        "the record's key is `{key}`; on {} it must be `tenant:idempotency_key`, here `{wanted}`",
+        topics::REQUESTS.name
+    ))
 }
 
 fn check_fields(request: &Request) -> Result<(), Refusal> {
@@ -207,7 +256,11 @@ fn check_fields(request: &Request) -> Result<(), Refusal> {
         return Err(refusal(FaultCode::TenantInvalid, "tenant", detail));
     }
     if request.actor.trim().is_empty() {
-        return Err(refusal(FaultCode::InputInvalid, "actor", "is empty: say who asks, a user or a service"));
+        return Err(refusal(
+            FaultCode::InputInvalid,
+            "actor",
+            "is empty: say who asks, a user or a service",
+        ));
     }
     match request.budget_usd {
         Some(budget) if budget.0 < 0 => {

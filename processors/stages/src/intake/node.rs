@@ -19,12 +19,20 @@ pub(super) struct Node<'a> {
 impl<'a> Node<'a> {
     /// The whole file.
     pub(super) fn root(file: &'a str, value: &'a Value) -> Self {
-        Self { file, at: String::new(), value }
+        Self {
+            file,
+            at: String::new(),
+            value,
+        }
     }
 
     /// Path as printed.
     pub(super) fn path(&self) -> String {
-        if self.at.is_empty() { self.file.to_owned() } else { format!("{}: {}", self.file, self.at) }
+        if self.at.is_empty() {
+            self.file.to_owned()
+        } else {
+            format!("{}: {}", self.file, self.at)
+        }
     }
 
     /// Notes a fault here.
@@ -39,7 +47,8 @@ impl<'a> Node<'a> {
             return false;
         };
         for key in object.keys().filter(|k| !known.contains(&k.as_str())) {
-            self.child(key, self.value).fault(faults, format!("unknown key; known are {}", known.join(", ")));
+            self.child(key, self.value)
+                .fault(faults, format!("unknown key; known are {}", known.join(", ")));
         }
         true
     }
@@ -51,8 +60,16 @@ impl<'a> Node<'a> {
     }
 
     fn child(&self, key: &str, value: &'a Value) -> Node<'a> {
-        let at = if self.at.is_empty() { key.to_owned() } else { format!("{}.{key}", self.at) };
-        Node { file: self.file, at, value }
+        let at = if self.at.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.at)
+        };
+        Node {
+            file: self.file,
+            at,
+            value,
+        }
     }
 
     /// Text that must be there.
@@ -113,7 +130,11 @@ impl<'a> Node<'a> {
             node.fault(faults, "expected a list");
             return Vec::new();
         };
-        let item = |(i, value)| Node { file: self.file, at: format!("{}[{i}]", node.at), value };
+        let item = |(i, value)| Node {
+            file: self.file,
+            at: format!("{}[{i}]", node.at),
+            value,
+        };
         items.iter().enumerate().map(item).collect()
     }
 
@@ -134,7 +155,12 @@ impl<'a> Node<'a> {
         match self.value {
             Value::String(text) => visit(self, text),
             Value::Array(items) => items.iter().enumerate().for_each(|(i, value)| {
-                Node { file: self.file, at: format!("{}[{i}]", self.at), value }.strings(visit);
+                Node {
+                    file: self.file,
+                    at: format!("{}[{i}]", self.at),
+                    value,
+                }
+                .strings(visit);
             }),
             Value::Object(object) => object.iter().for_each(|(k, v)| self.child(k, v).strings(visit)),
             _ => {}

@@ -39,7 +39,10 @@ const STEP_MARK: &str = "${steps.";
 /// The references of a text, in order.
 pub(super) fn references(text: &str) -> Result<Vec<Reference>, String> {
     let parts = parts(text)?;
-    Ok(parts.into_iter().filter_map(|p| if let Part::Reference(r) = p { Some(r) } else { None }).collect())
+    Ok(parts
+        .into_iter()
+        .filter_map(|p| if let Part::Reference(r) = p { Some(r) } else { None })
+        .collect())
 }
 
 fn parts(text: &str) -> Result<Vec<Part>, String> {
@@ -53,7 +56,9 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
             rest = &rest[at + 2..];
             continue;
         }
-        let end = rest[at..].find('}').ok_or_else(|| format!("a reference is not closed: `{}`", &rest[at..]))?;
+        let end = rest[at..]
+            .find('}')
+            .ok_or_else(|| format!("a reference is not closed: `{}`", &rest[at..]))?;
         plain.push_str(&rest[..at]);
         if !plain.is_empty() {
             parts.push(Part::Text(std::mem::take(&mut plain)));
@@ -66,8 +71,13 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
     if !plain.is_empty() {
         parts.push(Part::Text(plain));
     }
-    if parts.iter().any(|p| matches!(p, Part::Text(t) if t.contains(STEP_MARK))) {
-        return Err(format!("`$${{` may not hide `{STEP_MARK}`: the orchestrator would read it as a reference"));
+    if parts
+        .iter()
+        .any(|p| matches!(p, Part::Text(t) if t.contains(STEP_MARK)))
+    {
+        return Err(format!(
+            "`$${{` may not hide `{STEP_MARK}`: the orchestrator would read it as a reference"
+        ));
     }
     Ok(parts)
 }
@@ -122,7 +132,10 @@ fn render_some(value: &Value, context: &Context<'_>) -> Result<Option<Value>, St
 
 fn render_text(text: &str, context: &Context<'_>) -> Result<Option<Value>, String> {
     let parts = parts(text)?;
-    let marks = parts.iter().filter(|p| matches!(p, Part::Reference(Reference::Step(..)))).count();
+    let marks = parts
+        .iter()
+        .filter(|p| matches!(p, Part::Reference(Reference::Step(..))))
+        .count();
     let filled = match parts.as_slice() {
         [Part::Reference(reference)] => resolve(reference, context)?,
         parts => {
@@ -141,7 +154,9 @@ fn render_text(text: &str, context: &Context<'_>) -> Result<Option<Value>, Strin
         }
     };
     if filled.as_ref().map_or(0, count_marks) > marks {
-        return Err(format!("a value given with the request would read as a reference; it may not hold `{STEP_MARK}`"));
+        return Err(format!(
+            "a value given with the request would read as a reference; it may not hold `{STEP_MARK}`"
+        ));
     }
     Ok(filled)
 }

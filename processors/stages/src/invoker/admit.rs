@@ -9,37 +9,49 @@ use schemas::records::{Call, CallKind, ControlAction, FaultInfo, Outcome, Outcom
 /// Checks calls against one gate's public key.
 #[derive(Debug)]
 pub(super) struct Gatekeeper {
-    key: VerifyingKey,
+    /// None when the bytes given are no key: then nothing is let out.
+    key: Option<VerifyingKey>,
     grace_ms: i64,
 }
 
 impl Gatekeeper {
-    pub(super) fn new(public_key: [u8; 32], grace_ms: i64) -> Result<Self, Fault> {
-        let key = VerifyingKey::from_bytes(&public_key).map_err(|e| {
-            let detail = format!("the policy gate's public key is not an Ed25519 key ({e}): give PolicyGate::public_key()");
-            Fault::new(FaultCode::ConfigInvalid, detail)
-        })?;
-        Ok(Self { key, grace_ms })
+    pub(super) fn new(public_key: [u8; 32], grace_ms: i64) -> Self {
+        Self {
+            key: VerifyingKey::from_bytes(&public_key).ok(),
+            grace_ms,
+        }
     }
 
     /// Lets a call out, or says why not. What is wrong for ever is looked at before what may pass.
     pub(super) fn admit(&self, call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
-        self.check_permit(call).map_err(|detail| Fault::new(FaultCode::PermitInvalid, detail).info(false))?;
+        self.check_permit(call)
+            .map_err(|detail| Fault::new(FaultCode::PermitInvalid, detail).info(false))?;
         check_controls(call, fx)?;
         self.check_deadline(call, fx.now())
     }
 
     fn check_permit(&self, call: &Call) -> Result<(), String> {
-        let digest = digest::action(&call.tool, &call.operation, &call.arguments).map_err(|e| format!("arguments: {e}"))?;
+        let digest =
+            digest::action(&call.tool, &call.operation, &call.arguments).map_err(|e| format!("arguments: {e}"))?;
         if digest != call.digest {
-            return Err(format!("the call says digest {}, its tool, operation and arguments give {digest}", call.digest));
+            return Err(format!(
+                "the call says digest {}, its tool, operation and arguments give {digest}",
+                call.digest
+            ));
         }
-        let permit = call.permit.as_ref().ok_or("the call carries no permit: the gate must allow exactly these arguments first")?;
+        let permit = call
+            .permit
+            .as_ref()
+            .ok_or("the call carries no permit: the gate must allow exactly these arguments first")?;
         let unreadable = || "the permit's signature is not 128 hex digits".to_owned();
         let bytes = hex::decode(&permit.signature).map_err(|_| unreadable())?;
         let signature = Signature::from_slice(&bytes).map_err(|_| unreadable())?;
         let text = permit.signed_text(&call.run_id, &permit_step(call), &digest);
-        self.key.verify_strict(&text, &signature).map_err(|_| {
+        let key = self
+            .key
+            .as_ref()
+            .ok_or("the invoker was given bytes that are no Ed25519 public key: give policy_gate::public_key")?;
+        key.verify_strict(&text, &signature).map_err(|_| {
             "the permit's signature does not cover this run, step and digest under the gate's key: ask the gate again".to_owned()
         })
     }
@@ -49,7 +61,10 @@ impl Gatekeeper {
         if deadline >= now {
             return Ok(());
         }
-        let detail = format!("asked for at {}, to be tried by {deadline}, reached at {now}: nothing was done", call.created_at);
+        let detail = format!(
+            "asked for at {}, to be tried by {deadline}, reached at {now}: nothing was done",
+            call.created_at
+        );
         Err(Fault::new(FaultCode::DeadlinePassed, detail).info(false))
     }
 }
@@ -64,13 +79,23 @@ fn permit_step(call: &Call) -> String {
 
 fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
     let capsule = call.capsule.as_deref().unwrap_or_default();
-    let covers = Covers { tenant: &call.tenant, capsule, tool: &call.tool, run_id: &call.run_id };
-    let Some(control) = fx.controls().covering(covers) else { return Ok(()) };
+    let covers = Covers {
+        tenant: &call.tenant,
+        capsule,
+        tool: &call.tool,
+        run_id: &call.run_id,
+    };
+    let Some(control) = fx.controls().covering(covers) else {
+        return Ok(());
+    };
     if control.action == ControlAction::Cancel && call.kind == CallKind::Compensation {
         return Ok(());
     }
     let scope = controls::key_of(control.scope, &control.target);
-    let detail = format!("{:?} by {} at {scope}: {}; nothing was done", control.action, control.actor, control.reason);
+    let detail = format!(
+        "{:?} by {} at {scope}: {}; nothing was done",
+        control.action, control.actor, control.reason
+    );
     Err(Fault::new(FaultCode::ControlStopped, detail).info(control.action == ControlAction::Pause))
 }
 

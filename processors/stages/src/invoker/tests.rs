@@ -16,7 +16,7 @@ fn key() -> SigningKey {
 }
 
 fn invoker() -> Invoker {
-    Invoker::new(key().verifying_key().to_bytes(), Config::default()).unwrap()
+    Invoker::new(key().verifying_key().to_bytes(), Config::default())
 }
 
 fn call(id: &str) -> Call {
@@ -42,7 +42,12 @@ fn call(id: &str) -> Call {
 fn sign(call: &mut Call, step: &str) {
     let text = permit::signed_text(&call.run_id, step, &call.digest, "rev", Timestamp(5));
     let signature = hex::encode(key().sign(&text).to_bytes());
-    call.permit = Some(Permit { verdict_id: "ver_1".into(), policy_revision: "rev".into(), decided_at: Timestamp(5), signature });
+    call.permit = Some(Permit {
+        verdict_id: "ver_1".into(),
+        policy_revision: "rev".into(),
+        decided_at: Timestamp(5),
+        signature,
+    });
 }
 
 struct Ran {
@@ -53,10 +58,22 @@ struct Ran {
 }
 
 fn collect(fx: Effects<'_>) -> Ran {
-    let of = |topic: &str| fx.emits.iter().filter(|e| e.topic == topic).cloned().collect::<Vec<Emit>>();
+    let of = |topic: &str| {
+        fx.emits
+            .iter()
+            .filter(|e| e.topic == topic)
+            .cloned()
+            .collect::<Vec<Emit>>()
+    };
     Ran {
-        outcomes: of("soma.outcomes").iter().map(|e| Outcome::from_avro(Outcome::schema(), &e.avro).unwrap()).collect(),
-        events: of("soma.events").iter().map(|e| Event::from_avro(Event::schema(), &e.avro).unwrap().kind).collect(),
+        outcomes: of("soma.outcomes")
+            .iter()
+            .map(|e| Outcome::from_avro(Outcome::schema(), &e.avro).unwrap())
+            .collect(),
+        events: of("soma.events")
+            .iter()
+            .map(|e| Event::from_avro(Event::schema(), &e.avro).unwrap().kind)
+            .collect(),
         performs: fx.performs,
         timers: fx.timers,
     }
@@ -86,7 +103,10 @@ fn refused(call: &Call, controls: &Controls, now: Timestamp) -> (String, bool) {
     let mut state = State::default();
     let ran = step(&mut state, call, controls, now);
     assert!(ran.performs.is_empty() && state.open.is_empty());
-    assert_eq!((ran.outcomes[0].status, ran.events[0].as_str()), (OutcomeStatus::Refused, "call.refused"));
+    assert_eq!(
+        (ran.outcomes[0].status, ran.events[0].as_str()),
+        (OutcomeStatus::Refused, "call.refused")
+    );
     let fault = ran.outcomes[0].fault.clone().unwrap();
     (fault.code, fault.retryable)
 }
@@ -98,16 +118,35 @@ fn an_intent_then_an_outcome_and_every_repeat_is_answered_the_same() {
     assert_eq!((ran.performs.len(), ran.performs[0].approach), (1, Approach::Fresh));
     assert!(ran.outcomes.is_empty() && state.open.contains_key("call_1"));
     let again = step(&mut state, &call("call_1"), &none, NOW);
-    assert!(again.performs.is_empty() && again.outcomes.is_empty(), "an open call is not started twice");
+    assert!(
+        again.performs.is_empty() && again.outcomes.is_empty(),
+        "an open call is not started twice"
+    );
 
     let restored = signal(&mut state, &Signal::Restored);
-    assert_eq!((restored.performs.len(), restored.performs[0].approach), (1, Approach::Recover));
+    assert_eq!(
+        (restored.performs.len(), restored.performs[0].approach),
+        (1, Approach::Recover)
+    );
 
-    let outcome = Outcome { call_id: "call_1".into(), run_id: "run_1".into(), latency_us: 5000, ..Outcome::default() };
+    let outcome = Outcome {
+        call_id: "call_1".into(),
+        run_id: "run_1".into(),
+        latency_us: 5000,
+        ..Outcome::default()
+    };
     let done = signal(&mut state, &Signal::Done(Box::new(outcome.clone())));
-    assert_eq!((done.outcomes, done.events), (vec![outcome.clone()], vec!["call.succeeded".to_owned()]));
+    assert_eq!(
+        (done.outcomes, done.events),
+        (vec![outcome.clone()], vec!["call.succeeded".to_owned()])
+    );
     assert!(state.open.is_empty());
-    assert!(signal(&mut state, &Signal::Done(Box::new(outcome.clone()))).outcomes.is_empty(), "one outcome per call");
+    assert!(
+        signal(&mut state, &Signal::Done(Box::new(outcome.clone())))
+            .outcomes
+            .is_empty(),
+        "one outcome per call"
+    );
     let late = step(&mut state, &call("call_1"), &none, NOW);
     assert_eq!((late.outcomes, late.performs.len()), (vec![outcome], 0));
 
@@ -129,7 +168,9 @@ fn a_call_without_a_valid_allow_for_exactly_its_digest_is_refused() {
         ("other tool", |c| c.tool = "notify".into()),
         ("other step", |c| c.step_id = "apply".into()),
         ("way back under the step's allow", |c| c.kind = CallKind::Compensation),
-        ("other revision", |c| c.permit.as_mut().unwrap().policy_revision = "new".into()),
+        ("other revision", |c| {
+            c.permit.as_mut().unwrap().policy_revision = "new".into()
+        }),
         ("no hex", |c| c.permit.as_mut().unwrap().signature = "zz".into()),
     ];
     for (why, change) in cases {
@@ -143,25 +184,66 @@ fn a_call_without_a_valid_allow_for_exactly_its_digest_is_refused() {
 fn controls_and_deadlines_stop_calls_and_a_cancel_lets_the_way_back_through() {
     let with = |action| {
         let mut controls = Controls::default();
-        controls.apply(Control { scope: Scope::Tool, target: "http".into(), action, ..Control::default() });
+        controls.apply(Control {
+            scope: Scope::Tool,
+            target: "http".into(),
+            action,
+            ..Control::default()
+        });
         controls
     };
     let mut back = call("call_2");
     back.kind = CallKind::Compensation;
     sign(&mut back, "look.compensation");
-    for (action, retryable) in [(ControlAction::Kill, false), (ControlAction::Cancel, false), (ControlAction::Pause, true)] {
-        assert_eq!(refused(&call("call_1"), &with(action), NOW), ("CONTROL_STOPPED".into(), retryable));
+    for (action, retryable) in [
+        (ControlAction::Kill, false),
+        (ControlAction::Cancel, false),
+        (ControlAction::Pause, true),
+    ] {
+        assert_eq!(
+            refused(&call("call_1"), &with(action), NOW),
+            ("CONTROL_STOPPED".into(), retryable)
+        );
     }
     assert_eq!(refused(&back, &with(ControlAction::Kill), NOW).0, "CONTROL_STOPPED");
-    assert_eq!(step(&mut State::default(), &back, &with(ControlAction::Cancel), NOW).performs.len(), 1);
+    assert_eq!(
+        step(&mut State::default(), &back, &with(ControlAction::Cancel), NOW)
+            .performs
+            .len(),
+        1
+    );
     let last = NOW.plus_ms(1000 + Config::default().grace_ms);
-    assert_eq!(step(&mut State::default(), &call("call_1"), &Controls::default(), last).performs.len(), 1);
-    assert_eq!(refused(&call("call_1"), &Controls::default(), last.plus_ms(1)).0, "DEADLINE_PASSED");
+    assert_eq!(
+        step(&mut State::default(), &call("call_1"), &Controls::default(), last)
+            .performs
+            .len(),
+        1
+    );
+    assert_eq!(
+        refused(&call("call_1"), &Controls::default(), last.plus_ms(1)).0,
+        "DEADLINE_PASSED"
+    );
 }
 
 #[test]
-fn bad_configuration_is_refused() {
-    assert!(Invoker::new([7; 32], Config { grace_ms: 0, ..Config::default() }).is_err());
-    let fault = (0..=255).find_map(|b| Invoker::new([b; 32], Config::default()).err()).unwrap();
-    assert_eq!(fault.code, FaultCode::ConfigInvalid);
+fn bad_configuration_is_named_and_a_bad_key_lets_nothing_out() {
+    assert_eq!(Config::default().check(), vec![]);
+    assert_eq!(
+        Config {
+            grace_ms: 0,
+            finished_ms: -1
+        }
+        .check()
+        .len(),
+        2
+    );
+    let bad = (0..=255)
+        .map(|b| [b; 32])
+        .find(|b| ed25519_dalek::VerifyingKey::from_bytes(b).is_err())
+        .unwrap();
+    let controls = Controls::default();
+    let fault = Gatekeeper::new(bad, 1)
+        .admit(&call("call_1"), &Effects::new(NOW, "run_1", "c", &controls))
+        .unwrap_err();
+    assert_eq!(fault.code, "PERMIT_INVALID");
 }

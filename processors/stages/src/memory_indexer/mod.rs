@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use kernel::{Delivery, Effects, Fault, FaultCode, Processor};
+use schemas::digest;
 use schemas::records::{CallKind, Memory, MemoryKind, Outcome, OutcomeStatus};
 use schemas::topics::{self, OUTCOMES};
-use schemas::digest;
 use serde_json::Value;
 
 kernel::inputs! {
@@ -46,9 +46,14 @@ impl Processor for MemoryIndexer {
 
     fn step(&self, (): &mut (), input: &Delivery<Input>, fx: &mut Effects<'_>) -> Result<(), Fault> {
         let Input::Outcome(outcome) = &input.input;
-        for (field, value) in [("call_id", &outcome.call_id), ("run_id", &outcome.run_id), ("tenant", &outcome.tenant)] {
+        for (field, value) in [
+            ("call_id", &outcome.call_id),
+            ("run_id", &outcome.run_id),
+            ("tenant", &outcome.tenant),
+        ] {
             if value.is_empty() {
-                let detail = format!("field `{field}` of the outcome is empty; a memory belongs to a tenant, a run and a call");
+                let detail =
+                    format!("field `{field}` of the outcome is empty; a memory belongs to a tenant, a run and a call");
                 return Err(Fault::new(FaultCode::RecordInvalid, detail));
             }
         }
@@ -59,8 +64,11 @@ impl Processor for MemoryIndexer {
         let memory = remember(outcome);
         let key = format!("{}:{}", memory.tenant, memory.memory_id);
         fx.emit(topics::MEMORIES, key, &memory.tenant, &memory)?;
-        let facts =
-            [("memory_id", memory.memory_id.as_str()), ("tool", &outcome.tool), ("status", status_word(outcome.status))];
+        let facts = [
+            ("memory_id", memory.memory_id.as_str()),
+            ("tool", &outcome.tool),
+            ("status", status_word(outcome.status)),
+        ];
         fx.event(&memory.tenant, &memory.run_id, "memory.indexed", &facts)
     }
 }
@@ -81,7 +89,10 @@ fn remember(outcome: &Outcome) -> Memory {
         step_id: outcome.step_id.clone(),
         kind: MemoryKind::Outcome,
         text: sentence(outcome),
-        attributes: facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>(),
+        attributes: facts
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect::<BTreeMap<_, _>>(),
         created_at: outcome.finished_at,
         expires_at: None,
     }
@@ -106,8 +117,15 @@ fn sentence(outcome: &Outcome) -> String {
     if let Some(capsule) = &outcome.capsule {
         text.push_str(&format!(" ({capsule})"));
     }
-    let part = if outcome.kind == CallKind::Compensation { "compensation of step" } else { "step" };
-    text.push_str(&format!(": {part} {}, {} {}, ", outcome.step_id, outcome.tool, outcome.operation));
+    let part = if outcome.kind == CallKind::Compensation {
+        "compensation of step"
+    } else {
+        "step"
+    };
+    text.push_str(&format!(
+        ": {part} {}, {} {}, ",
+        outcome.step_id, outcome.tool, outcome.operation
+    ));
     text.push_str(match outcome.status {
         OutcomeStatus::Succeeded => "succeeded",
         OutcomeStatus::Failed => "failed",
@@ -144,22 +162,43 @@ fn salient(result: &str) -> String {
     collect(&value, "", 0, &mut leaves);
     // Stable: within one depth the result's own order stays.
     leaves.sort_by_key(|(depth, _)| *depth);
-    leaves.into_iter().map(|(_, words)| words).collect::<Vec<_>>().join(", ")
+    leaves
+        .into_iter()
+        .map(|(_, words)| words)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn collect(value: &Value, name: &str, depth: usize, leaves: &mut Vec<(usize, String)>) {
-    let under = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+    let under = |key: &str| {
+        if name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{name}.{key}")
+        }
+    };
     match value {
         Value::Null => {}
         Value::Object(fields) if depth < DEPTH_MAX => {
-            fields.iter().for_each(|(key, field)| collect(field, &under(key), depth + 1, leaves));
+            fields
+                .iter()
+                .for_each(|(key, field)| collect(field, &under(key), depth + 1, leaves));
         }
         Value::Array(items) if depth < DEPTH_MAX => {
-            items.iter().take(5).enumerate().for_each(|(nth, item)| collect(item, &under(&nth.to_string()), depth + 1, leaves));
+            items
+                .iter()
+                .take(5)
+                .enumerate()
+                .for_each(|(nth, item)| collect(item, &under(&nth.to_string()), depth + 1, leaves));
         }
         Value::Object(_) | Value::Array(_) => {}
         Value::String(text) if text.trim().is_empty() => {}
-        Value::String(text) => leaves.push((depth, format!("{name} {}", cut(text.trim(), VALUE_CHARS_MAX)).trim().to_owned())),
+        Value::String(text) => leaves.push((
+            depth,
+            format!("{name} {}", cut(text.trim(), VALUE_CHARS_MAX))
+                .trim()
+                .to_owned(),
+        )),
         other => leaves.push((depth, format!("{name} {other}").trim().to_owned())),
     }
 }
@@ -168,7 +207,11 @@ fn collect(value: &Value, name: &str, depth: usize, leaves: &mut Vec<(usize, Str
 fn cut(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         None => text.to_owned(),
-        Some(_) => text.chars().take(chars_max.saturating_sub(1)).chain(std::iter::once('…')).collect(),
+        Some(_) => text
+            .chars()
+            .take(chars_max.saturating_sub(1))
+            .chain(std::iter::once('…'))
+            .collect(),
     }
 }
 
@@ -220,40 +263,109 @@ mod tests {
     fn a_success_becomes_one_sentence_with_facts() {
         let emits = index(outcome()).unwrap();
         let made = memory(outcome());
-        assert_eq!(made.text, "Roll out shop (service_rollout@1): step apply, terraform apply, succeeded with add 1, applied true, outputs.url shop.json.");
+        assert_eq!(
+            made.text,
+            "Roll out shop (service_rollout@1): step apply, terraform apply, succeeded with add 1, applied true, outputs.url shop.json."
+        );
         assert_eq!(made.memory_id, digest::id("mem", &["call_1"]));
-        assert_eq!((emits[0].topic.as_str(), emits[0].key.clone()), ("soma.memories", format!("acme:{}", made.memory_id)));
-        assert_eq!((made.attributes["status"].as_str(), made.attributes["run_id"].as_str()), ("SUCCEEDED", "run_1"));
+        assert_eq!(
+            (emits[0].topic.as_str(), emits[0].key.clone()),
+            ("soma.memories", format!("acme:{}", made.memory_id))
+        );
+        assert_eq!(
+            (made.attributes["status"].as_str(), made.attributes["run_id"].as_str()),
+            ("SUCCEEDED", "run_1")
+        );
         assert_eq!((made.created_at, made.attributes.len()), (Timestamp(5), 6));
         let event = Event::from_avro(Event::schema(), &emits[1].avro).unwrap();
-        assert_eq!((event.kind.as_str(), event.payload["memory_id"].as_str()), ("memory.indexed", made.memory_id.as_str()));
+        assert_eq!(
+            (event.kind.as_str(), event.payload["memory_id"].as_str()),
+            ("memory.indexed", made.memory_id.as_str())
+        );
     }
 
     #[test]
     fn failures_say_why_and_compensations_what_they_undid() {
-        let fault = FaultInfo { code: "TOOL_TIMED_OUT".into(), detail: "no answer in 5 s".into(), retryable: true };
-        let failed = Outcome { status: OutcomeStatus::Failed, fault: Some(fault.clone()), attempt: 2, ..outcome() };
-        assert!(memory(failed).text.ends_with("failed at attempt 2 because of TOOL_TIMED_OUT: no answer in 5 s."));
-        let unknown = Outcome { status: OutcomeStatus::Unknown, fault: Some(fault), ..outcome() };
+        let fault = FaultInfo {
+            code: "TOOL_TIMED_OUT".into(),
+            detail: "no answer in 5 s".into(),
+            retryable: true,
+        };
+        let failed = Outcome {
+            status: OutcomeStatus::Failed,
+            fault: Some(fault.clone()),
+            attempt: 2,
+            ..outcome()
+        };
+        assert!(
+            memory(failed)
+                .text
+                .ends_with("failed at attempt 2 because of TOOL_TIMED_OUT: no answer in 5 s.")
+        );
+        let unknown = Outcome {
+            status: OutcomeStatus::Unknown,
+            fault: Some(fault),
+            ..outcome()
+        };
         assert!(memory(unknown).text.contains("may or may not have happened"));
-        let undone = Outcome { status: OutcomeStatus::Compensated, kind: CallKind::Compensation, result: String::new(), goal: String::new(), capsule: None, ..outcome() };
-        assert_eq!(memory(undone).text, "A run: compensation of step apply, terraform apply, undid the step.");
+        let undone = Outcome {
+            status: OutcomeStatus::Compensated,
+            kind: CallKind::Compensation,
+            result: String::new(),
+            goal: String::new(),
+            capsule: None,
+            ..outcome()
+        };
+        assert_eq!(
+            memory(undone).text,
+            "A run: compensation of step apply, terraform apply, undid the step."
+        );
     }
 
     #[test]
     fn texts_are_bounded_and_odd_results_are_taken() {
-        let long = format!(r#"{{"body":"{}","n":[{}]}}"#, "é".repeat(5000), vec!["7"; 900].join(","));
+        let long = format!(
+            r#"{{"body":"{}","n":[{}]}}"#,
+            "é".repeat(5000),
+            vec!["7"; 900].join(",")
+        );
         for result in [long.as_str(), &"x".repeat(9000), "\"just text\"", "7", "", "[]", "{{{"] {
-            let made = memory(Outcome { result: result.to_owned(), goal: "g".repeat(2000), ..outcome() });
-            assert!(made.text.chars().count() <= TEXT_CHARS_MAX, "{}", made.text.chars().count());
+            let made = memory(Outcome {
+                result: result.to_owned(),
+                goal: "g".repeat(2000),
+                ..outcome()
+            });
+            assert!(
+                made.text.chars().count() <= TEXT_CHARS_MAX,
+                "{}",
+                made.text.chars().count()
+            );
         }
-        assert!(memory(Outcome { result: "\"just text\"".into(), ..outcome() }).text.ends_with("succeeded with just text."));
+        assert!(
+            memory(Outcome {
+                result: "\"just text\"".into(),
+                ..outcome()
+            })
+            .text
+            .ends_with("succeeded with just text.")
+        );
     }
 
     #[test]
     fn a_refused_call_is_not_remembered_and_a_bad_record_is_named() {
-        assert!(index(Outcome { status: OutcomeStatus::Refused, ..outcome() }).unwrap().is_empty());
-        let fault = index(Outcome { tenant: String::new(), ..outcome() }).unwrap_err();
+        assert!(
+            index(Outcome {
+                status: OutcomeStatus::Refused,
+                ..outcome()
+            })
+            .unwrap()
+            .is_empty()
+        );
+        let fault = index(Outcome {
+            tenant: String::new(),
+            ..outcome()
+        })
+        .unwrap_err();
         assert_eq!(fault.code, FaultCode::RecordInvalid);
         assert!(fault.detail.contains("field `tenant`"), "{}", fault.detail);
     }

@@ -1,4 +1,5 @@
-//! The way back: awaiting what still runs, then undoing what succeeded in reverse order of finishing, one after another.
+//! The way back: awaiting what still runs, then undoing what succeeded in reverse order of finishing, one after
+//! another.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,10 @@ impl Turn<'_, '_> {
             if !self.run.paused.is_empty() {
                 return Ok(());
             }
-            self.push(At { step, kind: CallKind::Compensation })?;
+            self.push(At {
+                step,
+                kind: CallKind::Compensation,
+            })?;
             if self.run.steps[step].undoing() {
                 return Ok(());
             }
@@ -48,7 +52,8 @@ impl Turn<'_, '_> {
     }
 }
 
-/// The step being undone, or the next one: the last to succeed of those that have a way back. What a step still stands on
+/// The step being undone, or the next one: the last to succeed of those that have a way back. What a step still
+/// stands on
 /// because its own compensation failed is left standing.
 fn next(run: &RunState) -> Option<usize> {
     if let Some(current) = run.steps.iter().position(StepState::undoing) {

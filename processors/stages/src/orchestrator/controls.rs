@@ -1,4 +1,5 @@
-//! Kill switches, cancels and pauses, taken in before anything else of a turn. Which control is in force the kernel knows.
+//! Kill switches, cancels and pauses, taken in before anything else of a turn. Which control is in force the kernel
+//! knows.
 
 use kernel::controls::{Covers, key_of};
 use kernel::{Fault, FaultCode};
@@ -46,12 +47,23 @@ impl Turn<'_, '_> {
 fn covering(run: &RunState, fx: &kernel::Effects<'_>) -> Option<Control> {
     let plan = &run.plan;
     let capsule = plan.capsule.as_deref().unwrap_or_default();
-    let mut tools: Vec<&str> = run.all().filter(|at| to_do(run, *at)).map(|at| run.planned(at).0).collect();
+    let mut tools: Vec<&str> = run
+        .all()
+        .filter(|at| to_do(run, *at))
+        .map(|at| run.planned(at).0)
+        .collect();
     tools.push("");
     tools.sort_unstable();
     tools.dedup();
-    let covers = |tool| Covers { tenant: &plan.tenant, capsule, tool, run_id: &plan.run_id };
-    let found = tools.into_iter().filter_map(|tool| fx.controls().covering(covers(tool)));
+    let covers = |tool| Covers {
+        tenant: &plan.tenant,
+        capsule,
+        tool,
+        run_id: &plan.run_id,
+    };
+    let found = tools
+        .into_iter()
+        .filter_map(|tool| fx.controls().covering(covers(tool)));
     found
         .max_by_key(|control| match control.action {
             ControlAction::Kill => 3,

@@ -1,4 +1,5 @@
-//! Starting what may start, and taking in what came of calls: readiness, calls, retries, the result. Judging is in `judge`.
+//! Starting what may start, and taking in what came of calls: readiness, calls, retries, the result. Judging is in
+//! `judge`.
 
 use kernel::{EventTime, Fault, FaultCode};
 use schemas::records::{Call, CallKind, FaultInfo, Outcome, OutcomeStatus, RunStatus, StepStatus};
@@ -47,7 +48,10 @@ impl Turn<'_, '_> {
                 return Ok(());
             }
             if self.run.steps[step].end.is_none() && self.run.ready(step) {
-                self.push(At { step, kind: CallKind::Action })?;
+                self.push(At {
+                    step,
+                    kind: CallKind::Action,
+                })?;
             }
         }
         Ok(())
@@ -112,14 +116,21 @@ impl Turn<'_, '_> {
     }
 
     fn approval_is_over(&self, action: &super::state::Action) -> bool {
-        action.approval.as_ref().and_then(|a| a.expires_at).is_some_and(|until| until <= self.fx.now())
+        action
+            .approval
+            .as_ref()
+            .and_then(|a| a.expires_at)
+            .is_some_and(|until| until <= self.fx.now())
     }
 
     fn call(&mut self, at: At) -> Result<(), Fault> {
         // The way back is walked even when the money is spent: leaving things half done costs more.
         if at.kind == CallKind::Action && self.run.budget_left().is_some_and(|left| left.0 <= 0) {
             let budget = self.run.plan.budget_usd.unwrap_or_default();
-            let detail = format!("the run's budget of {budget} USD is spent ({} USD so far); ask again with a larger budget_usd", self.run.cost);
+            let detail = format!(
+                "the run's budget of {budget} USD is spent ({} USD so far); ask again with a larger budget_usd",
+                self.run.cost
+            );
             return self.fail(at, Fault::new(FaultCode::PolicyDenied, detail).info(false));
         }
         let now = self.fx.now();
@@ -181,7 +192,8 @@ impl Turn<'_, '_> {
             return self.fail(at, fault);
         }
         let step = &mut self.run.steps[at.step];
-        (step.end, step.finished_at, step.fault) = (Some(StepStatus::Unknown), Some(self.fx.now()), Some(fault.clone()));
+        (step.end, step.finished_at, step.fault) =
+            (Some(StepStatus::Unknown), Some(self.fx.now()), Some(fault.clone()));
         self.stop(Cause::Unknown, &fault);
         self.step_event("step.unknown", at, &[("code", &fault.code)])
     }
@@ -211,7 +223,11 @@ impl Turn<'_, '_> {
         if wait_ms > 0 {
             self.fx.wake_at(format!("retry:{subject_id}"), due);
         }
-        self.step_event("step.retrying", at, &[("code", &fault.code), ("wait_ms", &wait_ms.to_string())])?;
+        self.step_event(
+            "step.retrying",
+            at,
+            &[("code", &fault.code), ("wait_ms", &wait_ms.to_string())],
+        )?;
         self.run.steps[at.step].fault = Some(fault);
         Ok(())
     }
@@ -251,7 +267,8 @@ impl Turn<'_, '_> {
         self.step_event(kind, at, &[("code", &fault.code)])
     }
 
-    /// A call is past its time. The invoker always answers, so this is for an operator to see, not for the run to act on.
+    /// A call is past its time. The invoker always answers, so this is for an operator to see, not for the run to act
+    /// on.
     pub(super) fn overdue(&mut self, call_id: &str) -> Result<(), Fault> {
         match self.run.find_call(call_id) {
             Some(at) => self.step_event("call.overdue", at, &[("call_id", call_id)]),
@@ -268,7 +285,10 @@ fn call_record(run: &RunState, at: At, now: EventTime) -> Call {
         CallKind::Compensation => "COMPENSATION",
     };
     Call {
-        call_id: digest::id("call", &[&plan.run_id, &step.step_id, kind, &action.attempt.to_string()]),
+        call_id: digest::id(
+            "call",
+            &[&plan.run_id, &step.step_id, kind, &action.attempt.to_string()],
+        ),
         run_id: plan.run_id.clone(),
         tenant: plan.tenant.clone(),
         actor: plan.actor.clone(),
@@ -280,7 +300,10 @@ fn call_record(run: &RunState, at: At, now: EventTime) -> Call {
         tool: tool.to_owned(),
         operation: operation.to_owned(),
         arguments: action.arguments.clone(),
-        idempotency_key: digest::id("idem", &[&plan.tenant, &plan.run_id, &step.step_id, kind, &action.digest]),
+        idempotency_key: digest::id(
+            "idem",
+            &[&plan.tenant, &plan.run_id, &step.step_id, kind, &action.digest],
+        ),
         digest: action.digest.clone(),
         permit: action.permit.clone(),
         // The plan's word is about the action; nobody vouched for its compensation.
@@ -296,7 +319,11 @@ fn call_record(run: &RunState, at: At, now: EventTime) -> Call {
 fn backoff_ms(run: &RunState, at: At) -> i64 {
     let (retry, action) = (&run.step(at).retry, run.action(at));
     let doublings = u32::try_from(action.attempt - action.held - 1).unwrap_or(0).min(40);
-    let limit = if retry.backoff_ms_max > 0 { retry.backoff_ms_max } else { retry.backoff_ms };
+    let limit = if retry.backoff_ms_max > 0 {
+        retry.backoff_ms_max
+    } else {
+        retry.backoff_ms
+    };
     retry.backoff_ms.saturating_mul(1 << doublings).min(limit)
 }
 
@@ -304,7 +331,11 @@ fn backoff_ms(run: &RunState, at: At) -> i64 {
 fn kept_result(run: &RunState, at: At, result: &str) -> String {
     let reference = format!("${{steps.{}.result", run.step(at).step_id);
     let refers = |text: &str| text.contains(&reference);
-    let used = run.plan.steps.iter().any(|s| refers(&s.arguments) || s.compensation.as_ref().is_some_and(|c| refers(&c.arguments)));
+    let used = run
+        .plan
+        .steps
+        .iter()
+        .any(|s| refers(&s.arguments) || s.compensation.as_ref().is_some_and(|c| refers(&c.arguments)));
     let kept: usize = run.steps.iter().map(|s| s.result.len()).sum();
     let room = RESULTS_BYTES_MAX.saturating_sub(kept);
     let limit = if used { room } else { room.min(UNUSED_RESULT_BYTES_MAX) };
@@ -317,7 +348,10 @@ fn kept_result(run: &RunState, at: At, result: &str) -> String {
 
 fn unexplained(outcome: &Outcome) -> FaultInfo {
     let (code, words) = match outcome.status {
-        OutcomeStatus::Unknown => (FaultCode::OutcomeUnknown, "may or may not have happened; look before doing anything"),
+        OutcomeStatus::Unknown => (
+            FaultCode::OutcomeUnknown,
+            "may or may not have happened; look before doing anything",
+        ),
         _ => (FaultCode::ToolFailed, "failed without saying why"),
     };
     Fault::new(code, format!("{} {} {words}", outcome.tool, outcome.operation)).info(false)

@@ -1,4 +1,5 @@
-//! Verdicts, approvals and proposals: whether an action may be called. It decides nothing of its own: the gate does, and humans.
+//! Verdicts, approvals and proposals: whether an action may be called. It decides nothing of its own: the gate does,
+//! and humans.
 
 use kernel::{Effects, Fault, FaultCode};
 use schemas::records::{
@@ -17,7 +18,14 @@ impl Turn<'_, '_> {
         let decided_at = verdict.decided_at.0.to_string();
         let approval_id = verdict.approval_id.as_deref().unwrap_or_default();
         let decision = verdict.decision.word();
-        let mark = mark(&["verdict", &verdict.verdict_id, &verdict.digest, decision, approval_id, &decided_at]);
+        let mark = mark(&[
+            "verdict",
+            &verdict.verdict_id,
+            &verdict.digest,
+            decision,
+            approval_id,
+            &decided_at,
+        ]);
         if self.run.end.is_some() || !self.run.seen.insert(mark) {
             return Ok(());
         }
@@ -42,7 +50,10 @@ impl Turn<'_, '_> {
         match verdict.decision {
             Decision::Deny => {
                 self.run.gate.phase = Phase::Done;
-                self.stop(Cause::Denied, &Fault::new(FaultCode::PolicyDenied, why(verdict)).info(false));
+                self.stop(
+                    Cause::Denied,
+                    &Fault::new(FaultCode::PolicyDenied, why(verdict)).info(false),
+                );
                 Ok(())
             }
             Decision::Escalate => {
@@ -53,7 +64,11 @@ impl Turn<'_, '_> {
             }
             Decision::Allow => {
                 self.run.gate.phase = Phase::Allowed;
-                for step in verdict.steps.iter().filter(|s| s.decision == Decision::Allow && !s.signature.is_empty()) {
+                for step in verdict
+                    .steps
+                    .iter()
+                    .filter(|s| s.decision == Decision::Allow && !s.signature.is_empty())
+                {
                     if let Some(at) = self.run.find(&step.step_id) {
                         self.run.steps[at.step].offered = Some((step.digest.clone(), permit(verdict, step)));
                     }
@@ -65,7 +80,10 @@ impl Turn<'_, '_> {
 
     fn step_judged(&mut self, at: At, verdict: &Verdict) -> Result<(), Fault> {
         let (digest, subject_id) = (self.run.action(at).digest.clone(), self.run.subject_id(at));
-        let step = verdict.steps.iter().find(|s| s.step_id == subject_id && s.digest == digest);
+        let step = verdict
+            .steps
+            .iter()
+            .find(|s| s.step_id == subject_id && s.digest == digest);
         let decision = step.map_or(verdict.decision, |s| stricter(s.decision, verdict.decision));
         if decision != Decision::Deny && verdict.digest != digest && step.is_none() {
             return self.ignored(verdict, "it is about another digest than this step's");
@@ -86,22 +104,41 @@ impl Turn<'_, '_> {
                 Ok(())
             }
             (Decision::Allow, _) => {
-                let detail = format!("verdict {} allows `{subject_id}` without a signature; the invoker would refuse it", verdict.verdict_id);
+                let detail = format!(
+                    "verdict {} allows `{subject_id}` without a signature; the invoker would refuse it",
+                    verdict.verdict_id
+                );
                 self.fail(at, Fault::new(FaultCode::PermitInvalid, detail).info(false))
             }
         }
     }
 
     fn ignored(&mut self, verdict: &Verdict, reason: &str) -> Result<(), Fault> {
-        self.event("verdict.ignored", &[("verdict_id", &verdict.verdict_id), ("subject", &verdict.subject_id), ("reason", reason)])
+        self.event(
+            "verdict.ignored",
+            &[
+                ("verdict_id", &verdict.verdict_id),
+                ("subject", &verdict.subject_id),
+                ("reason", reason),
+            ],
+        )
     }
 
     /// Asks a human.
-    fn wait(&mut self, subject: Subject, subject_id: String, verdict: &Verdict, arguments: String) -> Result<(), Fault> {
+    fn wait(
+        &mut self,
+        subject: Subject,
+        subject_id: String,
+        verdict: &Verdict,
+        arguments: String,
+    ) -> Result<(), Fault> {
         let digest = if subject == Subject::Plan {
             self.run.plan.digest.clone()
         } else {
-            self.run.find(&subject_id).map(|at| self.run.action(at).digest.clone()).unwrap_or_default()
+            self.run
+                .find(&subject_id)
+                .map(|at| self.run.action(at).digest.clone())
+                .unwrap_or_default()
         };
         let until = self.fx.now().plus_ms(hours(self.config.approval_hours));
         self.fx.wake_at(format!("approval:{subject_id}"), until);
@@ -120,9 +157,19 @@ impl Turn<'_, '_> {
 
     /// Takes a human's answer in. It counts only for exactly what was shown: anything else is refused and said so.
     pub(super) fn answered_by_human(&mut self, approval: &Approval) -> Result<(), Fault> {
-        let decided = if approval.decision == ApprovalDecision::Approve { "approve" } else { "deny" };
+        let decided = if approval.decision == ApprovalDecision::Approve {
+            "approve"
+        } else {
+            "deny"
+        };
         // Only an approval that was taken is noted: one that was refused may be sent again when it fits.
-        let mark = mark(&["approval", &approval.approval_id, &approval.subject_id, &approval.digest, decided]);
+        let mark = mark(&[
+            "approval",
+            &approval.approval_id,
+            &approval.subject_id,
+            &approval.digest,
+            decided,
+        ]);
         if self.run.seen.contains(&mark) {
             return Ok(());
         }
@@ -132,10 +179,18 @@ impl Turn<'_, '_> {
         self.run.seen.insert(mark);
         let subject_id = approval.subject_id.clone();
         self.forget_waiting(&subject_id);
-        let facts = [("subject", subject_id.as_str()), ("decision", decided), ("approver", &approval.approver)];
+        let facts = [
+            ("subject", subject_id.as_str()),
+            ("decision", decided),
+            ("approver", &approval.approver),
+        ];
         self.event("approval.accepted", &facts)?;
         if approval.decision == ApprovalDecision::Deny {
-            let comment = if approval.comment.is_empty() { "no reason given" } else { &approval.comment };
+            let comment = if approval.comment.is_empty() {
+                "no reason given"
+            } else {
+                &approval.comment
+            };
             return self.denied(&subject_id, format!("{} denied it: {comment}", approval.approver));
         }
         let reference = ApprovalRef {
@@ -162,10 +217,16 @@ impl Turn<'_, '_> {
             return Err("the run has ended".to_owned());
         }
         let Some(waiting) = self.run.waiting.iter().find(|w| w.subject_id == approval.subject_id) else {
-            return Err(format!("nothing called `{}` waits for an approval", approval.subject_id));
+            return Err(format!(
+                "nothing called `{}` waits for an approval",
+                approval.subject_id
+            ));
         };
         if approval.digest != waiting.digest {
-            return Err(format!("it is for digest {}, what waits has {}", approval.digest, waiting.digest));
+            return Err(format!(
+                "it is for digest {}, what waits has {}",
+                approval.digest, waiting.digest
+            ));
         }
         if approval.decision == ApprovalDecision::Deny {
             return Ok(());
@@ -188,7 +249,10 @@ impl Turn<'_, '_> {
             return Ok(());
         }
         self.forget_waiting(subject_id);
-        self.denied(subject_id, format!("nobody answered within {} hours", self.config.approval_hours))
+        self.denied(
+            subject_id,
+            format!("nobody answered within {} hours", self.config.approval_hours),
+        )
     }
 
     fn denied(&mut self, subject_id: &str, detail: String) -> Result<(), Fault> {
@@ -204,10 +268,17 @@ impl Turn<'_, '_> {
         }
     }
 
-    /// Puts the plan before the gate again, with the approval. Steps whose arguments are not known yet come one by one later.
+    /// Puts the plan before the gate again, with the approval. Steps whose arguments are not known yet come one by
+    /// one later.
     pub(super) fn propose_plan(&mut self) -> Result<(), Fault> {
         let mut steps = Vec::new();
-        for step in self.run.plan.steps.iter().filter(|s| references::is_static(&s.arguments)) {
+        for step in self
+            .run
+            .plan
+            .steps
+            .iter()
+            .filter(|s| references::is_static(&s.arguments))
+        {
             let digest = digest::action(&step.tool, &step.operation, &step.arguments)
                 .map_err(|e| Fault::new(FaultCode::Internal, format!("step `{}`: {e}", step.step_id)))?;
             steps.push(ProposedStep {
@@ -238,7 +309,13 @@ impl Turn<'_, '_> {
         };
         let approval = action.approval.clone();
         self.run.action_mut(at).phase = Phase::Judging;
-        self.put_forward(Subject::Step, step.step_id.clone(), step.digest.clone(), vec![step], approval)
+        self.put_forward(
+            Subject::Step,
+            step.step_id.clone(),
+            step.digest.clone(),
+            vec![step],
+            approval,
+        )
     }
 
     fn put_forward(
@@ -252,7 +329,13 @@ impl Turn<'_, '_> {
         let plan = &self.run.plan;
         let now = self.fx.now();
         let approval_id = approval.as_ref().map(|a| a.approval_id.as_str()).unwrap_or_default();
-        let parts = [plan.run_id.as_str(), &subject_id, &subject_digest, approval_id, &now.0.to_string()];
+        let parts = [
+            plan.run_id.as_str(),
+            &subject_id,
+            &subject_digest,
+            approval_id,
+            &now.0.to_string(),
+        ];
         let proposal = Proposal {
             proposal_id: digest::id("pro", &parts),
             run_id: plan.run_id.clone(),
@@ -270,7 +353,8 @@ impl Turn<'_, '_> {
             approval,
             proposed_at: now,
         };
-        self.fx.emit(topics::PROPOSALS, plan.run_id.clone(), &plan.tenant, &proposal)
+        self.fx
+            .emit(topics::PROPOSALS, plan.run_id.clone(), &plan.tenant, &proposal)
     }
 
     /// Nobody is asked about this any more.
@@ -336,7 +420,11 @@ fn why(verdict: &Verdict) -> String {
         }
     }
     if said.is_empty() {
-        return if verdict.reason.is_empty() { "the policy gave no reason".to_owned() } else { verdict.reason.clone() };
+        return if verdict.reason.is_empty() {
+            "the policy gave no reason".to_owned()
+        } else {
+            verdict.reason.clone()
+        };
     }
     said.join("; ")
 }

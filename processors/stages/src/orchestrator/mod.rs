@@ -1,8 +1,11 @@
-//! Runs a plan's DAG: judges each step with its exact arguments, calls it, retries, waits for humans, compensates in reverse.
+//! Runs a plan's DAG: judges each step with its exact arguments, calls it, retries, waits for humans, compensates in
+//! reverse.
 //! Deliberately not here: calling tools (the invoker), deciding what is allowed (the policy gate), reading a clock.
 //!
-//! Every input first only writes down a fact (a verdict, an answer, an approval); then one function, `Turn::advance`, starts
-//! whatever may start now. That is why a pause is one condition in one place and a second delivery starts nothing twice.
+//! Every input first only writes down a fact (a verdict, an answer, an approval); then one function, `Turn::advance`,
+//! starts
+//! whatever may start now. That is why a pause is one condition in one place and a second delivery starts nothing
+//! twice.
 
 mod compensate;
 mod controls;
@@ -46,7 +49,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { approval_hours: 7 * 24, grace_ms: 60_000, forget_hours: 24 }
+        Self {
+            approval_hours: 7 * 24,
+            grace_ms: 60_000,
+            forget_hours: 24,
+        }
     }
 }
 
@@ -54,9 +61,11 @@ impl Config {
     /// Every value out of range, each with its path.
     pub fn check(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
-        for (path, value, min) in
-            [("approval_hours", self.approval_hours, 1), ("grace_ms", self.grace_ms, 0), ("forget_hours", self.forget_hours, 1)]
-        {
+        for (path, value, min) in [
+            ("approval_hours", self.approval_hours, 1),
+            ("grace_ms", self.grace_ms, 0),
+            ("forget_hours", self.forget_hours, 1),
+        ] {
             if value < min {
                 faults.push(ConfigFault::new(path, format!("{value} is too little; at least {min}")));
             }
@@ -84,7 +93,11 @@ impl Orchestrator {
         fact: impl FnOnce(&mut Turn<'_, '_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let before = publish::view(run);
-        let mut turn = Turn { run, fx, config: &self.config };
+        let mut turn = Turn {
+            run,
+            fx,
+            config: &self.config,
+        };
         turn.take_controls()?;
         fact(&mut turn)?;
         turn.advance()?;
@@ -93,14 +106,31 @@ impl Orchestrator {
 
     fn on_plan(&self, state: &mut State, plan: &Plan, fx: &mut Effects<'_>) -> Result<(), Fault> {
         if let Some(run) = &state.run {
-            return fx.event(&plan.tenant, &plan.run_id, "plan.duplicate", &[("plan_id", &plan.plan_id), ("kept", &run.plan.plan_id)]);
+            return fx.event(
+                &plan.tenant,
+                &plan.run_id,
+                "plan.duplicate",
+                &[("plan_id", &plan.plan_id), ("kept", &run.plan.plan_id)],
+            );
         }
         fx.drop_timer("forget");
         let early = state.early.take();
-        let mut run = RunState { plan: plan.clone(), created_at: fx.now(), ..RunState::default() };
+        let mut run = RunState {
+            plan: plan.clone(),
+            created_at: fx.now(),
+            ..RunState::default()
+        };
         run.steps.resize(plan.steps.len(), StepState::default());
-        run.gate = state::Action { phase: Phase::Judging, digest: plan.digest.clone(), ..state::Action::default() };
-        let mut turn = Turn { run: &mut run, fx, config: &self.config };
+        run.gate = state::Action {
+            phase: Phase::Judging,
+            digest: plan.digest.clone(),
+            ..state::Action::default()
+        };
+        let mut turn = Turn {
+            run: &mut run,
+            fx,
+            config: &self.config,
+        };
         turn.begin(early.as_deref())?;
         turn.publish(&schemas::records::Run::default())?;
         state.run = Some(Box::new(run));
@@ -143,7 +173,10 @@ impl Processor for Orchestrator {
             Input::Outcome(outcome) => ("outcome", &outcome.run_id),
         };
         if run_id != fx.key() {
-            let detail = format!("field `run_id` of the {what} is `{run_id}` but its key is `{}`; write it with run_id as key", fx.key());
+            let detail = format!(
+                "field `run_id` of the {what} is `{run_id}` but its key is `{}`; write it with run_id as key",
+                fx.key()
+            );
             return Err(Fault::new(FaultCode::RecordInvalid, detail));
         }
         match &input.input {
@@ -196,9 +229,16 @@ impl Turn<'_, '_> {
     /// The first turn of a run: refused at once, or put on its way.
     fn begin(&mut self, early: Option<&Verdict>) -> Result<(), Fault> {
         if let Some(refusal) = self.run.plan.refusal.clone() {
-            let detail =
-                if refusal.field.is_empty() { refusal.detail } else { format!("{}: {}", refusal.field, refusal.detail) };
-            return self.refuse(FaultInfo { code: refusal.code, detail, retryable: false });
+            let detail = if refusal.field.is_empty() {
+                refusal.detail
+            } else {
+                format!("{}: {}", refusal.field, refusal.detail)
+            };
+            return self.refuse(FaultInfo {
+                code: refusal.code,
+                detail,
+                retryable: false,
+            });
         }
         if let Err(detail) = dag::validate(&self.run.plan) {
             return self.refuse(Fault::new(FaultCode::PlanInvalid, detail).info(false));

@@ -94,8 +94,12 @@ impl Turn<'_, '_> {
         let (tool, operation) = (tool.to_owned(), operation.to_owned());
         let step_id = self.run.step(at).step_id.clone();
         let attempt = self.run.action(at).attempt.to_string();
-        let mut payload =
-            vec![("step", step_id.as_str()), ("tool", &tool), ("operation", &operation), ("attempt", &attempt)];
+        let mut payload = vec![
+            ("step", step_id.as_str()),
+            ("tool", &tool),
+            ("operation", &operation),
+            ("attempt", &attempt),
+        ];
         payload.extend_from_slice(facts);
         self.event(kind, &payload)
     }
@@ -111,11 +115,16 @@ impl Turn<'_, '_> {
         self.close_waiting();
         self.run.end = Some(status);
         self.run.finished_at = Some(self.fx.now());
-        self.fx.wake_at("forget", self.fx.now().plus_ms(hours(self.config.forget_hours)));
+        self.fx
+            .wake_at("forget", self.fx.now().plus_ms(hours(self.config.forget_hours)));
         let code = self.run.fault.as_ref().map(|f| f.code.clone()).unwrap_or_default();
         let lasted_ms = (self.fx.now().micros_since(self.run.plan.requested_at) / 1000).to_string();
         let cost = self.run.cost.to_string();
-        let facts = [("code", code.as_str()), ("duration_ms", &lasted_ms), ("cost_usd", &cost)];
+        let facts = [
+            ("code", code.as_str()),
+            ("duration_ms", &lasted_ms),
+            ("cost_usd", &cost),
+        ];
         self.event(&format!("run.{}", word(status)), &facts)
     }
 
@@ -123,7 +132,10 @@ impl Turn<'_, '_> {
     pub(super) fn skip_unstarted(&mut self) {
         let now = self.fx.now();
         for nth in 0..self.run.steps.len() {
-            let at = At { step: nth, kind: schemas::records::CallKind::Action };
+            let at = At {
+                step: nth,
+                kind: schemas::records::CallKind::Action,
+            };
             let phase = self.run.action(at).phase;
             if self.run.steps[nth].end.is_some() || phase == Phase::Calling {
                 continue;
@@ -132,7 +144,11 @@ impl Turn<'_, '_> {
             self.forget_waiting(&subject_id);
             self.fx.drop_timer(format!("retry:{subject_id}"));
             let step = &mut self.run.steps[nth];
-            step.end = Some(if phase == Phase::Backoff { StepStatus::Failed } else { StepStatus::Skipped });
+            step.end = Some(if phase == Phase::Backoff {
+                StepStatus::Failed
+            } else {
+                StepStatus::Skipped
+            });
             step.finished_at = Some(now);
             step.action.phase = Phase::Done;
         }

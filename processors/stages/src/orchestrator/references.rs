@@ -54,7 +54,8 @@ fn collect(value: &Value, found: &mut Vec<Reference>) -> Result<(), String> {
     }
 }
 
-/// The arguments with every reference replaced. A string that is one reference becomes the typed value; inside longer text
+/// The arguments with every reference replaced. A string that is one reference becomes the typed value; inside longer
+/// text
 /// the value is written as text. What is filled in is not looked through again.
 ///
 /// # Errors
@@ -71,7 +72,11 @@ pub(super) fn resolve<'r>(arguments: &str, result_of: impl Fn(&str) -> Option<&'
 fn fill(value: Value, look: &dyn Fn(&Reference) -> Result<Value, String>) -> Result<Value, String> {
     match value {
         Value::String(text) if !is_static(&text) => fill_text(&text, look),
-        Value::Array(items) => items.into_iter().map(|item| fill(item, look)).collect::<Result<_, _>>().map(Value::Array),
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| fill(item, look))
+            .collect::<Result<_, _>>()
+            .map(Value::Array),
         Value::Object(fields) => fields
             .into_iter()
             .map(|(name, field)| Ok((name, fill(field, look)?)))
@@ -101,7 +106,10 @@ fn fill_text(text: &str, look: &dyn Fn(&Reference) -> Result<Value, String>) -> 
 
 fn look_up<'r>(reference: &Reference, result_of: &impl Fn(&str) -> Option<&'r str>) -> Result<Value, String> {
     let Some(result) = result_of(&reference.step_id) else {
-        return Err(format!("{reference}: step `{}` has no result yet; name it in `needs`", reference.step_id));
+        return Err(format!(
+            "{reference}: step `{}` has no result yet; name it in `needs`",
+            reference.step_id
+        ));
     };
     let root: Value = match result {
         "" => Value::Null,
@@ -122,7 +130,12 @@ fn look_up<'r>(reference: &Reference, result_of: &impl Fn(&str) -> Option<&'r st
 fn kind(value: &Value) -> String {
     match value {
         Value::Object(fields) if fields.is_empty() => "an empty object".to_owned(),
-        Value::Object(fields) => fields.keys().take(10).map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => fields
+            .keys()
+            .take(10)
+            .map(|k| format!("`{k}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::String(_) => "text".to_owned(),
         other => other.to_string(),
@@ -154,9 +167,14 @@ fn parse(inner: &str) -> Result<Reference, String> {
     let word = parts.next().unwrap_or_default();
     let path: Vec<String> = parts.map(str::to_owned).collect();
     if step_id.is_empty() || word != "result" || path.iter().any(String::is_empty) {
-        return Err(format!("`{OPEN}{inner}}}` is not of the form ${{steps.<step_id>.result.<path>}}"));
+        return Err(format!(
+            "`{OPEN}{inner}}}` is not of the form ${{steps.<step_id>.result.<path>}}"
+        ));
     }
-    Ok(Reference { step_id: step_id.to_owned(), path })
+    Ok(Reference {
+        step_id: step_id.to_owned(),
+        path,
+    })
 }
 
 impl std::fmt::Display for Reference {
@@ -173,7 +191,8 @@ mod tests {
     use super::*;
 
     fn filled(arguments: &str) -> Result<Value, String> {
-        let plan = r#"{"id":"p1","destroy":2,"ok":true,"none":null,"list":[{"a":"x"},7],"trap":"${steps.plan.result.id}"}"#;
+        let plan =
+            r#"{"id":"p1","destroy":2,"ok":true,"none":null,"list":[{"a":"x"},7],"trap":"${steps.plan.result.id}"}"#;
         resolve(arguments, |id| (id == "plan").then_some(plan)).map(|text| serde_json::from_str(&text).unwrap())
     }
 
@@ -182,14 +201,33 @@ mod tests {
         for (arguments, expected) in [
             (r#"{"a":"${steps.plan.result.destroy}"}"#, r#"{"a":2}"#),
             (r#"{"a":["${steps.plan.result.ok}"]}"#, r#"{"a":[true]}"#),
-            (r#"{"a":"n=${steps.plan.result.destroy}, ${steps.plan.result.id}!"}"#, r#"{"a":"n=2, p1!"}"#),
-            (r#"{"a":"${steps.plan.result.list.0.a}${steps.plan.result.list.1}"}"#, r#"{"a":"x7"}"#),
-            (r#"{"a":{"b":"${steps.plan.result.list.0}"}}"#, r#"{"a":{"b":{"a":"x"}}}"#),
+            (
+                r#"{"a":"n=${steps.plan.result.destroy}, ${steps.plan.result.id}!"}"#,
+                r#"{"a":"n=2, p1!"}"#,
+            ),
+            (
+                r#"{"a":"${steps.plan.result.list.0.a}${steps.plan.result.list.1}"}"#,
+                r#"{"a":"x7"}"#,
+            ),
+            (
+                r#"{"a":{"b":"${steps.plan.result.list.0}"}}"#,
+                r#"{"a":{"b":{"a":"x"}}}"#,
+            ),
             (r#"{"a":"${steps.plan.result.none}"}"#, r#"{"a":null}"#),
-            (r#"{"a":"${var.x} ${steps.plan.result.ok}"}"#, r#"{"a":"${var.x} true"}"#),
-            (r#"{"a":"${steps.plan.result.trap}"}"#, r#"{"a":"${steps.plan.result.id}"}"#),
+            (
+                r#"{"a":"${var.x} ${steps.plan.result.ok}"}"#,
+                r#"{"a":"${var.x} true"}"#,
+            ),
+            (
+                r#"{"a":"${steps.plan.result.trap}"}"#,
+                r#"{"a":"${steps.plan.result.id}"}"#,
+            ),
         ] {
-            assert_eq!(filled(arguments).unwrap(), serde_json::from_str::<Value>(expected).unwrap(), "{arguments}");
+            assert_eq!(
+                filled(arguments).unwrap(),
+                serde_json::from_str::<Value>(expected).unwrap(),
+                "{arguments}"
+            );
         }
         assert_eq!(resolve(r#"{ "a" : 1 }"#, |_| None).unwrap(), r#"{ "a" : 1 }"#);
     }
@@ -197,8 +235,14 @@ mod tests {
     #[test]
     fn what_is_missing_or_malformed_is_named() {
         for (arguments, words) in [
-            (r#"{"a":"${steps.plan.result.nope}"}"#, "has no `nope` there; it has `destroy`, `id`"),
-            (r#"{"a":"${steps.plan.result.list.9}"}"#, "has no `9` there; it has a list of 2"),
+            (
+                r#"{"a":"${steps.plan.result.nope}"}"#,
+                "has no `nope` there; it has `destroy`, `id`",
+            ),
+            (
+                r#"{"a":"${steps.plan.result.list.9}"}"#,
+                "has no `9` there; it has a list of 2",
+            ),
             (r#"{"a":"${steps.plan.result.id.x}"}"#, "has no `x` there; it has text"),
             (r#"{"a":"${steps.other.result}"}"#, "step `other` has no result yet"),
             (r#"{"a":"${steps.plan.output}"}"#, "is not of the form"),
@@ -209,6 +253,11 @@ mod tests {
         }
         assert!(find_all("[1]").unwrap_err().contains("not a JSON object"));
         assert!(find_all("{").unwrap_err().contains("not JSON"));
-        assert_eq!(find_all(r#"{"a":["${steps.x.result.y} ${steps.z.result}"]}"#).unwrap().len(), 2);
+        assert_eq!(
+            find_all(r#"{"a":["${steps.x.result.y} ${steps.z.result}"]}"#)
+                .unwrap()
+                .len(),
+            2
+        );
     }
 }

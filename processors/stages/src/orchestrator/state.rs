@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use kernel::EventTime;
-use schemas::records::{
-    ApprovalRef, CallKind, FaultInfo, Permit, Plan, RunStatus, Step, StepStatus, Verdict, Waiting,
-};
 use schemas::Usd;
+use schemas::records::{ApprovalRef, CallKind, FaultInfo, Permit, Plan, RunStatus, Step, StepStatus, Verdict, Waiting};
 use serde::{Deserialize, Serialize};
 
 /// State of one key: the run, and a verdict that came before its plan (they travel on different topics).
@@ -169,18 +167,30 @@ impl RunState {
 
     pub(super) fn action(&self, at: At) -> &Action {
         let step = &self.steps[at.step];
-        if at.kind == CallKind::Action { &step.action } else { &step.undo }
+        if at.kind == CallKind::Action {
+            &step.action
+        } else {
+            &step.undo
+        }
     }
 
     pub(super) fn action_mut(&mut self, at: At) -> &mut Action {
         let step = &mut self.steps[at.step];
-        if at.kind == CallKind::Action { &mut step.action } else { &mut step.undo }
+        if at.kind == CallKind::Action {
+            &mut step.action
+        } else {
+            &mut step.undo
+        }
     }
 
     /// Name of an action before the gate, in approvals and in timers.
     pub(super) fn subject_id(&self, at: At) -> String {
         let id = &self.step(at).step_id;
-        if at.kind == CallKind::Action { id.clone() } else { format!("{id}{UNDO}") }
+        if at.kind == CallKind::Action {
+            id.clone()
+        } else {
+            format!("{id}{UNDO}")
+        }
     }
 
     /// The action of a name.
@@ -195,8 +205,7 @@ impl RunState {
 
     /// Every action of the run.
     pub(super) fn all(&self) -> impl Iterator<Item = At> + use<> {
-        (0..self.steps.len())
-            .flat_map(|step| [CallKind::Action, CallKind::Compensation].map(|kind| At { step, kind }))
+        (0..self.steps.len()).flat_map(|step| [CallKind::Action, CallKind::Compensation].map(|kind| At { step, kind }))
     }
 
     /// The action whose open call this is.
@@ -214,7 +223,10 @@ impl RunState {
 
     /// All needs of a step have succeeded.
     pub(super) fn ready(&self, step: usize) -> bool {
-        self.plan.steps[step].needs.iter().all(|need| self.result(need).is_some())
+        self.plan.steps[step]
+            .needs
+            .iter()
+            .all(|need| self.result(need).is_some())
     }
 
     /// Result of a step that succeeded; compensated ones still have theirs.
@@ -226,7 +238,9 @@ impl RunState {
 
     /// What may still be spent; `None` for no limit.
     pub(super) fn budget_left(&self) -> Option<Usd> {
-        self.plan.budget_usd.map(|budget| Usd(budget.0.saturating_sub(self.cost.0)))
+        self.plan
+            .budget_usd
+            .map(|budget| Usd(budget.0.saturating_sub(self.cost.0)))
     }
 
     /// The status a follower sees.
@@ -245,6 +259,10 @@ impl RunState {
         if self.steps.iter().any(StepState::undoing) {
             return RunStatus::Compensating;
         }
-        if self.gate.phase == Phase::Allowed { RunStatus::Running } else { RunStatus::Judging }
+        if self.gate.phase == Phase::Allowed {
+            RunStatus::Running
+        } else {
+            RunStatus::Judging
+        }
     }
 }

@@ -1,1 +1,330 @@
-//! Being built.
+//! The policy gate: a verdict for every plan and every proposal, and a signed permit for each step it allows. It keeps no state
+//! and touches nothing; the invoker knows only its public key.
+
+mod approval;
+mod bundle;
+mod judge;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use ed25519_dalek::{Signer, SigningKey};
+use kernel::{Delivery, Effects, EventTime, Fault, FaultCode, Processor};
+use schemas::records::{Decision, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
+use schemas::{digest, permit, topics};
+
+pub use bundle::{Bundle, TestResult};
+use judge::{Case, Finding, Judge};
+
+kernel::inputs! {
+    /// What the gate judges.
+    pub enum Input { Plan(Plan) = topics::PLANS, Proposal(Proposal) = topics::PROPOSALS }
+}
+
+/// The Ed25519 public key that belongs to a signing key: all the invoker may know of it.
+pub fn public_key(signing_key: [u8; 32]) -> [u8; 32] {
+    SigningKey::from_bytes(&signing_key).verifying_key().to_bytes()
+}
+
+/// The policy gate stage.
+pub struct PolicyGate {
+    judge: Judge,
+    revision: String,
+    key: SigningKey,
+    stopwatch: fn() -> u64,
+}
+
+/// What is known of a subject beside the case itself.
+struct Subjected<'a> {
+    run_id: &'a str,
+    /// What tells this judgement from another of the same subject: the proposal, or `plan`.
+    cause: &'a str,
+    digest: String,
+    findings: Vec<Finding>,
+}
+
+impl PolicyGate {
+    /// A gate over a bundle. `signing_key` is the Ed25519 secret; `stopwatch` gives microseconds from any fixed start.
+    pub fn new(bundle: Bundle, signing_key: [u8; 32], stopwatch: fn() -> u64) -> Self {
+        let revision = bundle.revision().to_owned();
+        Self {
+            judge: Judge::new(bundle),
+            revision,
+            key: SigningKey::from_bytes(&signing_key),
+            stopwatch,
+        }
+    }
+
+    /// The Ed25519 public key that its permits are checked with.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.key.verifying_key().to_bytes()
+    }
+
+    /// Revision of the bundle it judges by.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    fn judge_plan(&self, plan: &Plan, now: EventTime) -> Result<Verdict, Fault> {
+        let steps = plan.steps.iter().map(|s| ProposedStep {
+            step_id: s.step_id.clone(),
+            tool: s.tool.clone(),
+            operation: s.operation.clone(),
+            arguments: s.arguments.clone(),
+            digest: digest::action(&s.tool, &s.operation, &s.arguments).unwrap_or_default(),
+            approval_required: s.approval_required,
+        });
+        let case = Case {
+            tenant: &plan.tenant,
+            actor: &plan.actor,
+            roles: &plan.roles,
+            goal: &plan.goal,
+            capsule: plan.capsule.as_deref(),
+            autonomy: plan.autonomy,
+            budget_usd: plan.budget_usd,
+            subject: Subject::Plan,
+            subject_id: &plan.plan_id,
+            steps: steps.collect(),
+            approval: None,
+            now,
+        };
+        let own = digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))?;
+        let findings = plan_findings(plan, &own);
+        Ok(self.verdict(
+            case,
+            Subjected {
+                run_id: &plan.run_id,
+                cause: "plan",
+                digest: own,
+                findings,
+            },
+        ))
+    }
+
+    fn judge_proposal(&self, proposal: &Proposal, now: EventTime) -> Verdict {
+        let case = Case {
+            tenant: &proposal.tenant,
+            actor: &proposal.actor,
+            roles: &proposal.roles,
+            goal: &proposal.goal,
+            capsule: proposal.capsule.as_deref(),
+            autonomy: proposal.autonomy,
+            budget_usd: proposal.budget_usd,
+            subject: proposal.subject,
+            subject_id: &proposal.subject_id,
+            steps: proposal.steps.clone(),
+            approval: proposal.approval.as_ref(),
+            now,
+        };
+        let deny = |detail: &str| Finding::own(Decision::Deny, FaultCode::PermitInvalid.as_str(), detail, None);
+        let mut findings = Vec::new();
+        let digest = match (proposal.subject, proposal.steps.as_slice()) {
+            (Subject::Step, [step]) => {
+                let own = digest::action(&step.tool, &step.operation, &step.arguments).unwrap_or_default();
+                if step.step_id != proposal.subject_id || own != proposal.subject_digest {
+                    findings.push(deny(
+                        "the proposal's subject_id and subject_digest are not those of its step",
+                    ));
+                }
+                own
+            }
+            (Subject::Step, _) => {
+                findings.push(deny("a proposal of a step carries exactly that step"));
+                proposal.subject_digest.clone()
+            }
+            (Subject::Plan, _) => proposal.subject_digest.clone(),
+        };
+        self.verdict(
+            case,
+            Subjected {
+                run_id: &proposal.run_id,
+                cause: &proposal.proposal_id,
+                digest,
+                findings,
+            },
+        )
+    }
+
+    fn verdict(&self, mut case: Case<'_>, subject: Subjected<'_>) -> Verdict {
+        let began = (self.stopwatch)();
+        let mut findings = subject.findings;
+        findings.extend(judge::digest_findings(&mut case.steps));
+        findings.extend(self.judge.findings(&case));
+        let facts = approval::Facts {
+            actor: case.actor,
+            digest: &subject.digest,
+            revision: &self.revision,
+            now: case.now,
+        };
+        let approval_id = approval::apply(&mut findings, case.approval, &facts);
+        let decision = strongest(&findings, |_| true);
+        let steps = case
+            .steps
+            .iter()
+            .map(|step| self.step_verdict(step, &findings, decision, subject.run_id, case.now));
+        let steps = steps.collect();
+        let violations: Vec<Violation> = findings.into_iter().map(|f| f.violation).collect();
+        let score = rules::score(&violations);
+        let kind = if case.subject == Subject::Plan { "PLAN" } else { "STEP" };
+        let id_parts = [
+            "ver",
+            subject.run_id,
+            kind,
+            case.subject_id,
+            &subject.digest,
+            &self.revision,
+            subject.cause,
+        ];
+        Verdict {
+            verdict_id: digest::id("ver", &id_parts),
+            run_id: subject.run_id.to_owned(),
+            tenant: case.tenant.to_owned(),
+            subject: case.subject,
+            subject_id: case.subject_id.to_owned(),
+            decision,
+            score,
+            severity: rules::band(score),
+            reason: reason(&violations, |_| true),
+            violations,
+            policy_revision: self.revision.clone(),
+            constitution_hash: None,
+            digest: subject.digest,
+            steps,
+            approval_id,
+            evaluation_us: i64::try_from((self.stopwatch)().saturating_sub(began)).unwrap_or(i64::MAX),
+            decided_at: case.now,
+        }
+    }
+
+    /// A step is allowed when nothing speaks against it or against the subject as a whole. Only an allow of exact arguments in
+    /// a subject that is not denied is signed.
+    fn step_verdict(
+        &self,
+        step: &ProposedStep,
+        all: &[Finding],
+        subject: Decision,
+        run_id: &str,
+        now: EventTime,
+    ) -> StepVerdict {
+        let mine = |v: &Violation| v.step_id.as_ref().is_none_or(|id| *id == step.step_id);
+        let decision = strongest(all, |f| mine(&f.violation));
+        let signed = decision == Decision::Allow && subject != Decision::Deny && judge::is_exact(&step.arguments);
+        let signature = if signed {
+            let text = permit::signed_text(run_id, &step.step_id, &step.digest, &self.revision, now);
+            hex::encode(self.key.sign(&text).to_bytes())
+        } else {
+            String::new()
+        };
+        let against: Vec<_> = all.iter().map(|f| f.violation.clone()).collect();
+        StepVerdict {
+            step_id: step.step_id.clone(),
+            decision,
+            digest: step.digest.clone(),
+            reason: reason(&against, mine),
+            signature,
+        }
+    }
+}
+
+impl Processor for PolicyGate {
+    type In = Input;
+    type State = ();
+
+    fn name(&self) -> &'static str {
+        "policy_gate"
+    }
+
+    fn step(&self, _state: &mut (), input: &Delivery<Input>, fx: &mut Effects<'_>) -> Result<(), Fault> {
+        let (verdict, tools) = match &input.input {
+            Input::Plan(plan) => {
+                let tools: Vec<_> = plan.steps.iter().map(|s| s.tool.as_str()).collect();
+                (self.judge_plan(plan, fx.now())?, join(tools))
+            }
+            Input::Proposal(proposal) => {
+                let tools: Vec<_> = proposal.steps.iter().map(|s| s.tool.as_str()).collect();
+                (self.judge_proposal(proposal, fx.now()), join(tools))
+            }
+        };
+        let rules = join(verdict.violations.iter().map(|v| v.rule.as_str()).collect());
+        let subject = if verdict.subject == Subject::Plan {
+            "PLAN"
+        } else {
+            "STEP"
+        };
+        let (score, evaluation_us) = (verdict.score.to_string(), verdict.evaluation_us.to_string());
+        let facts = [
+            ("subject", subject),
+            ("subject_id", verdict.subject_id.as_str()),
+            ("tool", tools.as_str()),
+            ("rule", rules.as_str()),
+            ("score", score.as_str()),
+            ("evaluation_us", evaluation_us.as_str()),
+        ];
+        fx.emit(topics::VERDICTS, verdict.run_id.as_str(), &verdict.tenant, &verdict)?;
+        fx.event(
+            &verdict.tenant,
+            &verdict.run_id,
+            &format!("verdict.{}", verdict.decision.word()),
+            &facts,
+        )
+    }
+}
+
+/// What is wrong with a plan before any policy is asked.
+fn plan_findings(plan: &Plan, digest: &str) -> Vec<Finding> {
+    if let Some(refusal) = &plan.refusal {
+        let detail = format!("{}: {}", refusal.code, refusal.detail);
+        return vec![Finding::own(Decision::Deny, "intake.refusal", detail, None)];
+    }
+    let mut findings = Vec::new();
+    if plan.digest != digest {
+        let detail = format!("the plan says digest {}, its steps give {digest}", plan.digest);
+        findings.push(Finding::own(
+            Decision::Deny,
+            FaultCode::PermitInvalid.as_str(),
+            detail,
+            None,
+        ));
+    }
+    for step in &plan.steps {
+        // `<step>.compensation` is judged more gently than a step, so no step may bear such a name.
+        let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if step.step_id.is_empty() || !step.step_id.bytes().all(letters) {
+            let detail = format!("step id `{}` is not made of letters, digits, `_` and `-`", step.step_id);
+            findings.push(Finding::own(
+                Decision::Deny,
+                FaultCode::PlanInvalid.as_str(),
+                detail,
+                None,
+            ));
+        }
+    }
+    findings
+}
+
+/// Deny over escalate over allow.
+fn strongest(findings: &[Finding], mine: impl Fn(&Finding) -> bool) -> Decision {
+    let decisions = || findings.iter().filter(|f| mine(f)).map(|f| f.decision);
+    if decisions().any(|d| d == Decision::Deny) {
+        Decision::Deny
+    } else if decisions().any(|d| d == Decision::Escalate) {
+        Decision::Escalate
+    } else {
+        Decision::Allow
+    }
+}
+
+fn reason(violations: &[Violation], mine: impl Fn(&Violation) -> bool) -> String {
+    let texts: Vec<_> = violations
+        .iter()
+        .filter(|v| mine(v))
+        .map(|v| format!("{}: {}", v.rule, v.description))
+        .collect();
+    texts.join("; ")
+}
+
+fn join(mut words: Vec<&str>) -> String {
+    let mut seen = std::collections::BTreeSet::new();
+    words.retain(|w| seen.insert(*w));
+    words.join(",")
+}

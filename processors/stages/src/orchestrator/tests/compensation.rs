@@ -6,7 +6,12 @@ const OK: OutcomeStatus = OutcomeStatus::Succeeded;
 
 /// a, then b and c beside each other, then d fails; b finished after c.
 fn failed() -> Driver {
-    let mut d = Driver::running(vec![undoable("a", &[]), undoable("b", &["a"]), undoable("c", &["a"]), step("d", &["b", "c"])]);
+    let mut d = Driver::running(vec![
+        undoable("a", &[]),
+        undoable("b", &["a"]),
+        undoable("c", &["a"]),
+        step("d", &["b", "c"]),
+    ]);
     d.answer("a", OK, r#"{"id":"A"}"#);
     d.answer("c", OK, r#"{"id":"C"}"#);
     d.answer("b", OK, r#"{"id":"B"}"#);
@@ -18,20 +23,35 @@ fn failed() -> Driver {
 fn what_succeeded_is_undone_in_reverse_one_after_another() {
     let mut d = failed();
     for (step_id, id) in [("b", "B"), ("c", "C"), ("a", "A")] {
-        assert_eq!((d.run().status, d.step(step_id).status), (RunStatus::Compensating, StepStatus::Compensating));
+        assert_eq!(
+            (d.run().status, d.step(step_id).status),
+            (RunStatus::Compensating, StepStatus::Compensating)
+        );
         let proposal = d.proposals.last().unwrap().clone();
-        assert_eq!((proposal.subject_id, proposal.steps[0].tool.as_str()), (format!("{step_id}.compensation"), "terraform"));
+        assert_eq!(
+            (proposal.subject_id, proposal.steps[0].tool.as_str()),
+            (format!("{step_id}.compensation"), "terraform")
+        );
         assert_eq!(proposal.steps[0].arguments, format!(r#"{{"id":"{id}"}}"#));
         d.judge(Decision::Allow);
         let call = d.calls.last().unwrap().clone();
-        assert_eq!((call.kind, call.step_id.as_str(), call.operation.as_str()), (CallKind::Compensation, step_id, "destroy"));
+        assert_eq!(
+            (call.kind, call.step_id.as_str(), call.operation.as_str()),
+            (CallKind::Compensation, step_id, "destroy")
+        );
         assert!(!call.replay_safe && call.permit.is_some());
         d.answer(step_id, OutcomeStatus::Compensated, "");
         assert_eq!(d.step(step_id).status, StepStatus::Compensated);
     }
     assert_eq!(d.called()[4..], ["-b#1", "-c#1", "-a#1"]);
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Compensated, "d did not work"));
-    assert_eq!((d.run().fault.as_ref().unwrap().code.as_str(), d.run().cost_usd), ("TOOL_FAILED", Usd(7 * 250_000)));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Compensated, "d did not work")
+    );
+    assert_eq!(
+        (d.run().fault.as_ref().unwrap().code.as_str(), d.run().cost_usd),
+        ("TOOL_FAILED", Usd(7 * 250_000))
+    );
     assert_eq!(d.event_kinds().iter().filter(|k| **k == "step.compensated").count(), 3);
     assert_eq!(d.event_kinds().last(), Some(&"run.compensated"));
 }
@@ -42,7 +62,10 @@ fn running_steps_are_awaited_before_the_way_back() {
     d.fail("b", false);
     assert_eq!((d.run().status, d.proposals.len()), (RunStatus::Running, 0));
     d.answer("a", OK, r#"{"id":1}"#);
-    assert_eq!((d.called(), d.step("c").status), (vec!["a#1".to_owned(), "b#1".to_owned()], StepStatus::Skipped));
+    assert_eq!(
+        (d.called(), d.step("c").status),
+        (vec!["a#1".to_owned(), "b#1".to_owned()], StepStatus::Skipped)
+    );
     assert_eq!((d.run().status, d.proposals.len()), (RunStatus::Compensating, 1));
 }
 
@@ -62,7 +85,10 @@ fn a_running_step_is_not_tried_again_once_the_run_winds_down() {
 fn an_escalated_compensation_waits_for_a_human() {
     let mut d = failed();
     d.judge(Decision::Escalate);
-    assert_eq!((d.run().status, d.run().waiting[0].subject_id.as_str()), (RunStatus::WaitingApproval, "b.compensation"));
+    assert_eq!(
+        (d.run().status, d.run().waiting[0].subject_id.as_str()),
+        (RunStatus::WaitingApproval, "b.compensation")
+    );
     d.approve(d.approval(ApprovalDecision::Approve));
     assert_eq!(d.proposals.last().unwrap().approval.as_ref().unwrap().approver, "ada");
     d.judge(Decision::Allow);
@@ -91,7 +117,10 @@ fn a_failed_compensation_leaves_standing_what_its_step_rests_on() {
         assert_eq!(d.proposals.last().unwrap().subject_id, "c.compensation");
         d.judge(Decision::Allow);
         d.answer("c", OutcomeStatus::Compensated, "");
-        assert_eq!((d.step("a").status, d.run().status), (StepStatus::Succeeded, RunStatus::Failed));
+        assert_eq!(
+            (d.step("a").status, d.run().status),
+            (StepStatus::Succeeded, RunStatus::Failed)
+        );
         assert_eq!(d.run().reason, "d did not work");
         assert!(d.event_kinds().contains(&"step.compensation_failed"));
     }
@@ -116,19 +145,28 @@ fn a_compensation_that_refers_to_nothing_fails_and_the_rest_goes_on() {
     let mut d = Driver::running(vec![undoable("a", &[]), step("b", &["a"])]);
     d.answer("a", OK, "{}");
     d.fail("b", false);
-    assert_eq!((d.step("a").status, d.run().status), (StepStatus::CompensationFailed, RunStatus::Failed));
+    assert_eq!(
+        (d.step("a").status, d.run().status),
+        (StepStatus::CompensationFailed, RunStatus::Failed)
+    );
     assert_eq!(d.step("a").fault.as_ref().unwrap().code, "REFERENCE_INVALID");
 }
 
 #[test]
 fn the_way_back_is_walked_with_an_empty_purse() {
     let mut d = Driver::new();
-    let plan = Plan { budget_usd: Some(Usd(250_000)), ..plan(vec![undoable("a", &[]), step("b", &["a"])]) };
+    let plan = Plan {
+        budget_usd: Some(Usd(250_000)),
+        ..plan(vec![undoable("a", &[]), step("b", &["a"])])
+    };
     d.feed(Input::Plan(Box::new(plan.clone())));
     d.plan_verdict(&plan, Decision::Allow);
     d.answer("a", OK, r#"{"id":1}"#);
     d.judge(Decision::Allow);
-    assert_eq!((d.called(), d.step("b").status), (vec!["a#1".to_owned(), "-a#1".to_owned()], StepStatus::Failed));
+    assert_eq!(
+        (d.called(), d.step("b").status),
+        (vec!["a#1".to_owned(), "-a#1".to_owned()], StepStatus::Failed)
+    );
     d.answer("a", OutcomeStatus::Compensated, "");
     assert_eq!(d.run().status, RunStatus::Compensated);
 }

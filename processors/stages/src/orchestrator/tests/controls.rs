@@ -14,12 +14,21 @@ fn two_of_three() -> Driver {
 fn a_kill_ends_the_run_at_once_and_keeps_late_answers() {
     let mut d = two_of_three();
     d.control(Scope::Tenant, "acme", ControlAction::Kill);
-    assert_eq!((d.run().status, d.step("b").status, d.step("c").status), (RunStatus::Killed, StepStatus::Running, StepStatus::Skipped));
+    assert_eq!(
+        (d.run().status, d.step("b").status, d.step("c").status),
+        (RunStatus::Killed, StepStatus::Running, StepStatus::Skipped)
+    );
     assert_eq!(d.run().reason, "killed by ops at tenant:acme: because");
     assert_eq!(d.run().fault.as_ref().unwrap().code, "CONTROL_STOPPED");
     d.answer("b", OK, r#"{"late":true}"#);
-    assert_eq!((d.step("b").status, d.step("b").result.as_str()), (StepStatus::Succeeded, r#"{"late":true}"#));
-    assert_eq!((d.run().status, d.called().len(), d.proposals.len()), (RunStatus::Killed, 2, 0));
+    assert_eq!(
+        (d.step("b").status, d.step("b").result.as_str()),
+        (StepStatus::Succeeded, r#"{"late":true}"#)
+    );
+    assert_eq!(
+        (d.run().status, d.called().len(), d.proposals.len()),
+        (RunStatus::Killed, 2, 0)
+    );
     d.control(Scope::Tenant, "acme", ControlAction::Resume);
     d.pass(HOUR_MS);
     assert_eq!((d.run().status, d.called().len()), (RunStatus::Killed, 2));
@@ -37,7 +46,10 @@ fn a_kill_stops_retries_waits_and_the_way_back() {
     let mut d = two_of_three();
     d.fail("b", false);
     d.control(Scope::Capsule, "rollout", ControlAction::Kill);
-    assert_eq!((d.run().status, d.step("a").status), (RunStatus::Killed, StepStatus::Succeeded));
+    assert_eq!(
+        (d.run().status, d.step("a").status),
+        (RunStatus::Killed, StepStatus::Succeeded)
+    );
     d.judge(Decision::Allow);
     assert_eq!(d.called(), ["a#1", "b#1"]);
 
@@ -48,7 +60,10 @@ fn a_kill_stops_retries_waits_and_the_way_back() {
     let approval = d.approval(ApprovalDecision::Approve);
     d.control(Scope::Run, "run_1", ControlAction::Kill);
     d.approve(approval);
-    assert_eq!((d.run().status, d.run().waiting.len(), d.proposals.len()), (RunStatus::Killed, 0, 0));
+    assert_eq!(
+        (d.run().status, d.run().waiting.len(), d.proposals.len()),
+        (RunStatus::Killed, 0, 0)
+    );
     assert_eq!(d.event("approval.refused").payload["reason"], "the run has ended");
     assert_eq!(d.timers.keys().collect::<Vec<_>>(), ["forget"]);
 }
@@ -77,7 +92,10 @@ fn a_control_on_a_tool_covers_only_runs_that_still_need_it() {
 fn a_pause_holds_what_would_start_and_a_resume_lets_it_go() {
     let mut d = two_of_three();
     d.control(Scope::Run, "run_1", ControlAction::Pause);
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Paused, "paused by ops at run:run_1: because"));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Paused, "paused by ops at run:run_1: because")
+    );
     d.answer("b", OK, "");
     assert_eq!((d.step("b").status, d.called().len()), (StepStatus::Succeeded, 2));
     d.control(Scope::Run, "run_1", ControlAction::Resume);
@@ -116,10 +134,13 @@ fn a_pause_holds_retries_verdicts_approvals_and_the_way_back() {
 #[test]
 fn a_call_refused_by_a_pause_we_had_not_seen_is_made_again() {
     let mut d = two_of_three();
-    let mut plan = d.run().clone();
-    plan.steps.clear();
     for nth in 1..=5 {
-        let refused = failure(d.calls.last().unwrap(), OutcomeStatus::Refused, "CONTROL_STOPPED", false);
+        let refused = failure(
+            d.calls.last().unwrap(),
+            OutcomeStatus::Refused,
+            "CONTROL_STOPPED",
+            false,
+        );
         d.feed(Input::Outcome(Box::new(refused)));
         assert_eq!(d.step("b").status, StepStatus::Retrying);
         d.pass(1000);
@@ -136,13 +157,22 @@ fn a_call_refused_by_a_pause_we_had_not_seen_is_made_again() {
 fn a_cancel_awaits_compensates_and_ends_cancelled() {
     let mut d = two_of_three();
     d.control(Scope::Run, "run_1", ControlAction::Cancel);
-    assert_eq!((d.run().status, d.step("c").status), (RunStatus::Running, StepStatus::Skipped));
+    assert_eq!(
+        (d.run().status, d.step("c").status),
+        (RunStatus::Running, StepStatus::Skipped)
+    );
     d.answer("b", OK, "");
     assert_eq!(d.run().status, RunStatus::Compensating);
     d.judge(Decision::Allow);
     d.answer("a", OutcomeStatus::Compensated, "");
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Cancelled, "cancelled by ops at run:run_1: because"));
-    assert_eq!((d.called(), d.step("a").status), (vec!["a#1".into(), "b#1".into(), "-a#1".into()], StepStatus::Compensated));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Cancelled, "cancelled by ops at run:run_1: because")
+    );
+    assert_eq!(
+        (d.called(), d.step("a").status),
+        (vec!["a#1".into(), "b#1".into(), "-a#1".into()], StepStatus::Compensated)
+    );
 }
 
 #[test]
@@ -152,7 +182,10 @@ fn a_cancel_of_a_run_that_waits_ends_it_at_once() {
     d.feed(Input::Plan(Box::new(p.clone())));
     d.plan_verdict(&p, Decision::Escalate);
     d.control(Scope::Run, "run_1", ControlAction::Cancel);
-    assert_eq!((d.run().status, d.run().waiting.len(), d.called().len()), (RunStatus::Cancelled, 0, 0));
+    assert_eq!(
+        (d.run().status, d.run().waiting.len(), d.called().len()),
+        (RunStatus::Cancelled, 0, 0)
+    );
     d.plan_verdict(&p, Decision::Allow);
     assert_eq!(d.called().len(), 0);
 }
@@ -164,7 +197,10 @@ fn a_failed_undo_of_a_cancelled_run_is_not_hidden() {
     d.control(Scope::Run, "run_1", ControlAction::Cancel);
     d.answer("c", OK, "");
     d.judge(Decision::Deny);
-    assert_eq!((d.run().status, d.step("a").status), (RunStatus::Failed, StepStatus::CompensationFailed));
+    assert_eq!(
+        (d.run().status, d.step("a").status),
+        (RunStatus::Failed, StepStatus::CompensationFailed)
+    );
 }
 
 #[test]
@@ -174,5 +210,8 @@ fn a_cancel_keeps_the_reason_of_a_run_that_failed_before() {
     d.control(Scope::Run, "run_1", ControlAction::Cancel);
     d.judge(Decision::Allow);
     d.answer("a", OutcomeStatus::Compensated, "");
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Compensated, "b did not work"));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Compensated, "b did not work")
+    );
 }

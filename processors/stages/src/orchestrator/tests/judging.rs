@@ -4,6 +4,9 @@ use super::*;
 
 const OK: OutcomeStatus = OutcomeStatus::Succeeded;
 
+/// What is wrong with an approval.
+type Change = fn(&mut Approval);
+
 fn planned() -> Plan {
     plan(vec![step("a", &[]), step("b", &["a"])])
 }
@@ -31,7 +34,10 @@ fn a_verdict_may_come_before_its_plan() {
     d.feed(Input::Verdict(Box::new(verdict)));
     assert!(d.runs.is_empty() && d.timers.contains_key("forget"));
     d.feed(Input::Plan(Box::new(planned())));
-    assert_eq!((d.called(), d.run().status, d.run().revision), (vec!["a#1".to_owned()], RunStatus::Running, 1));
+    assert_eq!(
+        (d.called(), d.run().status, d.run().revision),
+        (vec!["a#1".to_owned()], RunStatus::Running, 1)
+    );
     assert!(!d.timers.contains_key("forget"));
 
     let mut orphan = Driver::new();
@@ -45,7 +51,10 @@ fn a_verdict_may_come_before_its_plan() {
 fn a_denied_plan_ends_with_the_rules_words() {
     let mut d = with_plan();
     d.plan_verdict(&planned(), Decision::Deny);
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Denied, "a human must look"));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Denied, "a human must look")
+    );
     assert_eq!(d.run().fault.as_ref().unwrap().code, "POLICY_DENIED");
     assert!(d.called().is_empty());
     assert_eq!(d.event_kinds(), ["run.started", "run.denied"]);
@@ -57,15 +66,27 @@ fn an_escalated_plan_goes_on_after_an_approval_and_a_new_verdict() {
     let mut d = with_plan();
     d.plan_verdict(&planned(), Decision::Escalate);
     let waiting = d.run().waiting[0].clone();
-    assert_eq!((d.run().status, waiting.subject, waiting.subject_id.as_str()), (RunStatus::WaitingApproval, Subject::Plan, "plan_1"));
-    assert_eq!((&waiting.digest, waiting.policy_revision.as_str()), (&planned().digest, REVISION));
+    assert_eq!(
+        (d.run().status, waiting.subject, waiting.subject_id.as_str()),
+        (RunStatus::WaitingApproval, Subject::Plan, "plan_1")
+    );
+    assert_eq!(
+        (&waiting.digest, waiting.policy_revision.as_str()),
+        (&planned().digest, REVISION)
+    );
     assert!(waiting.arguments.contains(r#""of":"a""#), "{}", waiting.arguments);
     assert_eq!(d.event("run.waiting").payload["reason"], "a human must look");
     d.approve(d.approval(ApprovalDecision::Approve));
     let proposal = d.proposals[0].clone();
-    assert_eq!((proposal.subject, &proposal.subject_digest, proposal.steps.len()), (Subject::Plan, &planned().digest, 2));
+    assert_eq!(
+        (proposal.subject, &proposal.subject_digest, proposal.steps.len()),
+        (Subject::Plan, &planned().digest, 2)
+    );
     assert_eq!(proposal.approval.as_ref().unwrap().approver, "ada");
-    assert_eq!((d.run().status, d.run().waiting.len(), d.called().len()), (RunStatus::Judging, 0, 0));
+    assert_eq!(
+        (d.run().status, d.run().waiting.len(), d.called().len()),
+        (RunStatus::Judging, 0, 0)
+    );
     d.judge(Decision::Allow);
     d.answer("a", OK, "");
     d.answer("b", OK, "");
@@ -89,7 +110,10 @@ fn a_human_or_silence_denies_a_plan() {
     let mut d = with_plan();
     d.plan_verdict(&planned(), Decision::Escalate);
     d.approve(d.approval(ApprovalDecision::Deny));
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Denied, "ada denied it: as discussed"));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Denied, "ada denied it: as discussed")
+    );
     assert_eq!(d.run().fault.as_ref().unwrap().code, "APPROVAL_DENIED");
 
     let mut d = with_plan();
@@ -97,7 +121,10 @@ fn a_human_or_silence_denies_a_plan() {
     d.pass(7 * 24 * HOUR_MS - 1);
     assert_eq!(d.run().status, RunStatus::WaitingApproval);
     d.pass(1);
-    assert_eq!((d.run().status, d.run().reason.as_str()), (RunStatus::Denied, "nobody answered within 168 hours"));
+    assert_eq!(
+        (d.run().status, d.run().reason.as_str()),
+        (RunStatus::Denied, "nobody answered within 168 hours")
+    );
 }
 
 #[test]
@@ -106,13 +133,22 @@ fn an_approval_of_anything_but_what_was_shown_is_refused() {
     d.plan_verdict(&planned(), Decision::Escalate);
     let published = d.runs.len();
     let good = d.approval(ApprovalDecision::Approve);
-    let cases: [(fn(&mut Approval), &str); 6] = [
+    let cases: [(Change, &str); 6] = [
         (|a| a.digest = "other".into(), "it is for digest other"),
         (|a| a.subject_id = "a".into(), "nothing called `a` waits"),
-        (|a| a.policy_revision = "policy-0".into(), "under policy revision policy-0"),
+        (
+            |a| a.policy_revision = "policy-0".into(),
+            "under policy revision policy-0",
+        ),
         (|a| a.expires_at = Some(Timestamp(1)), "it expired at"),
-        (|a| (a.digest, a.decision) = ("other".into(), ApprovalDecision::Deny), "it is for digest other"),
-        (|a| (a.subject_id, a.comment) = (String::new(), String::new()), "nothing called ``"),
+        (
+            |a| (a.digest, a.decision) = ("other".into(), ApprovalDecision::Deny),
+            "it is for digest other",
+        ),
+        (
+            |a| (a.subject_id, a.comment) = (String::new(), String::new()),
+            "nothing called ``",
+        ),
     ];
     for (change, words) in cases {
         let mut approval = good.clone();
@@ -132,7 +168,10 @@ fn an_approval_of_another_tenant_or_of_no_run_is_refused() {
     d.plan_verdict(&planned(), Decision::Escalate);
     let fx_controls = Controls::default();
     let mut fx = Effects::new(Timestamp(9), "run_1", "s", &fx_controls);
-    let foreign = Approval { tenant: "globex".into(), ..d.approval(ApprovalDecision::Approve) };
+    let foreign = Approval {
+        tenant: "globex".into(),
+        ..d.approval(ApprovalDecision::Approve)
+    };
     let input = Delivery {
         input: Input::Approval(Box::new(foreign)),
         key: "run_1".into(),
@@ -144,8 +183,11 @@ fn an_approval_of_another_tenant_or_of_no_run_is_refused() {
     for state in [&mut d.state, &mut State::default()] {
         d.stage.step(state, &input, &mut fx).unwrap();
     }
-    let reasons: Vec<String> =
-        fx.emits.iter().map(|e| Event::from_avro(e.schema, &e.avro).unwrap().payload["reason"].clone()).collect();
+    let reasons: Vec<String> = fx
+        .emits
+        .iter()
+        .map(|e| Event::from_avro(Event::schema(), &e.avro).unwrap().payload["reason"].clone())
+        .collect();
     assert_eq!(reasons, ["the run belongs to another tenant", "there is no such run"]);
     assert_eq!(d.state, before);
 }
@@ -154,11 +196,20 @@ fn an_approval_of_another_tenant_or_of_no_run_is_refused() {
 fn an_escalated_step_shows_its_exact_arguments_and_goes_on_after_approval() {
     let mut d = escalated_step();
     let waiting = d.run().waiting[0].clone();
-    assert_eq!((waiting.subject_id.as_str(), waiting.arguments.as_str()), ("b", r#"{"id":9}"#));
-    assert_eq!((d.step("b").status, d.run().status), (StepStatus::WaitingApproval, RunStatus::WaitingApproval));
+    assert_eq!(
+        (waiting.subject_id.as_str(), waiting.arguments.as_str()),
+        ("b", r#"{"id":9}"#)
+    );
+    assert_eq!(
+        (d.step("b").status, d.run().status),
+        (StepStatus::WaitingApproval, RunStatus::WaitingApproval)
+    );
     d.approve(d.approval(ApprovalDecision::Approve));
     let again = d.proposals.last().unwrap();
-    assert_eq!((again.subject_id.as_str(), &again.subject_digest), ("b", &waiting.digest));
+    assert_eq!(
+        (again.subject_id.as_str(), &again.subject_digest),
+        ("b", &waiting.digest)
+    );
     assert_eq!(again.approval.as_ref().unwrap().digest, waiting.digest);
     d.judge(Decision::Allow);
     d.answer("b", OK, "");
@@ -179,7 +230,10 @@ fn a_step_denied_by_a_human_a_rule_or_silence_is_followed_by_compensation() {
     for way in ways {
         let mut d = escalated_step();
         way(&mut d);
-        assert_eq!((d.step("b").status, d.run().status), (StepStatus::Denied, RunStatus::Compensating));
+        assert_eq!(
+            (d.step("b").status, d.run().status),
+            (StepStatus::Denied, RunStatus::Compensating)
+        );
         assert_eq!(d.proposals.last().unwrap().subject_id, "a.compensation");
         d.judge(Decision::Allow);
         d.answer("a", OutcomeStatus::Compensated, "");
@@ -194,7 +248,10 @@ fn a_denied_step_with_nothing_to_undo_denies_the_run() {
     let mut d = Driver::running(vec![step("a", &[]), b]);
     d.answer("a", OK, "1");
     d.judge(Decision::Deny);
-    assert_eq!((d.run().status, d.step("b").status), (RunStatus::Denied, StepStatus::Denied));
+    assert_eq!(
+        (d.run().status, d.step("b").status),
+        (RunStatus::Denied, StepStatus::Denied)
+    );
     assert_eq!(d.event("step.denied").payload["code"], "POLICY_DENIED");
 }
 
@@ -209,11 +266,17 @@ fn an_allow_counts_only_signed_and_for_the_same_digest() {
     let mut foreign = d.verdict_of(&proposal, Decision::Allow);
     (foreign.digest, foreign.steps[0].digest) = ("other".into(), "other".into());
     d.feed(Input::Verdict(Box::new(foreign)));
-    assert_eq!((d.called().len(), d.event("verdict.ignored").payload["subject"].as_str()), (0, "a"));
+    assert_eq!(
+        (d.called().len(), d.event("verdict.ignored").payload["subject"].as_str()),
+        (0, "a")
+    );
     let mut unsigned = d.verdict_of(&proposal, Decision::Allow);
     unsigned.steps[0].signature.clear();
     d.feed(Input::Verdict(Box::new(unsigned)));
-    assert_eq!((d.called().len(), d.run().fault.as_ref().unwrap().code.as_str()), (0, "PERMIT_INVALID"));
+    assert_eq!(
+        (d.called().len(), d.run().fault.as_ref().unwrap().code.as_str()),
+        (0, "PERMIT_INVALID")
+    );
 
     let mut d = with_plan();
     let mut verdict = d.plan_verdict_of(&planned(), Decision::Allow);
@@ -226,7 +289,10 @@ fn an_allow_counts_only_signed_and_for_the_same_digest() {
 fn an_approval_that_runs_out_during_a_pause_is_not_used() {
     let mut d = escalated_step();
     let until = d.now.plus_ms(HOUR_MS);
-    d.approve(Approval { expires_at: Some(until), ..d.approval(ApprovalDecision::Approve) });
+    d.approve(Approval {
+        expires_at: Some(until),
+        ..d.approval(ApprovalDecision::Approve)
+    });
     d.control(Scope::Run, "run_1", ControlAction::Pause);
     d.judge(Decision::Allow);
     d.pass(2 * HOUR_MS);

@@ -1,4 +1,5 @@
-//! A driver that feeds records to the orchestrator and keeps what it writes. It plays the log, the clock and the other ends of
+//! A driver that feeds records to the orchestrator and keeps what it writes. It plays the log, the clock and the
+//! other ends of
 //! the topics by writing the records they would write; it is no stand-in for a server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -67,7 +68,11 @@ impl Driver {
         let delivery = Delivery {
             input,
             key: "run_1".into(),
-            position: Position { topic: "t".into(), partition: 0, offset: self.fed.len() as i64 },
+            position: Position {
+                topic: "t".into(),
+                partition: 0,
+                offset: self.fed.len() as i64,
+            },
             headers: Headers::default(),
             at: self.now,
         };
@@ -89,12 +94,19 @@ impl Driver {
             self.timers.insert(timer.name, timer.due);
         }
         for emit in fx.emits {
-            assert_eq!((emit.key.as_str(), emit.tenant.as_str()), ("run_1", "acme"), "{}", emit.topic);
+            assert_eq!(
+                (emit.key.as_str(), emit.tenant.as_str()),
+                ("run_1", "acme"),
+                "{}",
+                emit.topic
+            );
             match emit.topic.as_str() {
-                "soma.calls" => self.calls.push(Call::from_avro(emit.schema, &emit.avro).unwrap()),
-                "soma.proposals" => self.proposals.push(Proposal::from_avro(emit.schema, &emit.avro).unwrap()),
-                "soma.runs" => self.runs.push(Run::from_avro(emit.schema, &emit.avro).unwrap()),
-                "soma.events" => self.events.push(Event::from_avro(emit.schema, &emit.avro).unwrap()),
+                "soma.calls" => self.calls.push(Call::from_avro(Call::schema(), &emit.avro).unwrap()),
+                "soma.proposals" => self
+                    .proposals
+                    .push(Proposal::from_avro(Proposal::schema(), &emit.avro).unwrap()),
+                "soma.runs" => self.runs.push(Run::from_avro(Run::schema(), &emit.avro).unwrap()),
+                "soma.events" => self.events.push(Event::from_avro(Event::schema(), &emit.avro).unwrap()),
                 other => panic!("unexpected topic {other}"),
             }
         }
@@ -103,8 +115,12 @@ impl Driver {
     /// Lets time pass, firing timers as they come due.
     pub(super) fn pass(&mut self, ms: i64) {
         let until = self.now.plus_ms(ms);
-        while let Some((name, due)) =
-            self.timers.iter().filter(|(_, due)| **due <= until).min_by_key(|(_, due)| **due).map(|(n, d)| (n.clone(), *d))
+        while let Some((name, due)) = self
+            .timers
+            .iter()
+            .filter(|(_, due)| **due <= until)
+            .min_by_key(|(_, due)| **due)
+            .map(|(n, d)| (n.clone(), *d))
         {
             self.timers.remove(&name);
             self.now = self.now.max(due);
@@ -154,12 +170,27 @@ impl Driver {
     }
 
     pub(super) fn event(&self, kind: &str) -> &Event {
-        self.events.iter().rfind(|e| e.kind == kind).unwrap_or_else(|| panic!("no {kind} in {:?}", self.event_kinds()))
+        self.events
+            .iter()
+            .rfind(|e| e.kind == kind)
+            .unwrap_or_else(|| panic!("no {kind} in {:?}", self.event_kinds()))
     }
 
-    fn verdict(&mut self, subject: Subject, id: &str, digest: &str, decision: Decision, steps: Vec<StepVerdict>) -> Verdict {
+    fn verdict(
+        &mut self,
+        subject: Subject,
+        id: &str,
+        digest: &str,
+        decision: Decision,
+        steps: Vec<StepVerdict>,
+    ) -> Verdict {
         self.verdicts += 1;
-        let rule = Violation { rule: "r".into(), description: "a human must look".into(), weight: 0.35, ..Violation::default() };
+        let rule = Violation {
+            rule: "r".into(),
+            description: "a human must look".into(),
+            weight: 0.35,
+            ..Violation::default()
+        };
         Verdict {
             verdict_id: format!("ver_{}", self.verdicts),
             run_id: "run_1".into(),
@@ -167,7 +198,11 @@ impl Driver {
             subject,
             subject_id: id.into(),
             decision,
-            violations: if decision == Decision::Allow { vec![] } else { vec![rule.clone(), rule] },
+            violations: if decision == Decision::Allow {
+                vec![]
+            } else {
+                vec![rule.clone(), rule]
+            },
             policy_revision: REVISION.into(),
             digest: digest.into(),
             steps,
@@ -182,7 +217,11 @@ impl Driver {
             step_id: s.step_id.clone(),
             decision,
             digest: digest::action(&s.tool, &s.operation, &s.arguments).unwrap_or_default(),
-            signature: if decision == Decision::Allow && !s.arguments.contains("${steps.") { "5160".into() } else { String::new() },
+            signature: if decision == Decision::Allow && !s.arguments.contains("${steps.") {
+                "5160".into()
+            } else {
+                String::new()
+            },
             ..StepVerdict::default()
         });
         let steps = steps.collect();
@@ -200,11 +239,21 @@ impl Driver {
             step_id: s.step_id.clone(),
             decision,
             digest: s.digest.clone(),
-            signature: if decision == Decision::Allow { "5160".into() } else { String::new() },
+            signature: if decision == Decision::Allow {
+                "5160".into()
+            } else {
+                String::new()
+            },
             ..StepVerdict::default()
         });
         let steps = steps.collect();
-        let mut verdict = self.verdict(proposal.subject, &proposal.subject_id, &proposal.subject_digest, decision, steps);
+        let mut verdict = self.verdict(
+            proposal.subject,
+            &proposal.subject_id,
+            &proposal.subject_digest,
+            decision,
+            steps,
+        );
         verdict.approval_id = proposal.approval.as_ref().map(|a| a.approval_id.clone());
         verdict
     }
@@ -218,13 +267,23 @@ impl Driver {
 
     /// Answers the last call of a step.
     pub(super) fn answer(&mut self, step_id: &str, status: OutcomeStatus, result: &str) {
-        let call = self.calls.iter().rfind(|c| c.step_id == step_id).expect("the step was called").clone();
+        let call = self
+            .calls
+            .iter()
+            .rfind(|c| c.step_id == step_id)
+            .expect("the step was called")
+            .clone();
         let outcome = outcome(&call, status, result);
         self.feed(Input::Outcome(Box::new(outcome)));
     }
 
     pub(super) fn fail(&mut self, step_id: &str, retryable: bool) {
-        let call = self.calls.iter().rfind(|c| c.step_id == step_id).expect("the step was called").clone();
+        let call = self
+            .calls
+            .iter()
+            .rfind(|c| c.step_id == step_id)
+            .expect("the step was called")
+            .clone();
         let outcome = failure(&call, OutcomeStatus::Failed, "TOOL_FAILED", retryable);
         self.feed(Input::Outcome(Box::new(outcome)));
     }
@@ -272,8 +331,15 @@ pub(super) fn outcome(call: &Call, status: OutcomeStatus, result: &str) -> Outco
 }
 
 pub(super) fn failure(call: &Call, status: OutcomeStatus, code: &str, retryable: bool) -> Outcome {
-    let fault = FaultInfo { code: code.into(), detail: format!("{} did not work", call.step_id), retryable };
-    Outcome { fault: Some(fault), ..outcome(call, status, "") }
+    let fault = FaultInfo {
+        code: code.into(),
+        detail: format!("{} did not work", call.step_id),
+        retryable,
+    };
+    Outcome {
+        fault: Some(fault),
+        ..outcome(call, status, "")
+    }
 }
 
 /// A step of tool `http`, with a second attempt, named after what it needs.
@@ -284,7 +350,11 @@ pub(super) fn step(id: &str, needs: &[&str]) -> Step {
         operation: "request".into(),
         arguments: format!(r#"{{"of":"{id}"}}"#),
         needs: needs.iter().map(|n| (*n).to_owned()).collect(),
-        retry: Retry { attempts_max: 3, backoff_ms: 1000, backoff_ms_max: 1500 },
+        retry: Retry {
+            attempts_max: 3,
+            backoff_ms: 1000,
+            backoff_ms_max: 1500,
+        },
         timeout_ms: 5000,
         ..Step::default()
     }
@@ -297,7 +367,10 @@ pub(super) fn undoable(id: &str, needs: &[&str]) -> Step {
         operation: "destroy".into(),
         arguments: format!(r#"{{"id":"${{steps.{id}.result.id}}"}}"#),
     };
-    Step { compensation: Some(undo), ..step(id, needs) }
+    Step {
+        compensation: Some(undo),
+        ..step(id, needs)
+    }
 }
 
 pub(super) fn plan(steps: Vec<Step>) -> Plan {

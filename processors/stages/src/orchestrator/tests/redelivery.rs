@@ -70,7 +70,11 @@ fn play(moves: &[Move], redelivery: Option<(usize, usize)>) -> Driver {
             let proposals = driver.proposals.len();
             driver.feed(record);
             driver.fed.truncate(fed);
-            assert_eq!(driver.proposals.len(), proposals, "record {again} again after move {at}");
+            assert_eq!(
+                driver.proposals.len(),
+                proposals,
+                "record {again} again after move {at}"
+            );
         }
     }
     driver
@@ -85,10 +89,23 @@ fn any_record_again_at_any_time_changes_no_call_and_no_end() {
             for again in 0..plain.fed.len() {
                 let twice = play(moves, Some((at, again)));
                 assert_eq!(twice.called(), plain.called(), "record {again} again after move {at}");
-                let keys = |d: &Driver| d.calls.iter().map(|c| (c.call_id.clone(), c.digest.clone())).collect::<Vec<_>>();
+                let keys = |d: &Driver| {
+                    d.calls
+                        .iter()
+                        .map(|c| (c.call_id.clone(), c.digest.clone()))
+                        .collect::<Vec<_>>()
+                };
                 assert_eq!(keys(&twice), keys(&plain));
-                assert_eq!(twice.run().steps, restamped(&twice, &plain), "record {again} again after move {at}");
-                assert_eq!((twice.run().status, twice.runs.len()), (end, plain.runs.len()), "{again} after {at}");
+                assert_eq!(
+                    twice.run().steps,
+                    restamped(&twice, &plain),
+                    "record {again} again after move {at}"
+                );
+                assert_eq!(
+                    (twice.run().status, twice.runs.len()),
+                    (end, plain.runs.len()),
+                    "{again} after {at}"
+                );
             }
         }
     }
@@ -96,8 +113,18 @@ fn any_record_again_at_any_time_changes_no_call_and_no_end() {
 
 /// The plain run's steps with the other run's times: a redelivery moves the driver's clock.
 fn restamped(twice: &Driver, plain: &Driver) -> Vec<RunStep> {
-    let times = |s: &RunStep, of: &RunStep| RunStep { started_at: of.started_at, finished_at: of.finished_at, ..s.clone() };
-    plain.run().steps.iter().zip(&twice.run().steps).map(|(s, of)| times(s, of)).collect()
+    let times = |s: &RunStep, of: &RunStep| RunStep {
+        started_at: of.started_at,
+        finished_at: of.finished_at,
+        ..s.clone()
+    };
+    plain
+        .run()
+        .steps
+        .iter()
+        .zip(&twice.run().steps)
+        .map(|(s, of)| times(s, of))
+        .collect()
 }
 
 #[test]
@@ -118,6 +145,9 @@ fn a_second_plan_and_late_records_after_the_end_change_nothing() {
 #[test]
 fn the_same_input_gives_the_same_effects() {
     let (one, two) = (play(ROUGH, None), play(ROUGH, None));
-    assert_eq!((one.calls, one.proposals, one.runs), (two.calls, two.proposals, two.runs));
+    assert_eq!(
+        (one.calls, one.proposals, one.runs),
+        (two.calls, two.proposals, two.runs)
+    );
     assert_eq!(one.events, two.events);
 }

@@ -1,0 +1,122 @@
+//! End to end: how long from a request to its outcome, at a steady rate, and what the platform process needs for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kafka::{Brokers, From, Registry, Tail, Writer};
+use schemas::records::{Outcome, OutcomeStatus, Request};
+use schemas::{Timestamp, digest, topics};
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Brokers.
+    #[arg(long)]
+    brokers: String,
+    /// Schema registry.
+    #[arg(long)]
+    registry: String,
+    /// URL the step asks.
+    #[arg(long)]
+    url: String,
+    /// Process id of the platform.
+    #[arg(long)]
+    pid: u32,
+    /// Requests a second.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// Seconds of load.
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn rss_mb(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb / 1024)
+}
+
+/// Sends at the rate asked for, whatever comes back (an open loop: a slow system does not slow the load down).
+fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str) -> Result<Vec<String>, String> {
+    let writer = Writer::open(brokers, registry, "soma/bench").map_err(|e| e.to_string())?;
+    let total = options.rate * options.seconds;
+    let started = Instant::now();
+    let mut runs = Vec::new();
+    for i in 0..total {
+        let due = started + Duration::from_secs_f64(f64::from(i) / f64::from(options.rate));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let key = format!("{tag}-{i}");
+        let tenant = format!("bench-{}", i % 4);
+        let request = Request {
+            tenant: tenant.clone(),
+            actor: "bench".into(),
+            idempotency_key: key.clone(),
+            goal: "one step".into(),
+            capsule: Some("endpoint_probe".into()),
+            inputs: [("url".to_owned(), options.url.clone())].into(),
+            requested_at: now(),
+            ..Request::default()
+        };
+        writer.write(topics::REQUESTS, &format!("{tenant}:{key}"), &tenant, &request, None).map_err(|e| e.to_string())?;
+        runs.push(digest::run_id(&tenant, &key));
+    }
+    writer.flush().map_err(|e| e.to_string())?;
+    Ok(runs)
+}
+
+/// Runs the benchmark; the line to print last.
+pub(crate) fn run(options: &Options) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| e.to_string())?;
+    let brokers = Brokers { bootstrap: options.brokers.clone(), ..Brokers::default() };
+    let registry = Arc::new(Registry::new(&options.registry, runtime.handle().clone()).map_err(|e| e.to_string())?);
+    let tag = format!("bench-{}", now().0);
+    let mut tail = Tail::open(&brokers, topics::OUTCOMES.name, From::End).map_err(|e| e.to_string())?;
+    let total = u64::from(options.rate) * u64::from(options.seconds);
+    let (sent, mut latencies, failed, mut rss) = {
+        let (brokers, registry) = (brokers.clone(), registry.clone());
+        std::thread::scope(|scope| -> Result<_, String> {
+            let sender = scope.spawn(|| send(options, &brokers, registry.clone(), &tag));
+            let mut first: HashMap<String, i64> = HashMap::new();
+            let (mut failed, mut rss) = (0u64, 0);
+            let mut last = Instant::now();
+            while (first.len() as u64) + failed < total && last.elapsed() < Duration::from_secs(30) {
+                let Ok(Some(record)) = tail.next(100) else { continue };
+                let Some(value) = record.value else { continue };
+                let outcome: Outcome = kernel::decode(&value, registry.as_ref()).map_err(|e| e.to_string())?;
+                if !outcome.tenant.starts_with("bench-") {
+                    continue;
+                }
+                last = Instant::now();
+                if outcome.status != OutcomeStatus::Succeeded {
+                    failed += 1;
+                    continue;
+                }
+                // The record's own timestamp: when the outcome was written, at millisecond resolution.
+                first.entry(outcome.run_id).or_insert(record.at.0 - outcome.requested_at.0);
+                rss = rss.max(rss_mb(options.pid).unwrap_or(0));
+            }
+            let sent = sender.join().map_err(|_| "the sender panicked".to_owned())??;
+            let latencies: Vec<i64> = sent.iter().filter_map(|run| first.get(run).copied()).collect();
+            Ok((sent, latencies, failed, rss))
+        })?
+    };
+    latencies.sort_unstable();
+    if latencies.len() != sent.len() {
+        return Err(format!("{} of {} runs have no successful outcome ({failed} failed)", sent.len() - latencies.len(), sent.len()));
+    }
+    let at = |q: f64| {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+        let rank = ((latencies.len() - 1) as f64 * q).round() as usize;
+        latencies.get(rank).copied().unwrap_or_default() / 1000
+    };
+
+    rss = rss.max(rss_mb(options.pid).unwrap_or(0));
+    let per_s = latencies.len() as u64 / u64::from(options.seconds.max(1));
+    Ok(format!("e2e_p50_ms={} e2e_p99_ms={} runs_per_s={per_s} rss_mb={rss}", at(0.5), at(0.99)))
+}

@@ -1,0 +1,246 @@
+//! A policy bundle: Rego files, their data and the weighted rules, read as a whole. Its revision is the SHA-256 of every file.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use kernel::ConfigFault;
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value};
+use schemas::digest;
+
+use super::rules::{self, WeightedRule};
+
+/// Rules every bundle must define in package `soma.gate`.
+pub(super) const ENTRY_POINTS: [&str; 2] = ["data.soma.gate.deny", "data.soma.gate.escalate"];
+
+/// Builtins whose answer is not a function of the input: a verdict must come out the same when it is given again.
+const IMPURE: [&str; 5] = ["rand.", "time.", "http.send", "opa.runtime", "uuid."];
+
+/// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
+const EVALUATION_MAX: Duration = Duration::from_millis(500);
+/// Work units between looks at the clock.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+
+/// A bundle that compiles.
+pub struct Bundle {
+    /// Prepared engine without the tests.
+    pub(super) engine: Engine,
+    /// Weighted rules in order of their pattern.
+    pub(super) rules: Vec<WeightedRule>,
+    revision: String,
+    tests: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bundle({})", self.revision)
+    }
+}
+
+/// What a test of the bundle gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestResult {
+    /// File and rule, for example `base/gate_test.rego: test_destroy_escalates`.
+    pub name: String,
+    /// Whether it holds.
+    pub passed: bool,
+    /// Why it does not; empty when it does.
+    pub detail: String,
+}
+
+impl Bundle {
+    /// Reads (path, text) pairs: `*.rego`, `*_test.rego`, `rules.yaml`, and data in any other `.yaml` or `.json`.
+    /// Data of all files is merged at `data`. `.md` files are not part of the bundle.
+    ///
+    /// # Errors
+    /// Every fault, each with its file and, for Rego, its line.
+    pub fn parse(files: &[(String, String)]) -> Result<Self, Vec<ConfigFault>> {
+        let mut files: Vec<_> = files.iter().filter(|(path, _)| !path.ends_with(".md")).collect();
+        files.sort();
+        let mut faults = Vec::new();
+        let mut bundle = Self {
+            engine: engine(),
+            rules: Vec::new(),
+            revision: revision(&files),
+            tests: Vec::new(),
+        };
+        for (path, text) in files {
+            bundle.add(path, text, &mut faults);
+        }
+        if faults.is_empty() {
+            bundle.prove(&mut faults);
+        }
+        bundle
+            .rules
+            .sort_by(|a, b| (a.pattern.to_lowercase(), &a.name).cmp(&(b.pattern.to_lowercase(), &b.name)));
+        if faults.is_empty() { Ok(bundle) } else { Err(faults) }
+    }
+
+    /// SHA-256 over all files: 64 hex digits.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Runs every `test_` rule of the `*_test.rego` files. A test passes when its value is `true`.
+    pub fn test(&self) -> Vec<TestResult> {
+        let mut engine = self.engine.clone();
+        let mut results = Vec::new();
+        for (path, text) in &self.tests {
+            if let Err(error) = engine.add_policy(path.clone(), text.clone()) {
+                let fault = rego_fault(path, &error.to_string());
+                results.push(TestResult {
+                    name: fault.path,
+                    passed: false,
+                    detail: fault.detail,
+                });
+            }
+        }
+        for (path, text) in &self.tests {
+            let package = text
+                .lines()
+                .find_map(|l| l.strip_prefix("package "))
+                .unwrap_or_default()
+                .trim();
+            for rule in test_rules(text) {
+                let value = engine.eval_rule(format!("data.{package}.{rule}"));
+                let detail = match value {
+                    Ok(value) if value == Value::from(true) => String::new(),
+                    Ok(value) => format!(
+                        "expected true, got {}",
+                        value.to_json_str().unwrap_or_else(|_| "undefined".into())
+                    ),
+                    Err(error) => error.to_string(),
+                };
+                results.push(TestResult {
+                    name: format!("{path}: {rule}"),
+                    passed: detail.is_empty(),
+                    detail,
+                });
+            }
+        }
+        results
+    }
+
+    fn add(&mut self, path: &str, text: &str, faults: &mut Vec<ConfigFault>) {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if name.ends_with(".rego") {
+            impure(path, text, faults);
+            if name.ends_with("_test.rego") {
+                // A test that does not parse is as wrong as a policy that does not.
+                if let Err(error) = engine().add_policy(path.to_owned(), text.to_owned()) {
+                    faults.push(rego_fault(path, &error.to_string()));
+                }
+                self.tests.push((path.to_owned(), text.to_owned()));
+            } else if let Err(error) = self.engine.add_policy(path.to_owned(), text.to_owned()) {
+                faults.push(rego_fault(path, &error.to_string()));
+            }
+        } else if name == "rules.yaml" {
+            self.rules.extend(rules::read(path, text, faults));
+        } else if let Err(detail) = self.add_data(name, text) {
+            faults.push(ConfigFault::new(path, detail));
+        }
+    }
+
+    fn add_data(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let value: serde_json::Value = match name.rsplit('.').next() {
+            Some("json") => serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?,
+            Some("yaml" | "yml") => serde_yaml_ng::from_str::<serde_yaml_ng::Value>(text)
+                .map_err(|e| e.to_string())
+                .and_then(|v| serde_json::to_value(v).map_err(|e| e.to_string()))
+                .map_err(|e| format!("not YAML: {e}"))?,
+            _ => return Err("a bundle holds .rego, .yaml, .json and .md files: move this one elsewhere".into()),
+        };
+        match value.as_object() {
+            None => return Err("data must be an object of named values".into()),
+            Some(object) if object.contains_key("soma") => {
+                return Err("data may not be named `soma`: that is where the policies stand".into());
+            }
+            Some(_) => {}
+        }
+        self.engine
+            .add_data(Value::from(value))
+            .map_err(|e| format!("data collides with another file's: {e}"))
+    }
+
+    /// Evaluates the entry points once over an empty plan: what is missing or unknown shows here, not at the first request.
+    fn prove(&mut self, faults: &mut Vec<ConfigFault>) {
+        self.engine.set_input(Value::from(serde_json::json!({
+            "subject": {"kind": "PLAN", "id": ""}, "tenant": "", "actor": "", "roles": [], "goal": "", "capsule": null,
+            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "rules": [], "now": ""
+        })));
+        for rule in ENTRY_POINTS {
+            let word = rule.rsplit('.').next().unwrap_or(rule);
+            match self.engine.eval_rule(rule.to_owned()) {
+                Ok(value) if value.as_set().is_ok() => {}
+                Ok(_) => faults.push(ConfigFault::new(
+                    rule,
+                    format!("must be a set: write `{word} contains finding if {{ ... }}`"),
+                )),
+                Err(error) => faults.push(rego_fault(rule, &format!("the bundle has no usable `{rule}`: {error}"))),
+            }
+        }
+    }
+}
+
+fn engine() -> Engine {
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(true);
+    engine.set_execution_timer_config(ExecutionTimerConfig {
+        limit: EVALUATION_MAX,
+        check_interval: CHECK_INTERVAL,
+    });
+    engine
+}
+
+fn revision(files: &[&(String, String)]) -> String {
+    let parts: Vec<_> = files
+        .iter()
+        .flat_map(|(path, text)| [path.as_str(), text.as_str()])
+        .collect();
+    digest::sha256_hex(&[&["bundle"], parts.as_slice()].concat())
+}
+
+fn impure(path: &str, text: &str, faults: &mut Vec<ConfigFault>) {
+    for (at, line) in text.lines().enumerate() {
+        let code = line.split('#').next().unwrap_or_default();
+        for name in IMPURE {
+            let starts = |i: usize| {
+                !code[..i].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '"')
+            };
+            if code.match_indices(name).any(|(i, _)| starts(i)) {
+                let detail = format!(
+                    "`{name}` is not allowed: a verdict must be the same when it is given again; use input.now"
+                );
+                faults.push(ConfigFault::new(format!("{path}:{}", at + 1), detail));
+            }
+        }
+    }
+}
+
+/// A Rego error with the file and line it names: `--> file:line:column`.
+fn rego_fault(path: &str, error: &str) -> ConfigFault {
+    let at = error.lines().find_map(|l| l.trim().strip_prefix("-->")).map(str::trim);
+    let place = at
+        .and_then(|at| at.rsplit_once(':'))
+        .map_or(path, |(place, _column)| place);
+    let reason = error
+        .lines()
+        .rev()
+        .find_map(|l| l.trim().strip_prefix("error:"))
+        .map_or(error, str::trim);
+    ConfigFault::new(place, reason.to_owned())
+}
+
+fn test_rules(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in text.lines().filter(|l| l.starts_with("test_")) {
+        let name: String = line
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect();
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
