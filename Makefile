@@ -17,7 +17,7 @@ setup: ## Install what is missing: packages, Kafka, registry, engines, models (c
 	@$(STACK) setup --for up
 
 build: ## Build the one binary, soma
-	@deploy/dev/step.sh "build soma" cargo build $(CARGO_FLAGS) -p soma-pipelines
+	@deploy/dev/step.sh "build soma" cargo build $(CARGO_FLAGS) --workspace
 
 up: setup build ## Set up, start every server and run the pipeline
 	@deploy/dev/step.sh "start servers" $(STACK) up
@@ -56,7 +56,7 @@ unit:
 	@deploy/dev/step.sh "unit, tidy, contract, cases" cargo test $(CARGO_FLAGS) --workspace --quiet
 
 live: build ## Live tests: real servers in a home of their own, started and stopped here
-	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) -p soma-tests --features live --no-run
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/live.sh
 
 bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=

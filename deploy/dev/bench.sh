@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-e2e}"
-cargo build -q -p soma-benches
+cargo build -q --workspace
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-bench.XXXXXX")
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
 trap 'stack down >/dev/null 2>&1 || true; rm -rf "$home"' EXIT INT TERM

@@ -25,4 +25,4 @@ finish() {
 trap finish EXIT INT TERM
 deploy/dev/step.sh "start servers for the live tests" python3 deploy/dev/stack.py up --home "$home"
 deploy/dev/step.sh "deploy the pipeline" "$SOMA_BIN" --env-file "$home/dev.env" deploy control-tower
-deploy/dev/step.sh "live tests" cargo test -p soma-tests --features live -- "live::${SOMA_LIVE_FILTER:-}" --test-threads=1 --nocapture
+deploy/dev/step.sh "live tests" cargo test --workspace --features soma-tests/live --test soma -- "live::${SOMA_LIVE_FILTER:-}" --test-threads=1 --nocapture

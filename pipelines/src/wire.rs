@@ -18,7 +18,7 @@ use crate::{check, registry, telemetry};
 
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
-const STOP: Duration = Duration::from_secs(45);
+const STOP: Duration = Duration::from_secs(25);
 
 /// What all stages of a process share.
 #[derive(Clone)]
@@ -125,7 +125,12 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
 /// Builds a stage and its log. Called again while a dependency is down.
 fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
     // No stage begins before the controls are known: a kill must hold over a restart.
-    if shared.health.all().get("controls").is_none_or(|h| h.state != runtime::StageState::Running) {
+    let known = || shared.health.all().get("controls").is_some_and(|h| h.state == runtime::StageState::Running);
+    let patience = std::time::Instant::now() + Duration::from_secs(5);
+    while !known() && !shared.stop.load(Ordering::SeqCst) && std::time::Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if !known() {
         return Err(Fault::new(FaultCode::BrokerUnavailable, "soma.controls has not been read to its end yet"));
     }
     let component = registry::find(&entry.component)

@@ -232,6 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn a_type_named_twice_in_a_schema_is_written() -> Result<(), DecodeError> {
+        use crate::records::{FaultInfo, Run, RunStep, StepVerdict, Verdict};
+        let fault = Some(FaultInfo { code: "TOOL_FAILED".into(), ..FaultInfo::default() });
+        let step = RunStep { fault: fault.clone(), ..RunStep::default() };
+        let run = Run { fault, steps: vec![step], ..Run::default() };
+        assert_eq!(Run::from_avro(Run::schema(), &run.to_avro()?)?, run);
+        let verdict = Verdict { steps: vec![StepVerdict::default()], violations: vec![Default::default()], ..Verdict::default() };
+        assert_eq!(Verdict::from_avro(Verdict::schema(), &verdict.to_avro()?)?, verdict);
+        Ok(())
+    }
+
+    #[test]
     fn truncated_and_padded_bytes_are_refused() -> Result<(), DecodeError> {
         let record: Request = from_json(&request())?;
         let bytes = record.to_avro()?;

@@ -14,3 +14,4 @@ pub use record::{DecodeError, Record, decode_value, incompatible, parse_schema};
 pub use values::{Timestamp, Usd};
 
 pub use apache_avro::Schema;
+pub use apache_avro::writer::datum::GenericDatumWriter as Writer;

@@ -3,6 +3,7 @@
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use apache_avro::types::Value;
+use apache_avro::writer::datum::GenericDatumWriter;
 use apache_avro::{Schema, from_value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +21,8 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn schema() -> &'static Schema;
     /// Schema text as shipped.
     fn schema_text() -> &'static str;
+    /// Writer of this schema, its named types resolved once.
+    fn writer() -> &'static GenericDatumWriter<'static>;
 
     /// Avro binary, without any framing.
     ///
@@ -27,7 +30,8 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// The record does not fit its schema.
     fn to_avro(&self) -> Result<Vec<u8>, DecodeError> {
         let mut bytes = Vec::with_capacity(256);
-        apache_avro::write_avro_datum_ref(Self::schema(), &Default::default(), self, &mut bytes)
+        Self::writer()
+            .write_ser(&mut bytes, self)
             .map_err(|e| DecodeError(format!("{}: {e}", Self::NAME)))?;
         Ok(bytes)
     }
@@ -107,6 +111,15 @@ macro_rules! record {
                             })
                     });
                 &SCHEMA
+            }
+
+            fn writer() -> &'static $crate::Writer<'static> {
+                static WRITER: std::sync::LazyLock<$crate::Writer<'static>> = std::sync::LazyLock::new(|| {
+                    $crate::Writer::builder(<$type as $crate::Record>::schema())
+                        .build()
+                        .unwrap_or_else(|e| panic!("{}.avsc of this build does not resolve: {e}", $name))
+                });
+                &WRITER
             }
 
             fn schema_text() -> &'static str {

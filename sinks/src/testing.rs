@@ -44,7 +44,11 @@ impl Decoder for Plain {
 /// A record on the log, at one second per offset.
 pub(crate) fn raw<R: Record>(topic: &str, partition: i32, offset: i64, key: &str, record: &R) -> RawRecord {
     let mut value = vec![0, 0, 0, 0, 1];
-    value.extend(record.to_avro().unwrap_or_default());
+    value.extend(
+        record
+            .to_avro()
+            .unwrap_or_else(|e| panic!("{} does not fit its schema: {e}", R::NAME)),
+    );
     RawRecord {
         value: Some(value),
         ..tombstone(topic, partition, offset, key)

@@ -5,7 +5,7 @@ use kernel::{Fault, FaultCode};
 
 /// ClickHouse exception codes that pass with time: timeouts, overload, memory, disk, connections, too many parts, shutting down.
 const PASSING: &[u32] = &[
-    159, 160, 164, 173, 198, 202, 203, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 999,
+    159, 160, 173, 198, 202, 203, 209, 210, 236, 241, 242, 243, 252, 279, 285, 319, 394, 425, 439, 473, 999,
 ];
 
 /// The fault of a failed statement.

@@ -121,10 +121,13 @@ async fn every_topic_has_its_table_and_the_views_show_the_newest() {
         raw("soma.runs", 0, 0, "run_1", &run(1, 0)),
         raw("soma.runs", 0, 1, "run_1", &run(2, 1_250_000)),
     ];
-    sink.write(&runs, &Plain::of::<Run>()).await.unwrap();
-    sink.write(&[tombstone("soma.runs", 0, 2, "run_1")], &Plain::of::<Run>())
-        .await
-        .unwrap();
+    assert!(sink.write(&runs, &Plain::of::<Run>()).await.unwrap().is_empty());
+    assert!(
+        sink.write(&[tombstone("soma.runs", 0, 2, "run_1")], &Plain::of::<Run>())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let verdict = Verdict {
         tenant: "acme".into(),
         decided_at: now,
@@ -132,9 +135,12 @@ async fn every_topic_has_its_table_and_the_views_show_the_newest() {
         score: 0.5,
         ..Verdict::default()
     };
-    sink.write(&[raw("soma.verdicts", 0, 0, "k", &verdict)], &Plain::of::<Verdict>())
-        .await
-        .unwrap();
+    assert!(
+        sink.write(&[raw("soma.verdicts", 0, 0, "k", &verdict)], &Plain::of::<Verdict>())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let fault = Some(FaultInfo {
         code: "TOOL_FAILED".into(),
         ..FaultInfo::default()
@@ -145,9 +151,12 @@ async fn every_topic_has_its_table_and_the_views_show_the_newest() {
         fault,
         ..Outcome::default()
     };
-    sink.write(&[raw("soma.outcomes", 0, 0, "k", &outcome)], &Plain::of::<Outcome>())
-        .await
-        .unwrap();
+    assert!(
+        sink.write(&[raw("soma.outcomes", 0, 0, "k", &outcome)], &Plain::of::<Outcome>())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let metric = |revision, value| Metric {
         name: "soma_x".into(),
         labels: [("tenant".to_owned(), "acme".to_owned())].into(),
@@ -161,7 +170,7 @@ async fn every_topic_has_its_table_and_the_views_show_the_newest() {
         raw("soma.metrics", 0, 0, "k", &metric(0, 1.0)),
         raw("soma.metrics", 0, 1, "k", &metric(1, 2.5)),
     ];
-    sink.write(&metrics, &Plain::of::<Metric>()).await.unwrap();
+    assert!(sink.write(&metrics, &Plain::of::<Metric>()).await.unwrap().is_empty());
     let reader = Reader::new(&config).unwrap();
     let latest = reader
         .query_json("SELECT run_id, cost_usd, tools, finished_at IS NOT NULL AS ended FROM runs_latest")

@@ -151,7 +151,7 @@ async fn a_bad_sample_blocks_nobody() {
 async fn a_view_pushgateway_cannot_take_is_rejected_and_the_next_one_is_shown() {
     let config = config();
     let good = unique("soma_good");
-    let clash = "push_time_seconds";
+    let clash = "go_gc_duration_seconds";
     let mut sink = PushgatewaySink::connect(&config).await.unwrap();
     let records = batch(&[metric(clash, "a", 1, 0, 1.0), metric(&good, "a", 1, 0, 1.0)]);
     let rejected = sink.write(&records, &Plain::of::<Metric>()).await.unwrap();

@@ -10,6 +10,8 @@ use crate::batch;
 
 /// Labels that Pushgateway sets from the group, and ours for what is beyond the limit.
 const RESERVED: [&str; 5] = ["job", "instance", "pipeline", "view", "overflow"];
+/// Families that Pushgateway keeps for itself: it would answer 200 and show its own.
+const TAKEN: [&str; 2] = ["push_time_seconds", "push_failure_time_seconds"];
 /// Longest label value pushed, bytes.
 const LABEL_BYTES_MAX: usize = 256;
 
@@ -23,6 +25,10 @@ pub(crate) fn check(raw: &RawRecord, metric: &Metric) -> Result<(), Fault> {
             "field `name`: `{}` is not a Prometheus name ([a-zA-Z_:][a-zA-Z0-9_:]*)",
             metric.name
         );
+        return Err(batch::invalid(raw, what));
+    }
+    if TAKEN.contains(&metric.name.as_str()) {
+        let what = format!("field `name`: `{}` is Pushgateway's own; choose another", metric.name);
         return Err(batch::invalid(raw, what));
     }
     for (label, value) in &metric.labels {
@@ -205,6 +211,7 @@ mod tests {
             ("9x", "tenant", "`name`"),
             ("", "tenant", "`name`"),
             ("a b", "tenant", "`name`"),
+            ("push_time_seconds", "tenant", "`name`"),
             ("x", "a:b", "`labels.a:b`"),
             ("x", "job", "`labels.job`"),
             ("x", "__name__", "`labels.__name__`"),

@@ -165,6 +165,11 @@ async fn an_outage_and_a_lost_collection_end_without_a_restart() {
     assert_eq!(sink.probe().await.unwrap_err().code, FaultCode::StoreUnavailable);
     assert!(began.elapsed().as_secs() < 8);
     relay.mend();
+    sink.probe().await.unwrap();
+    relay.mute();
+    let fault = sink.write(&batch(&memories), &decoder).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::StoreUnavailable, "{}", fault.detail);
+    relay.mend();
     assert!(sink.write(&batch(&memories), &decoder).await.unwrap().is_empty());
     finish(&config).await;
     let fault = sink.write(&batch(&memories), &decoder).await.unwrap_err();

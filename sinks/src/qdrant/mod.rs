@@ -29,7 +29,7 @@ pub struct Config {
     /// Collection; created when missing.
     #[serde(default = "collection")]
     pub collection: String,
-    /// Time limit of one call, milliseconds.
+    /// Time limit of one try, milliseconds; a call is tried at most twice.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
 }
@@ -39,7 +39,7 @@ fn collection() -> String {
 }
 
 fn timeout_ms() -> u64 {
-    checks::TIMEOUT_MS
+    4_000
 }
 
 /// Everything wrong with a configuration; paths are relative to it.
@@ -84,7 +84,9 @@ impl Server {
     /// `STORE_UNAVAILABLE` or `STORE_REFUSED`, naming `what`.
     async fn run<T>(&self, what: &str, work: impl Future<Output = Result<T, QdrantError>>) -> Result<T, Fault> {
         let what = format!("Qdrant, {what} of `{}`", self.collection);
-        checks::within(self.limit, &what, work)
+        // The client has the same limit and tries reads twice; it must see its own timeouts, or it would keep using a
+        // connection that has fallen silent. This one is the backstop.
+        checks::within(self.limit * 2 + Duration::from_millis(500), &what, work)
             .await?
             .map_err(|e| fault::of(&what, &e))
     }

@@ -102,7 +102,7 @@ impl Reader {
     /// `STORE_UNAVAILABLE`, `STORE_REFUSED`.
     pub async fn recent(&self, whose: Whose<'_>, n: usize, now: Timestamp) -> Result<Vec<Memory>, Fault> {
         let key = whose.key();
-        let mut connection = self.server.connection.clone();
+        let mut connection = self.server.connection();
         // All of it: what has expired is left out only after reading, and a history is short.
         let mut command = redis::cmd("ZREVRANGE");
         command.arg(&key).arg(0).arg(-1);

@@ -7,6 +7,7 @@
 mod history;
 mod sink;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kernel::{ConfigFault, Fault, FaultCode};
@@ -73,10 +74,11 @@ pub fn check(config: &Config) -> Vec<ConfigFault> {
     faults
 }
 
-/// A connection that is made when first used and made again when it breaks. Cheap to clone.
+/// A connection that is made when first used and made again when it breaks or falls silent. Cheap to clone.
 #[derive(Clone)]
 struct Server {
-    connection: ConnectionManager,
+    client: redis::Client,
+    connection: Arc<Mutex<ConnectionManager>>,
     limit: Duration,
 }
 
@@ -87,40 +89,62 @@ impl Server {
     /// `CONFIG_INVALID` with everything that is wrong.
     fn new(config: &Config) -> Result<Self, Fault> {
         checks::refuse("redis", &check(config))?;
-        let wrong = |e: RedisError| Fault::new(FaultCode::ConfigInvalid, format!("redis: url: {e}"));
         let limit = Duration::from_millis(config.timeout_ms);
-        // The loop backs off by itself; the manager only has to try again when it is asked again.
-        let settings = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_millis(100))
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(limit));
-        let client = redis::Client::open(config.url.as_str()).map_err(wrong)?;
+        let client = redis::Client::open(config.url.as_str()).map_err(|e| unusable(&e))?;
+        let connection = Arc::new(Mutex::new(manager(&client, limit)?));
         Ok(Self {
-            connection: ConnectionManager::new_lazy_with_config(client, settings).map_err(wrong)?,
+            client,
+            connection,
             limit,
         })
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// # Errors
     /// `STORE_UNAVAILABLE` or `STORE_REFUSED`, naming `what`.
     async fn run<T>(&self, what: &str, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, Fault> {
         let what = format!("Redis, {what}");
-        checks::within(self.limit, &what, work)
-            .await?
-            .map_err(|e| fault(&what, &e))
+        let done = checks::within(self.limit, &what, work).await;
+        let silent = match &done {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => error.is_timeout(),
+            Err(_) => true,
+        };
+        if silent {
+            // The manager notices a connection that breaks, not one that falls silent: the host behind it may be gone.
+            let fresh = manager(&self.client, self.limit)?;
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+        done?.map_err(|e| fault(&what, &e))
     }
 
     /// # Errors
     /// `STORE_UNAVAILABLE` when it does not answer, `STORE_REFUSED` when it does not know us.
     async fn probe(&self) -> Result<(), Fault> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.run("PING", async {
             redis::cmd("PING").query_async::<String>(&mut connection).await
         })
         .await
         .map(drop)
     }
+}
+
+fn manager(client: &redis::Client, limit: Duration) -> Result<ConnectionManager, Fault> {
+    // The loop backs off by itself; the manager only has to try again when it is asked again.
+    let settings = ConnectionManagerConfig::new()
+        .set_number_of_retries(1)
+        .set_max_delay(Duration::from_millis(100))
+        .set_connection_timeout(Some(limit))
+        .set_response_timeout(Some(limit));
+    ConnectionManager::new_lazy_with_config(client.clone(), settings).map_err(|e| unusable(&e))
+}
+
+fn unusable(error: &RedisError) -> Fault {
+    Fault::new(FaultCode::ConfigInvalid, format!("redis: url: {error}"))
 }
 
 /// What passes with time: broken connections, loading, failing over, out of memory.

@@ -75,7 +75,7 @@ impl RedisSink {
             for memory in chunk {
                 self.add(&mut pipe, memory)?;
             }
-            let mut connection = self.server.connection.clone();
+            let mut connection = self.server.connection();
             self.server
                 .run("writing histories", async { pipe.exec_async(&mut connection).await })
                 .await?;
@@ -113,7 +113,7 @@ impl RedisSink {
     }
 
     async fn find(&self, key: &str, memory_id: &str, mode: &str) -> Result<Vec<String>, Fault> {
-        let mut connection = self.server.connection.clone();
+        let mut connection = self.server.connection();
         let mut command = redis::cmd("EVAL");
         command.arg(FIND).arg(1).arg(key).arg(beginning(memory_id)).arg(mode);
         let work = async { command.query_async::<Vec<String>>(&mut connection).await };
