@@ -1,5 +1,5 @@
 //! `soma`: the platform's one binary. Everything is in the library, so that tests can reach it.
 
 fn main() -> std::process::ExitCode {
-    pipelines::cli::run()
+    soma_pipelines::cli::run()
 }

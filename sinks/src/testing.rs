@@ -71,6 +71,7 @@ pub(crate) fn tombstone(topic: &str, partition: i32, offset: i64, key: &str) -> 
 }
 
 /// A record that is not framed.
+#[cfg(feature = "live")]
 pub(crate) fn poison(topic: &str, partition: i32, offset: i64) -> RawRecord {
     RawRecord {
         value: Some(b"not avro".to_vec()),

@@ -25,6 +25,10 @@ impl Registry {
     /// # Errors
     /// `CONFIG_INVALID` when the URL cannot be used.
     pub fn new(url: &str, handle: tokio::runtime::Handle) -> Result<Self, Fault> {
+        // The process's one TLS stack; somebody else may have installed it before.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS provider is installed already");
+        }
         let settings = SrSettings::new_builder(url.trim_end_matches('/').to_owned())
             .set_timeout(Duration::from_secs(5))
             .build()

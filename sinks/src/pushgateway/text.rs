@@ -98,10 +98,13 @@ fn base64url(bytes: &[u8]) -> String {
     text
 }
 
+/// Name, help and the number a sample shows.
+type Family<'a> = (String, &'a str, fn(&Sample) -> f64);
+
 /// The families of a view: its value, its windows' ends and its revisions.
 pub(crate) fn exposition(name: &str, samples: &[(Labels, Sample)]) -> String {
     let mut text = String::with_capacity(samples.len() * 200);
-    let families: [(String, &str, fn(&Sample) -> f64); 3] = [
+    let families: [Family<'_>; 3] = [
         (name.to_owned(), "Value of the latest closed window.", |s| s.value),
         (end_of(name), "First instant after that window, unix seconds.", |s| {
             s.window_end as f64 / 1e6
