@@ -63,7 +63,9 @@ fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str
             requested_at: now(),
             ..Request::default()
         };
-        writer.write(topics::REQUESTS, &format!("{tenant}:{key}"), &tenant, &request, None).map_err(|e| e.to_string())?;
+        writer
+            .write(topics::REQUESTS, &format!("{tenant}:{key}"), &tenant, &request, None)
+            .map_err(|e| e.to_string())?;
         runs.push(digest::run_id(&tenant, &key));
     }
     writer.flush().map_err(|e| e.to_string())?;
@@ -72,8 +74,15 @@ fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str
 
 /// Runs the benchmark; the line to print last.
 pub(crate) fn run(options: &Options) -> Result<String, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| e.to_string())?;
-    let brokers = Brokers { bootstrap: options.brokers.clone(), ..Brokers::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let brokers = Brokers {
+        bootstrap: options.brokers.clone(),
+        ..Brokers::default()
+    };
     let registry = Arc::new(Registry::new(&options.registry, runtime.handle().clone()).map_err(|e| e.to_string())?);
     let tag = format!("bench-{}", now().0);
     let mut tail = Tail::open(&brokers, topics::OUTCOMES.name, From::End).map_err(|e| e.to_string())?;
@@ -98,7 +107,9 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
                     continue;
                 }
                 // The record's own timestamp: when the outcome was written, at millisecond resolution.
-                first.entry(outcome.run_id).or_insert(record.at.0 - outcome.requested_at.0);
+                first
+                    .entry(outcome.run_id)
+                    .or_insert(record.at.0 - outcome.requested_at.0);
                 rss = rss.max(rss_mb(options.pid).unwrap_or(0));
             }
             let sent = sender.join().map_err(|_| "the sender panicked".to_owned())??;
@@ -108,15 +119,28 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     };
     latencies.sort_unstable();
     if latencies.len() != sent.len() {
-        return Err(format!("{} of {} runs have no successful outcome ({failed} failed)", sent.len() - latencies.len(), sent.len()));
+        return Err(format!(
+            "{} of {} runs have no successful outcome ({failed} failed)",
+            sent.len() - latencies.len(),
+            sent.len()
+        ));
     }
     let at = |q: f64| {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a rank"
+        )]
         let rank = ((latencies.len() - 1) as f64 * q).round() as usize;
         latencies.get(rank).copied().unwrap_or_default() / 1000
     };
 
     rss = rss.max(rss_mb(options.pid).unwrap_or(0));
     let per_s = latencies.len() as u64 / u64::from(options.seconds.max(1));
-    Ok(format!("e2e_p50_ms={} e2e_p99_ms={} runs_per_s={per_s} rss_mb={rss}", at(0.5), at(0.99)))
+    Ok(format!(
+        "e2e_p50_ms={} e2e_p99_ms={} runs_per_s={per_s} rss_mb={rss}",
+        at(0.5),
+        at(0.99)
+    ))
 }

@@ -1,5 +1,10 @@
 //! The one test binary. Tiers: tidy (the files), contract (schemas), cases (a pipeline's behaviour in YAML), live (real servers).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking"
+)]
 
 mod cases;
 mod contract;

@@ -18,9 +18,11 @@ fn invalid(detail: impl Into<String>) -> Fault {
 }
 
 fn variable(env: &Environment, name: &str) -> Result<String, Fault> {
-    env.get(name)
-        .map(str::to_owned)
-        .ok_or_else(|| invalid(format!("variable {name} is not set; run `make up` (which writes .soma/dev.env) or set it")))
+    env.get(name).map(str::to_owned).ok_or_else(|| {
+        invalid(format!(
+            "variable {name} is not set; run `make up` (which writes .soma/dev.env) or set it"
+        ))
+    })
 }
 
 /// Brokers named by the environment.
@@ -28,7 +30,10 @@ fn variable(env: &Environment, name: &str) -> Result<String, Fault> {
 /// # Errors
 /// `CONFIG_INVALID` when the variable is missing.
 pub fn brokers(env: &Environment) -> Result<kafka::Brokers, Fault> {
-    Ok(kafka::Brokers { bootstrap: variable(env, "SOMA_KAFKA_BROKERS")?, ..kafka::Brokers::default() })
+    Ok(kafka::Brokers {
+        bootstrap: variable(env, "SOMA_KAFKA_BROKERS")?,
+        ..kafka::Brokers::default()
+    })
 }
 
 /// Schema registry named by the environment.
@@ -42,14 +47,21 @@ pub fn registry_at(env: &Environment, handle: tokio::runtime::Handle) -> Result<
 /// The nearest `pipelines` folder from here upwards.
 pub fn pipelines_dir() -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
-    here.ancestors().map(|d| d.join("pipelines")).find(|d| d.join("control-tower/pipeline.yaml").is_file())
+    here.ancestors()
+        .map(|d| d.join("pipelines"))
+        .find(|d| d.join("control-tower/pipeline.yaml").is_file())
 }
 
 /// Every shipped pipeline file.
 pub fn pipeline_files(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut files: Vec<_> =
-        entries.flatten().map(|e| e.path().join("pipeline.yaml")).filter(|p| p.is_file()).collect();
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut files: Vec<_> = entries
+        .flatten()
+        .map(|e| e.path().join("pipeline.yaml"))
+        .filter(|p| p.is_file())
+        .collect();
     files.sort();
     files
 }
@@ -60,11 +72,21 @@ fn wanted(env: &Environment) -> Result<Vec<Entry>, Fault> {
     let mut all: Vec<Entry> = catalogue.topics.clone();
     all.extend(catalogue.topics.iter().map(|t| catalogue.dlq(&t.name)));
     for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
-        let pipeline = Pipeline::load(&file, env)
-            .map_err(|faults| invalid(format!("{}: {}", file.display(), faults.first().map(ToString::to_string).unwrap_or_default())))?;
+        let pipeline = Pipeline::load(&file, env).map_err(|faults| {
+            invalid(format!(
+                "{}: {}",
+                file.display(),
+                faults.first().map(ToString::to_string).unwrap_or_default()
+            ))
+        })?;
         for stage in &pipeline.stages {
-            let Some(component) = registry::find(&stage.component).filter(|c| c.stateful) else { continue };
-            let partitions = (component.topics)().first().and_then(|t| catalogue.get(t)).map_or(1, |t| t.partitions);
+            let Some(component) = registry::find(&stage.component).filter(|c| c.stateful) else {
+                continue;
+            };
+            let partitions = (component.topics)()
+                .first()
+                .and_then(|t| catalogue.get(t))
+                .map_or(1, |t| t.partitions);
             all.push(catalogue.state(&state_topic(&pipeline.pipeline, stage.name()), partitions));
         }
     }
@@ -86,7 +108,8 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
     let mut done = Vec::new();
     for topic in &catalogue.topics {
         let subject = format!("{}-value", topic.name);
-        let text = registry::schema_text(&topic.record).ok_or_else(|| invalid(format!("topics.yaml: {} has no .avsc", topic.record)))?;
+        let text = registry::schema_text(&topic.record)
+            .ok_or_else(|| invalid(format!("topics.yaml: {} has no .avsc", topic.record)))?;
         for (i, old) in registry.versions(&subject).await?.iter().enumerate() {
             refuse_incompatible(&subject, i + 1, old, text)?;
         }
@@ -95,7 +118,11 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
     let existing = admin.partitions()?;
     for entry in wanted(env)? {
         if dry_run {
-            let plan = if existing.contains_key(&entry.name) { "unchanged" } else { "would be created" };
+            let plan = if existing.contains_key(&entry.name) {
+                "unchanged"
+            } else {
+                "would be created"
+            };
             done.push((entry.name, plan.to_owned()));
             continue;
         }
@@ -103,7 +130,11 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
             Applied::Created => "created",
             Applied::Unchanged => "unchanged",
         };
-        let how = if entry.cleanup == Cleanup::Compact { ", compacted" } else { "" };
+        let how = if entry.cleanup == Cleanup::Compact {
+            ", compacted"
+        } else {
+            ""
+        };
         done.push((entry.name, format!("{what} ({} partitions{how})", entry.partitions)));
     }
     if !dry_run {

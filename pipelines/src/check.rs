@@ -31,24 +31,42 @@ pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
     for (i, stage) in pipeline.stages.iter().enumerate() {
         let at = format!("stages[{i}]");
         if pipeline.stages[..i].iter().any(|s| s.name() == stage.name()) {
-            faults.push(ConfigFault::new(&at, format!("the name {} is used twice; give one a `name`", stage.name())));
+            faults.push(ConfigFault::new(
+                &at,
+                format!("the name {} is used twice; give one a `name`", stage.name()),
+            ));
         }
         let Some(component) = registry::find(&stage.component) else {
             let known: Vec<_> = registry::COMPONENTS.iter().map(|c| c.name).collect();
             faults.push(ConfigFault::new(
                 format!("{at}.use"),
-                format!("there is no component `{}`; there are {}", stage.component, known.join(", ")),
+                format!(
+                    "there is no component `{}`; there are {}",
+                    stage.component,
+                    known.join(", ")
+                ),
             ));
             continue;
         };
         let topics = (component.topics)();
-        let counts: std::collections::BTreeSet<_> = topics.iter().filter_map(|t| catalogue.get(t)).map(|t| t.partitions).collect();
+        let counts: std::collections::BTreeSet<_> = topics
+            .iter()
+            .filter_map(|t| catalogue.get(t))
+            .map(|t| t.partitions)
+            .collect();
         if component.stateful && counts.len() > 1 {
-            faults.push(ConfigFault::new(&at, format!("its topics {} are not partitioned alike", topics.join(", "))));
+            faults.push(ConfigFault::new(
+                &at,
+                format!("its topics {} are not partitioned alike", topics.join(", ")),
+            ));
         }
         match (component.check)(stage, pipeline) {
             Ok(line) => lines.push(format!("{}: {line}", stage.name())),
-            Err(found) => faults.extend(found.into_iter().map(|f| ConfigFault::new(format!("{at}.config: {}", f.path), f.detail))),
+            Err(found) => faults.extend(
+                found
+                    .into_iter()
+                    .map(|f| ConfigFault::new(format!("{at}.config: {}", f.path), f.detail)),
+            ),
         }
     }
     if faults.is_empty() { Ok(lines) } else { Err(faults) }

@@ -28,14 +28,20 @@ impl Environment {
         let file = match given {
             Some(path) => Some(path.to_owned()),
             None => std::env::current_dir().ok().and_then(|here| {
-                here.ancestors().map(|d| d.join(".soma/dev.env")).find(|candidate| candidate.is_file())
+                here.ancestors()
+                    .map(|d| d.join(".soma/dev.env"))
+                    .find(|candidate| candidate.is_file())
             }),
         };
         let mut vars = BTreeMap::new();
         if let Some(path) = &file {
             let text = std::fs::read_to_string(path)
                 .map_err(|e| format!("env file {}: {e}; `make up` writes .soma/dev.env", path.display()))?;
-            for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            for line in text
+                .lines()
+                .map(str::trim)
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            {
                 if let Some((k, v)) = line.split_once('=') {
                     vars.insert(k.trim().to_owned(), v.trim().trim_matches('"').to_owned());
                 }
@@ -47,7 +53,10 @@ impl Environment {
 
     /// Variables given directly, for tests.
     pub fn of(vars: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { vars: vars.into_iter().collect(), file: None }
+        Self {
+            vars: vars.into_iter().collect(),
+            file: None,
+        }
     }
 
     /// A variable.
@@ -223,14 +232,20 @@ impl Pipeline {
             serde_yaml_ng::from_str(text).map_err(|e| vec![ConfigFault::new("(file)", format!("is not YAML: {e}"))])?;
         let mut faults = Vec::new();
         replace(&mut value, "", env, &mut faults);
-        let stages = value.get("stages").and_then(Value::as_sequence).cloned().unwrap_or_default();
+        let stages = value
+            .get("stages")
+            .and_then(Value::as_sequence)
+            .cloned()
+            .unwrap_or_default();
         // One fault per part, not the first alone: the parts are read one by one.
         for (i, stage) in stages.iter().enumerate() {
             faults.extend(read::<StageEntry>(stage.clone(), &format!("stages[{i}]")).err());
         }
         if let Value::Mapping(map) = &value {
             for (key, part) in map {
-                let (Some(name), part) = (key.as_str(), part.clone()) else { continue };
+                let (Some(name), part) = (key.as_str(), part.clone()) else {
+                    continue;
+                };
                 faults.extend(match name {
                     "connections" => connections(&part),
                     "admin" => read::<Admin>(part, name).err().into_iter().collect(),
@@ -253,7 +268,9 @@ impl Pipeline {
 }
 
 fn connections(part: &Value) -> Vec<ConfigFault> {
-    let Value::Mapping(map) = part else { return vec![ConfigFault::new("connections", "must be a mapping")] };
+    let Value::Mapping(map) = part else {
+        return vec![ConfigFault::new("connections", "must be a mapping")];
+    };
     let mut faults = Vec::new();
     for (key, at) in map {
         let name = key.as_str().unwrap_or_default();
@@ -345,6 +362,9 @@ mod tests {
         let text = "pipeline: [x]\ninstance: ${NOPE}\nbogus: 1\nconnections: {kafka: {boot: a}}\nstages: [{use: intake, limits: {batch_max: many}}]";
         let faults = Pipeline::parse(text, &Environment::default()).err().unwrap();
         let paths: Vec<_> = faults.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["instance", "stages[0]", "pipeline", "bogus", "connections.kafka"]);
+        assert_eq!(
+            paths,
+            ["instance", "stages[0]", "pipeline", "bogus", "connections.kafka"]
+        );
     }
 }

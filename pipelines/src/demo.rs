@@ -41,7 +41,10 @@ fn say(line: &str) -> Result<(), Fault> {
 }
 
 fn head(line: &str) -> Result<(), Fault> {
-    say(&format!("\n── {line} {}", "─".repeat(90usize.saturating_sub(line.chars().count()))))
+    say(&format!(
+        "\n── {line} {}",
+        "─".repeat(90usize.saturating_sub(line.chars().count()))
+    ))
 }
 
 /// Runs the demo.
@@ -58,7 +61,15 @@ pub fn run(env: &Environment) -> Result<(), Fault> {
     let topics = Topics::read(&demo)?;
     say(&figures::runs_table(&topics))?;
     head("remembered: `soma memory search` by meaning, per tenant")?;
-    demo.soma(&["memory", "search", "which services were rolled out?", "--tenant", "acme", "--limit", "3"])?;
+    demo.soma(&[
+        "memory",
+        "search",
+        "which services were rolled out?",
+        "--tenant",
+        "acme",
+        "--limit",
+        "3",
+    ])?;
     head("dashboards: SQL over ClickHouse")?;
     let disagreements = demo.wait_for_stores(&topics)?;
     for sql in script::DASHBOARD {
@@ -76,7 +87,10 @@ pub fn run(env: &Environment) -> Result<(), Fault> {
     let figures = figures::figures(&topics);
     say(&figures.line())?;
     if !disagreements.is_empty() || figures.lost > 0 {
-        return Err(Fault::new(FaultCode::Internal, "a store disagrees with the topics, or a request was lost"));
+        return Err(Fault::new(
+            FaultCode::Internal,
+            "a store disagrees with the topics, or a request was lost",
+        ));
     }
     Ok(())
 }
@@ -90,7 +104,9 @@ impl Demo {
             .map_err(|e| Fault::new(FaultCode::Internal, e.to_string()))?;
         let registry = crate::apply::registry_at(env, runtime.handle().clone())?;
         let receiver = env.get("SOMA_RECEIVER_URL").map(str::to_owned);
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Ok(Self {
             at: Connections::from_env(env)?,
             model: crate::stores::embedder_from_env(env)?,
@@ -98,7 +114,8 @@ impl Demo {
             registry,
             runtime,
             tag: format!("demo-{}", since.as_millis()),
-            receiver: receiver.ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, "SOMA_RECEIVER_URL is not set; run `make up`"))?,
+            receiver: receiver
+                .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, "SOMA_RECEIVER_URL is not set; run `make up`"))?,
             env: env.clone(),
         })
     }
@@ -115,13 +132,22 @@ impl Demo {
         if out.status.success() {
             return Ok(());
         }
-        Err(Fault::new(FaultCode::Internal, format!("soma {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr))))
+        Err(Fault::new(
+            FaultCode::Internal,
+            format!("soma {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr)),
+        ))
     }
 
     fn send(&self, requests: &[Request]) -> Result<(), Fault> {
         let writer = Writer::open(&self.brokers, self.registry.clone(), "soma/demo")?;
         for r in requests {
-            writer.write(topics::REQUESTS, &format!("{}:{}", r.tenant, r.idempotency_key), &r.tenant, r, None)?;
+            writer.write(
+                topics::REQUESTS,
+                &format!("{}:{}", r.tenant, r.idempotency_key),
+                &r.tenant,
+                r,
+                None,
+            )?;
         }
         writer.flush()
     }
@@ -133,7 +159,12 @@ impl Demo {
         self.send(&first[..1])?;
         let writer = Writer::open(&self.brokers, self.registry.clone(), "soma/demo")?;
         let poison = br#"{"goal": "JSON where Avro belongs"}"#;
-        writer.write_raw(topics::REQUESTS.name, &format!("acme:{}-poison", self.tag), Some(poison), &Headers::default())?;
+        writer.write_raw(
+            topics::REQUESTS.name,
+            &format!("acme:{}-poison", self.tag),
+            Some(poison),
+            &Headers::default(),
+        )?;
         writer.flush()?;
         self.settle(first.len())
     }
@@ -155,7 +186,15 @@ impl Demo {
                     let at = (run.run_id.clone(), waiting.digest.clone());
                     if run.finished_at.is_none() && !approved.contains(&at) {
                         say(&format!("{} waits: {}", run.run_id, waiting.reason))?;
-                        self.soma(&["approve", &run.run_id, "-y", "--as", "carol", "--comment", "demo: change window is open"])?;
+                        self.soma(&[
+                            "approve",
+                            &run.run_id,
+                            "-y",
+                            "--as",
+                            "carol",
+                            "--comment",
+                            "demo: change window is open",
+                        ])?;
                         approved.push(at);
                     }
                 }
@@ -165,8 +204,15 @@ impl Demo {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let open: Vec<_> = runs.values().filter(|r| r.finished_at.is_none()).map(|r| format!("{} {:?}", r.run_id, r.status)).collect();
-                return Err(Fault::new(FaultCode::Internal, format!("{ended} of {expected} runs have ended; open: {}", open.join(", "))));
+                let open: Vec<_> = runs
+                    .values()
+                    .filter(|r| r.finished_at.is_none())
+                    .map(|r| format!("{} {:?}", r.run_id, r.status))
+                    .collect();
+                return Err(Fault::new(
+                    FaultCode::Internal,
+                    format!("{ended} of {expected} runs have ended; open: {}", open.join(", ")),
+                ));
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -190,18 +236,26 @@ impl Demo {
         let deadline = Instant::now() + METRICS_LIMIT;
         say("  (a window closes a few seconds after its minute is over; waiting for it)")?;
         loop {
-            let text = self.runtime.block_on(async { reqwest::get(format!("{url}/metrics")).await?.text().await });
+            let text = self
+                .runtime
+                .block_on(async { reqwest::get(format!("{url}/metrics")).await?.text().await });
             let text = text.map_err(|e| Fault::new(FaultCode::StoreUnavailable, format!("{url}: {e}")))?;
             let lines: Vec<String> = text
                 .lines()
-                .filter(|l| l.starts_with("soma_events_per_minute{") && script::TENANTS.iter().any(|t| l.contains(&format!("tenant=\"{t}\""))))
+                .filter(|l| {
+                    l.starts_with("soma_events_per_minute{")
+                        && script::TENANTS.iter().any(|t| l.contains(&format!("tenant=\"{t}\"")))
+                })
                 .map(str::to_owned)
                 .collect();
             if !lines.is_empty() {
                 return Ok(lines.into_iter().take(12).collect());
             }
             if Instant::now() > deadline {
-                return Err(Fault::new(FaultCode::StoreUnavailable, "no soma_events_per_minute of the demo's tenants reached Pushgateway"));
+                return Err(Fault::new(
+                    FaultCode::StoreUnavailable,
+                    "no soma_events_per_minute of the demo's tenants reached Pushgateway",
+                ));
             }
             std::thread::sleep(Duration::from_secs(1));
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use kernel::{ConfigFault, Fault, FaultCode, Input, Processor, Sink};
 use runtime::{ProcessorStage, SinkStage, Stage, WindowStage};
+use schemas::records::{
+    Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
+};
 use schemas::{Record, topics};
-use schemas::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
 use serde::Deserialize;
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
@@ -60,7 +62,10 @@ pub const COMPONENTS: &[Component] = &[
         check: |entry, _| orchestrator(entry).map(|c| format!("approvals expire after {} h", c.approval_hours)),
         build: |entry, _| {
             let config = made(orchestrator(entry))?;
-            Ok(Box::new(ProcessorStage::new(orchestrator::Orchestrator::new(config), None)))
+            Ok(Box::new(ProcessorStage::new(
+                orchestrator::Orchestrator::new(config),
+                None,
+            )))
         },
     },
     Component {
@@ -69,7 +74,11 @@ pub const COMPONENTS: &[Component] = &[
         stateful: true,
         check: |entry, pipeline| {
             let (config, names) = invoker_config(entry, pipeline)?;
-            Ok(format!("tools {}; workspaces in {}", names.join(", "), config.tools.workspaces_dir.display()))
+            Ok(format!(
+                "tools {}; workspaces in {}",
+                names.join(", "),
+                config.tools.workspaces_dir.display()
+            ))
         },
         build: build_invoker,
     },
@@ -78,7 +87,12 @@ pub const COMPONENTS: &[Component] = &[
         topics: <memory_indexer::MemoryIndexer as Processor>::In::topics,
         stateful: false,
         check: nothing,
-        build: |_, _| Ok(Box::new(ProcessorStage::new(memory_indexer::MemoryIndexer::new(), None))),
+        build: |_, _| {
+            Ok(Box::new(ProcessorStage::new(
+                memory_indexer::MemoryIndexer::new(),
+                None,
+            )))
+        },
     },
     Component {
         name: "events_per_minute",
@@ -93,16 +107,29 @@ pub const COMPONENTS: &[Component] = &[
     Component {
         name: "clickhouse_sink",
         topics: || {
-            vec![topics::EVENTS.name, topics::RUNS.name, topics::VERDICTS.name, topics::OUTCOMES.name, topics::METRICS.name]
+            vec![
+                topics::EVENTS.name,
+                topics::RUNS.name,
+                topics::VERDICTS.name,
+                topics::OUTCOMES.name,
+                topics::METRICS.name,
+            ]
         },
         stateful: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::clickhouse(&pipeline.connections))?;
-            checked(sinks::clickhouse::check(&config), format!("database {} at {}", config.database, config.url))
+            checked(
+                sinks::clickhouse::check(&config),
+                format!("database {} at {}", config.database, config.url),
+            )
         },
         build: |_, shared| {
             let config = stores::clickhouse(&shared.pipeline.connections)?;
-            sink(shared.handle.block_on(sinks::clickhouse::ClickHouseSink::connect(&config))?)
+            sink(
+                shared
+                    .handle
+                    .block_on(sinks::clickhouse::ClickHouseSink::connect(&config))?,
+            )
         },
     },
     Component {
@@ -111,12 +138,19 @@ pub const COMPONENTS: &[Component] = &[
         stateful: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::qdrant(&pipeline.connections))?;
-            checked(sinks::qdrant::check(&config), format!("collection {} at {}", config.collection, config.url))
+            checked(
+                sinks::qdrant::check(&config),
+                format!("collection {} at {}", config.collection, config.url),
+            )
         },
         build: |_, shared| {
             let config = stores::qdrant(&shared.pipeline.connections)?;
             let model = stores::embedder(&shared.pipeline.embeddings)?;
-            sink(shared.handle.block_on(sinks::qdrant::QdrantSink::connect(&config, model))?)
+            sink(
+                shared
+                    .handle
+                    .block_on(sinks::qdrant::QdrantSink::connect(&config, model))?,
+            )
         },
     },
     Component {
@@ -142,7 +176,11 @@ pub const COMPONENTS: &[Component] = &[
         },
         build: |_, shared| {
             let config = stores::pushgateway(&shared.pipeline.connections, &shared.pipeline.pipeline)?;
-            sink(shared.handle.block_on(sinks::pushgateway::PushgatewaySink::connect(&config))?)
+            sink(
+                shared
+                    .handle
+                    .block_on(sinks::pushgateway::PushgatewaySink::connect(&config))?,
+            )
         },
     },
 ];
@@ -195,12 +233,20 @@ fn configured<T>(entry: &StageEntry, config: Result<T, Fault>) -> Result<T, Vec<
 }
 
 fn nothing(entry: &StageEntry, _: &Pipeline) -> Result<String, Vec<ConfigFault>> {
-    if entry.config.is_null() { Ok("ready".to_owned()) } else { Err(vec![ConfigFault::new("", "takes no configuration")]) }
+    if entry.config.is_null() {
+        Ok("ready".to_owned())
+    } else {
+        Err(vec![ConfigFault::new("", "takes no configuration")])
+    }
 }
 
 /// The stage's own configuration, or its defaults when there is none.
 fn own<T: serde::de::DeserializeOwned>(entry: &StageEntry) -> Result<T, Vec<ConfigFault>> {
-    let value = if entry.config.is_null() { serde_yaml_ng::Value::Mapping(Default::default()) } else { entry.config.clone() };
+    let value = if entry.config.is_null() {
+        serde_yaml_ng::Value::Mapping(Default::default())
+    } else {
+        entry.config.clone()
+    };
     read(value, "").map_err(|f| vec![f])
 }
 
@@ -209,12 +255,20 @@ fn texts(base: &Path, dirs: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<Con
     let mut files = Vec::new();
     let mut todo: Vec<PathBuf> = dirs.iter().map(|d| base.join(d)).collect();
     while let Some(dir) = todo.pop() {
-        let unreadable = |e: std::io::Error| vec![ConfigFault::new(dir.display().to_string(), format!("cannot be read: {e}"))];
+        let unreadable = |e: std::io::Error| {
+            vec![ConfigFault::new(
+                dir.display().to_string(),
+                format!("cannot be read: {e}"),
+            )]
+        };
         for entry in std::fs::read_dir(&dir).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if path.is_dir() {
                 todo.push(path);
-            } else if path.extension().is_some_and(|e| ["yaml", "yml", "json", "rego"].iter().any(|k| e == *k)) {
+            } else if path
+                .extension()
+                .is_some_and(|e| ["yaml", "yml", "json", "rego"].iter().any(|k| e == *k))
+            {
                 let text = std::fs::read_to_string(&path).map_err(unreadable)?;
                 let short = path.strip_prefix(base).unwrap_or(&path).display().to_string();
                 files.push((short.trim_start_matches("../").to_owned(), text));
@@ -243,7 +297,10 @@ fn intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<(intake::Intake, St
     let files = texts(&pipeline.dir, &config.catalogue)?;
     let catalogue = intake::Catalogue::parse(&files)?;
     let line = format!("{} catalogue files", files.len());
-    Ok((intake::Intake::new(catalogue, pipeline.values.clone(), config.dedupe_hours)?, line))
+    Ok((
+        intake::Intake::new(catalogue, pipeline.values.clone(), config.dedupe_hours)?,
+        line,
+    ))
 }
 
 fn check_intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
@@ -256,13 +313,18 @@ fn check_intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<C
         .filter(|(_, tool, _)| !known.iter().any(|k| k == tool))
         .map(|(capsule, tool, _)| ConfigFault::new(capsule, format!("there is no tool `{tool}`")))
         .collect();
-    if unknown.is_empty() { intake(entry, pipeline).map(|(_, line)| line) } else { Err(unknown) }
+    if unknown.is_empty() {
+        intake(entry, pipeline).map(|(_, line)| line)
+    } else {
+        Err(unknown)
+    }
 }
 
 /// Names of the tools of this build, whatever their configuration.
 fn tool_names() -> Result<Vec<&'static str>, Vec<ConfigFault>> {
-    let config: tools::Config = serde_json::from_value(serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "."}))
-        .map_err(|e| vec![ConfigFault::new("tools", e.to_string())])?;
+    let config: tools::Config =
+        serde_json::from_value(serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "."}))
+            .map_err(|e| vec![ConfigFault::new("tools", e.to_string())])?;
     Ok(tools::all(&config).iter().map(|t| t.name()).collect())
 }
 
@@ -277,7 +339,12 @@ struct GateConfig {
 
 /// A 32-byte key from a file of 64 hex digits.
 fn key(path: &Path, field: &str) -> Result<[u8; 32], Vec<ConfigFault>> {
-    let bad = |why: String| vec![ConfigFault::new(field, format!("{}: {why}; it must hold 64 hex digits", path.display()))];
+    let bad = |why: String| {
+        vec![ConfigFault::new(
+            field,
+            format!("{}: {why}; it must hold 64 hex digits", path.display()),
+        )]
+    };
     let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
     let bytes = hex::decode(text.trim()).map_err(|e| bad(e.to_string()))?;
     bytes.try_into().map_err(|_| bad("wrong length".to_owned()))
@@ -293,8 +360,11 @@ fn gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<(policy_gate::PolicyG
     let config: GateConfig = own(entry)?;
     let bundle = policy_gate::Bundle::parse(&texts(&pipeline.dir, &[config.bundle])?)?;
     let tests = bundle.test();
-    let failed: Vec<_> =
-        tests.iter().filter(|t| !t.passed).map(|t| ConfigFault::new(t.name.clone(), "policy test failed".to_owned())).collect();
+    let failed: Vec<_> = tests
+        .iter()
+        .filter(|t| !t.passed)
+        .map(|t| ConfigFault::new(t.name.clone(), "policy test failed".to_owned()))
+        .collect();
     if !failed.is_empty() {
         return Err(failed);
     }
@@ -327,8 +397,12 @@ struct InvokerConfig {
 fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Vec<&'static str>), Vec<ConfigFault>> {
     let config: InvokerConfig = own(entry)?;
     key(&config.verdict_key_file, "verdict_key_file")?;
-    let faults: Vec<_> =
-        config.tools.check().into_iter().map(|f| ConfigFault::new(format!("tools.{}", f.path), f.detail)).collect();
+    let faults: Vec<_> = config
+        .tools
+        .check()
+        .into_iter()
+        .map(|f| ConfigFault::new(format!("tools.{}", f.path), f.detail))
+        .collect();
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -357,6 +431,7 @@ struct WindowConfig {
 fn window(entry: &StageEntry, pipeline: &Pipeline) -> Result<analytics::EventsPerMinute, Vec<ConfigFault>> {
     let config: WindowConfig = own(entry)?;
     let path = pipeline.dir.join(&config.sql);
-    let sql = std::fs::read_to_string(&path).map_err(|e| vec![ConfigFault::new("sql", format!("{}: {e}", path.display()))])?;
+    let sql = std::fs::read_to_string(&path)
+        .map_err(|e| vec![ConfigFault::new("sql", format!("{}: {e}", path.display()))])?;
     analytics::EventsPerMinute::new(config.window, &sql)
 }

@@ -24,7 +24,10 @@ fn filled<T: DeserializeOwned>(what: &str, given: Value) -> Result<T, Fault> {
 /// `CONFIG_INVALID`.
 pub fn clickhouse(at: &Connections) -> Result<sinks::clickhouse::Config, Fault> {
     let c = &at.clickhouse;
-    filled("connections.clickhouse", json!({"url": c.url, "database": c.database, "user": c.user, "password": c.password}))
+    filled(
+        "connections.clickhouse",
+        json!({"url": c.url, "database": c.database, "user": c.user, "password": c.password}),
+    )
 }
 
 /// Qdrant.
@@ -32,7 +35,10 @@ pub fn clickhouse(at: &Connections) -> Result<sinks::clickhouse::Config, Fault> 
 /// # Errors
 /// `CONFIG_INVALID`.
 pub fn qdrant(at: &Connections) -> Result<sinks::qdrant::Config, Fault> {
-    filled("connections.qdrant", json!({"url": at.qdrant.url, "api_key": at.qdrant.api_key}))
+    filled(
+        "connections.qdrant",
+        json!({"url": at.qdrant.url, "api_key": at.qdrant.api_key}),
+    )
 }
 
 /// Redis.
@@ -48,7 +54,10 @@ pub fn redis(at: &Connections) -> Result<sinks::redis::Config, Fault> {
 /// # Errors
 /// `CONFIG_INVALID`.
 pub fn pushgateway(at: &Connections, pipeline: &str) -> Result<sinks::pushgateway::Config, Fault> {
-    filled("connections.pushgateway", json!({"url": at.pushgateway.url, "pipeline": pipeline}))
+    filled(
+        "connections.pushgateway",
+        json!({"url": at.pushgateway.url, "pipeline": pipeline}),
+    )
 }
 
 impl Connections {
@@ -59,7 +68,8 @@ impl Connections {
     pub fn from_env(env: &Environment) -> Result<Self, Fault> {
         let var = |name: &str| {
             env.get(name).map(str::to_owned).ok_or_else(|| {
-                let detail = format!("variable {name} is not set; run `make up` (which writes .soma/dev.env) or set it");
+                let detail =
+                    format!("variable {name} is not set; run `make up` (which writes .soma/dev.env) or set it");
                 Fault::new(FaultCode::ConfigInvalid, detail)
             })
         };
@@ -88,9 +98,15 @@ impl Connections {
 /// `CONFIG_INVALID` naming the variable; `MODEL_UNAVAILABLE`.
 pub fn embedder_from_env(env: &Environment) -> Result<Arc<dyn Embedder>, Fault> {
     let var = |name: &str| {
-        env.get(name).map(std::path::PathBuf::from).ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("variable {name} is not set")))
+        env.get(name)
+            .map(std::path::PathBuf::from)
+            .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("variable {name} is not set")))
     };
-    embedder(&ModelAt { runtime: var("ORT_DYLIB_PATH")?, model: var("SOMA_MODEL_PATH")?, tokenizer: var("SOMA_TOKENIZER_PATH")? })
+    embedder(&ModelAt {
+        runtime: var("ORT_DYLIB_PATH")?,
+        model: var("SOMA_MODEL_PATH")?,
+        tokenizer: var("SOMA_TOKENIZER_PATH")?,
+    })
 }
 
 /// The model that embeds text, loaded once per process.
@@ -112,9 +128,16 @@ pub fn embedder(at: &ModelAt) -> Result<Arc<dyn Embedder>, Fault> {
 ///
 /// # Errors
 /// `STORE_UNAVAILABLE`.
-pub async fn history_of_run(at: &Connections, tenant: &str, run_id: &str, now: Timestamp) -> Result<Vec<Memory>, Fault> {
+pub async fn history_of_run(
+    at: &Connections,
+    tenant: &str,
+    run_id: &str,
+    now: Timestamp,
+) -> Result<Vec<Memory>, Fault> {
     let reader = sinks::redis::Reader::new(&redis(at)?)?;
-    reader.recent(sinks::redis::Whose::Run { tenant, run_id }, MEMORIES_MAX, now).await
+    reader
+        .recent(sinks::redis::Whose::Run { tenant, run_id }, MEMORIES_MAX, now)
+        .await
 }
 
 /// A run's memories as Qdrant has them.
@@ -128,7 +151,12 @@ pub async fn memories_of_run(
     run_id: &str,
 ) -> Result<Vec<Memory>, Fault> {
     let reader = sinks::qdrant::Reader::new(&qdrant(at)?, model)?;
-    let filters = sinks::qdrant::Filters { run_id: Some(run_id.to_owned()), ..Default::default() };
-    let hits = reader.search(tenant, "what was done", MEMORIES_MAX as u64, &filters).await?;
+    let filters = sinks::qdrant::Filters {
+        run_id: Some(run_id.to_owned()),
+        ..Default::default()
+    };
+    let hits = reader
+        .search(tenant, "what was done", MEMORIES_MAX as u64, &filters)
+        .await?;
     Ok(hits.into_iter().map(|hit| hit.memory).collect())
 }

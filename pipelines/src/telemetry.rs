@@ -28,7 +28,11 @@ pub(crate) fn start(pipeline: &Pipeline) -> Result<Telemetry, Fault> {
     let filter = if config.log.is_empty() { "info" } else { &config.log };
     let filter = EnvFilter::try_new(filter)
         .map_err(|e| Fault::new(FaultCode::ConfigInvalid, format!("telemetry.log `{filter}`: {e}")))?;
-    let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if subscriber.try_init().is_err() {
         tracing::debug!("logging was set up before");
     }
@@ -40,9 +44,19 @@ pub(crate) fn start(pipeline: &Pipeline) -> Result<Telemetry, Fault> {
         .with_endpoint(&config.otlp_url)
         .with_protocol(Protocol::HttpBinary)
         .build()
-        .map_err(|e| Fault::new(FaultCode::ConfigInvalid, format!("telemetry.otlp_url {}: {e}", config.otlp_url)))?;
-    let resource = Resource::builder().with_service_name(format!("soma.{}", pipeline.pipeline)).build();
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+        .map_err(|e| {
+            Fault::new(
+                FaultCode::ConfigInvalid,
+                format!("telemetry.otlp_url {}: {e}", config.otlp_url),
+            )
+        })?;
+    let resource = Resource::builder()
+        .with_service_name(format!("soma.{}", pipeline.pipeline))
+        .build();
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build();
     opentelemetry::global::set_tracer_provider(provider.clone());
     Ok(Telemetry(Some(provider)))
 }

@@ -48,7 +48,10 @@ pub struct Shared {
 pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     let listed = |faults: Vec<kernel::ConfigFault>| {
         let lines: Vec<_> = faults.iter().map(|f| format!("  {f}")).collect();
-        Fault::new(FaultCode::ConfigInvalid, format!("{} faults in {}:\n{}", faults.len(), file.display(), lines.join("\n")))
+        Fault::new(
+            FaultCode::ConfigInvalid,
+            format!("{} faults in {}:\n{}", faults.len(), file.display(), lines.join("\n")),
+        )
     };
     let pipeline = Pipeline::load(file, env).map_err(listed)?;
     check::stages(&pipeline).map_err(listed)?;
@@ -64,7 +67,10 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     watch_signals(&runtime, &stop)?;
     let internal = |e: String| Fault::new(FaultCode::Internal, e);
     let shared = Shared {
-        registry: Arc::new(Registry::new(&pipeline.connections.registry.url, runtime.handle().clone())?),
+        registry: Arc::new(Registry::new(
+            &pipeline.connections.registry.url,
+            runtime.handle().clone(),
+        )?),
         controls: SharedControls::default(),
         metrics: Metrics::new(&pipeline.pipeline).map_err(|e| internal(e.to_string()))?,
         health: Health::default(),
@@ -74,20 +80,39 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         pipeline: Arc::new(pipeline),
     };
     let address: SocketAddr = shared.pipeline.admin.listen.parse().map_err(|e| {
-        Fault::new(FaultCode::ConfigInvalid, format!("admin.listen `{}`: {e}; write address:port", shared.pipeline.admin.listen))
+        Fault::new(
+            FaultCode::ConfigInvalid,
+            format!(
+                "admin.listen `{}`: {e}; write address:port",
+                shared.pipeline.admin.listen
+            ),
+        )
     })?;
-    runtime.block_on(runtime::serve_http(address, shared.health.clone(), shared.metrics.clone()))?;
+    runtime.block_on(runtime::serve_http(
+        address,
+        shared.health.clone(),
+        shared.metrics.clone(),
+    ))?;
     shared.health.set("controls", runtime::StageState::Starting, 0);
     let controls = {
         let shared = shared.clone();
-        std::thread::Builder::new().name("controls".into()).spawn(move || follow_controls(&shared)).map_err(|e| internal(e.to_string()))?
+        std::thread::Builder::new()
+            .name("controls".into())
+            .spawn(move || follow_controls(&shared))
+            .map_err(|e| internal(e.to_string()))?
     };
     let mut threads = Vec::new();
     for entry in shared.pipeline.stages.clone() {
         let cx = shared.clone();
         let name = entry.name().to_owned();
         let open = move || open(&entry, &cx);
-        threads.push(runtime::spawn(&name, shared.health.clone(), shared.metrics.clone(), stop.clone(), open)?);
+        threads.push(runtime::spawn(
+            &name,
+            shared.health.clone(),
+            shared.metrics.clone(),
+            stop.clone(),
+            open,
+        )?);
     }
     threads.push(controls);
     tracing::info!(pipeline = %shared.pipeline.pipeline, instance = %shared.pipeline.instance, stages = shared.pipeline.stages.len(), "started");
@@ -125,13 +150,22 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
 /// Builds a stage and its log. Called again while a dependency is down.
 fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
     // No stage begins before the controls are known: a kill must hold over a restart.
-    let known = || shared.health.all().get("controls").is_some_and(|h| h.state == runtime::StageState::Running);
+    let known = || {
+        shared
+            .health
+            .all()
+            .get("controls")
+            .is_some_and(|h| h.state == runtime::StageState::Running)
+    };
     let patience = std::time::Instant::now() + Duration::from_secs(5);
     while !known() && !shared.stop.load(Ordering::SeqCst) && std::time::Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(10));
     }
     if !known() {
-        return Err(Fault::new(FaultCode::BrokerUnavailable, "soma.controls has not been read to its end yet"));
+        return Err(Fault::new(
+            FaultCode::BrokerUnavailable,
+            "soma.controls has not been read to its end yet",
+        ));
     }
     let component = registry::find(&entry.component)
         .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
@@ -140,7 +174,11 @@ fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageCon
     let pipeline = &shared.pipeline;
     let group = format!("{}.{name}", pipeline.pipeline);
     let wanted: Vec<String> = (component.topics)().into_iter().map(str::to_owned).collect();
-    let state = if component.stateful { state_topic(&pipeline.pipeline, &name) } else { String::new() };
+    let state = if component.stateful {
+        state_topic(&pipeline.pipeline, &name)
+    } else {
+        String::new()
+    };
     topics_exist(&pipeline.connections.kafka, &wanted, &state)?;
     let log = KafkaLog::open(
         LogConfig {
@@ -173,14 +211,20 @@ fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageCon
 
 fn topics_exist(brokers: &Brokers, wanted: &[String], state: &str) -> Result<(), Fault> {
     let have = Admin::open(brokers)?.partitions()?;
-    let needed = wanted.iter().map(String::as_str).chain(Some(state).filter(|s| !s.is_empty()));
+    let needed = wanted
+        .iter()
+        .map(String::as_str)
+        .chain(Some(state).filter(|s| !s.is_empty()));
     let missing: Vec<_> = needed.filter(|t| !have.contains_key(*t)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     // A cluster that has just started may not know them yet; the stage waits and says so.
     let detail = format!("topics {} are not there; run `soma topics apply`", missing.join(", "));
-    Err(Fault { blame: kernel::Blame::Dependency, ..Fault::new(FaultCode::TopicsMismatched, detail) })
+    Err(Fault {
+        blame: kernel::Blame::Dependency,
+        ..Fault::new(FaultCode::TopicsMismatched, detail)
+    })
 }
 
 /// Keeps the shared controls up to date from `soma.controls`.
@@ -191,7 +235,9 @@ fn follow_controls(shared: &Shared) {
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!(code = %fault.code, detail = %fault.detail, "controls cannot be read; waiting");
             }
-            shared.health.set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
+            shared
+                .health
+                .set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
             std::thread::sleep(Duration::from_millis(300));
         }
     }
@@ -199,7 +245,11 @@ fn follow_controls(shared: &Shared) {
 }
 
 fn read_controls(shared: &Shared) -> Result<(), Fault> {
-    let mut tail = Tail::open(&shared.pipeline.connections.kafka, topics::CONTROLS.name, From::Beginning)?;
+    let mut tail = Tail::open(
+        &shared.pipeline.connections.kafka,
+        topics::CONTROLS.name,
+        From::Beginning,
+    )?;
     let mut ready = false;
     let mut fresh: Vec<Control> = Vec::new();
     loop {
@@ -218,7 +268,11 @@ fn read_controls(shared: &Shared) -> Result<(), Fault> {
             match kernel::decode::<Control>(&value, shared.registry.as_ref()) {
                 Ok(control) => {
                     tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
-                    if ready { shared.controls.apply(control) } else { fresh.push(control) }
+                    if ready {
+                        shared.controls.apply(control)
+                    } else {
+                        fresh.push(control)
+                    }
                 }
                 Err(fault) if fault.blame == kernel::Blame::Dependency => return Err(fault),
                 // Bad bytes must not lift or hide a control that stands.

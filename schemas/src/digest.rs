@@ -35,12 +35,7 @@ pub fn canonical(json: &str) -> Result<String, String> {
 /// # Errors
 /// `arguments` is not JSON.
 pub fn action(tool: &str, operation: &str, arguments: &str) -> Result<String, String> {
-    Ok(sha256_hex(&[
-        "action",
-        tool,
-        operation,
-        &canonical(arguments)?,
-    ]))
+    Ok(sha256_hex(&["action", tool, operation, &canonical(arguments)?]))
 }
 
 /// Digest of a plan's steps, in order.

@@ -23,10 +23,8 @@ pub fn to_json(value: &Value) -> Json {
         Value::Union(_, inner) => to_json(inner),
         Value::Array(items) => Json::Array(items.iter().map(to_json).collect()),
         Value::Map(entries) => {
-            let sorted: std::collections::BTreeMap<_, _> = entries
-                .iter()
-                .map(|(k, v)| (k.clone(), to_json(v)))
-                .collect();
+            let sorted: std::collections::BTreeMap<_, _> =
+                entries.iter().map(|(k, v)| (k.clone(), to_json(v))).collect();
             Json::Object(sorted.into_iter().collect())
         }
         Value::Record(fields) => Json::Object(
@@ -45,9 +43,9 @@ pub fn to_json(value: &Value) -> Json {
 
 fn usd_from_bytes(bytes: &[u8]) -> Usd {
     let negative = bytes.first().is_some_and(|b| b & 0x80 != 0);
-    Usd(bytes.iter().fold(if negative { -1 } else { 0 }, |acc, b| {
-        (acc << 8) | i64::from(*b)
-    }))
+    Usd(bytes
+        .iter()
+        .fold(if negative { -1 } else { 0 }, |acc, b| (acc << 8) | i64::from(*b)))
 }
 
 /// A record from JSON. The error names the field and what it should have been; unknown fields are refused.
@@ -111,16 +109,9 @@ fn check(schema: &Schema, json: &Json, path: &str) -> Result<(), DecodeError> {
         }
         Schema::Enum(e) => match json.as_str() {
             Some(word) if e.symbols.iter().any(|s| s == word) => Ok(()),
-            _ => Err(wrong(
-                path,
-                &format!("one of {}", e.symbols.join(", ")),
-                json,
-            )),
+            _ => Err(wrong(path, &format!("one of {}", e.symbols.join(", ")), json)),
         },
-        Schema::String => json
-            .as_str()
-            .map(drop)
-            .ok_or_else(|| wrong(path, "text", json)),
+        Schema::String => json.as_str().map(drop).ok_or_else(|| wrong(path, "text", json)),
         Schema::Boolean => json
             .as_bool()
             .map(drop)
@@ -129,10 +120,7 @@ fn check(schema: &Schema, json: &Json, path: &str) -> Result<(), DecodeError> {
             .as_i64()
             .map(drop)
             .ok_or_else(|| wrong(path, "a whole number", json)),
-        Schema::Float | Schema::Double => json
-            .as_f64()
-            .map(drop)
-            .ok_or_else(|| wrong(path, "a number", json)),
+        Schema::Float | Schema::Double => json.as_f64().map(drop).ok_or_else(|| wrong(path, "a number", json)),
         Schema::TimestampMicros => serde_json::from_value::<Timestamp>(json.clone())
             .map(drop)
             .map_err(|e| DecodeError(format!("field `{}`: {e}", shown(path)))),
@@ -164,11 +152,7 @@ fn kind(json: &Json) -> String {
 }
 
 fn wrong(path: &str, wanted: &str, got: &Json) -> DecodeError {
-    DecodeError(format!(
-        "field `{}`: expected {wanted}, got {}",
-        shown(path),
-        kind(got)
-    ))
+    DecodeError(format!("field `{}`: expected {wanted}, got {}", shown(path), kind(got)))
 }
 
 #[cfg(test)]
@@ -217,10 +201,7 @@ mod tests {
             for (k, v) in patch.as_object().into_iter().flatten() {
                 json[k] = v.clone();
             }
-            let error = from_json::<Request>(&json)
-                .err()
-                .map(|e| e.0)
-                .unwrap_or_default();
+            let error = from_json::<Request>(&json).err().map(|e| e.0).unwrap_or_default();
             assert!(error.contains(words), "{error}");
         }
         let mut json = request();
@@ -234,11 +215,25 @@ mod tests {
     #[test]
     fn a_type_named_twice_in_a_schema_is_written() -> Result<(), DecodeError> {
         use crate::records::{FaultInfo, Run, RunStep, StepVerdict, Verdict};
-        let fault = Some(FaultInfo { code: "TOOL_FAILED".into(), ..FaultInfo::default() });
-        let step = RunStep { fault: fault.clone(), ..RunStep::default() };
-        let run = Run { fault, steps: vec![step], ..Run::default() };
+        let fault = Some(FaultInfo {
+            code: "TOOL_FAILED".into(),
+            ..FaultInfo::default()
+        });
+        let step = RunStep {
+            fault: fault.clone(),
+            ..RunStep::default()
+        };
+        let run = Run {
+            fault,
+            steps: vec![step],
+            ..Run::default()
+        };
         assert_eq!(Run::from_avro(Run::schema(), &run.to_avro()?)?, run);
-        let verdict = Verdict { steps: vec![StepVerdict::default()], violations: vec![Default::default()], ..Verdict::default() };
+        let verdict = Verdict {
+            steps: vec![StepVerdict::default()],
+            violations: vec![Default::default()],
+            ..Verdict::default()
+        };
         assert_eq!(Verdict::from_avro(Verdict::schema(), &verdict.to_avro()?)?, verdict);
         Ok(())
     }

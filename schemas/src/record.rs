@@ -51,13 +51,14 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
 ///
 /// # Errors
 /// The bytes do not match the writer's schema, or it does not resolve to the reader's.
-pub fn decode_value(
-    writer: &Schema,
-    bytes: &[u8],
-    reader: Option<&Schema>,
-) -> Result<Value, DecodeError> {
+pub fn decode_value(writer: &Schema, bytes: &[u8], reader: Option<&Schema>) -> Result<Value, DecodeError> {
     let mut rest = bytes;
-    let read = |rest: &mut &[u8]| GenericDatumReader::builder(writer).maybe_reader_schema(reader).build()?.read_value(rest);
+    let read = |rest: &mut &[u8]| {
+        GenericDatumReader::builder(writer)
+            .maybe_reader_schema(reader)
+            .build()?
+            .read_value(rest)
+    };
     let value = read(&mut rest).map_err(|e| DecodeError(e.to_string()))?;
     if rest.is_empty() {
         Ok(value)
@@ -103,13 +104,10 @@ macro_rules! record {
             const NAME: &'static str = $name;
 
             fn schema() -> &'static $crate::Schema {
-                static SCHEMA: std::sync::LazyLock<$crate::Schema> =
-                    std::sync::LazyLock::new(|| {
-                        $crate::parse_schema(<$type as $crate::Record>::schema_text())
-                            .unwrap_or_else(|e| {
-                                panic!("{}.avsc of this build does not parse: {e}", $name)
-                            })
-                    });
+                static SCHEMA: std::sync::LazyLock<$crate::Schema> = std::sync::LazyLock::new(|| {
+                    $crate::parse_schema(<$type as $crate::Record>::schema_text())
+                        .unwrap_or_else(|e| panic!("{}.avsc of this build does not parse: {e}", $name))
+                });
                 &SCHEMA
             }
 

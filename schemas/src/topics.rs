@@ -5,9 +5,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 
 use crate::Record;
-use crate::records::{
-    Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
-};
+use crate::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
 
 /// A topic and the record it carries.
 pub struct Topic<R> {
@@ -135,11 +133,7 @@ impl Catalogue {
     /// The text is not a catalogue.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_yaml_ng::from_str(text).map_err(|e| format!("topics.yaml: {e}"))?;
-        let topics = file
-            .topics
-            .iter()
-            .map(|line| entry(line, &file.defaults, ""))
-            .collect();
+        let topics = file.topics.iter().map(|line| entry(line, &file.defaults, "")).collect();
         Ok(Self { topics, file })
     }
 
@@ -174,10 +168,7 @@ fn entry(line: &Line, defaults: &Line, name: &str) -> Entry {
         key: line.key.clone().unwrap_or_default(),
         partitions: line.partitions.or(defaults.partitions).unwrap_or(1),
         replication: line.replication.or(defaults.replication).unwrap_or(1),
-        retention_hours: line
-            .retention_hours
-            .or(defaults.retention_hours)
-            .unwrap_or(168),
+        retention_hours: line.retention_hours.or(defaults.retention_hours).unwrap_or(168),
         cleanup: line.cleanup.or(defaults.cleanup).unwrap_or(Cleanup::Delete),
         bytes_max: line.bytes_max.or(defaults.bytes_max).unwrap_or(1_048_576),
         owner: line.owner.clone().unwrap_or_default(),

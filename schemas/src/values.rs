@@ -47,9 +47,7 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         DateTime::parse_from_rfc3339(text)
             .map(|at| Self(at.timestamp_micros()))
-            .map_err(|e| {
-                format!("`{text}` is not an RFC 3339 time such as 2026-01-31T12:00:00Z ({e})")
-            })
+            .map_err(|e| format!("`{text}` is not an RFC 3339 time such as 2026-01-31T12:00:00Z ({e})"))
     }
 }
 
@@ -119,9 +117,7 @@ impl FromStr for Usd {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = || {
-            format!("`{text}` is not an amount in US dollars such as 12.50 (at most six decimals)")
-        };
+        let bad = || format!("`{text}` is not an amount in US dollars such as 12.50 (at most six decimals)");
         let (negative, digits) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -131,9 +127,7 @@ impl FromStr for Usd {
         if whole.is_empty() || fraction.len() > 6 || !all_digits(whole) || !all_digits(fraction) {
             return Err(bad());
         }
-        let micros: i64 = format!("{whole}{fraction:0<6}")
-            .parse()
-            .map_err(|_| bad())?;
+        let micros: i64 = format!("{whole}{fraction:0<6}").parse().map_err(|_| bad())?;
         if micros > Self::MICROS_MAX {
             return Err(bad());
         }
@@ -204,23 +198,14 @@ mod tests {
             assert_eq!(text.parse::<Usd>(), Ok(Usd(micros)), "{text}");
         }
         assert_eq!(Usd(1_250_000).to_string(), "1.250000");
-        for bad in [
-            "",
-            "1e3",
-            "NaN",
-            "1.1234567",
-            ".5",
-            "12 USD",
-            "1000000000000",
-        ] {
+        for bad in ["", "1e3", "NaN", "1.1234567", ".5", "12 USD", "1000000000000"] {
             assert!(bad.parse::<Usd>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn times_are_rfc3339_in_json() {
-        let at: Timestamp =
-            serde_json::from_str("\"2026-01-31T12:00:00.000001Z\"").unwrap_or_default();
+        let at: Timestamp = serde_json::from_str("\"2026-01-31T12:00:00.000001Z\"").unwrap_or_default();
         assert_eq!(at.0 % 1_000_000, 1);
         assert_eq!(
             serde_json::to_string(&at).unwrap_or_default(),

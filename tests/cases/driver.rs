@@ -6,19 +6,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kernel::controls::Controls;
-use kernel::{Decoder, Delivery, Effects, Emit, Fault, FaultCode, Headers, Input, Perform, Position, Processor, Signal, Timer};
+use kernel::{
+    Decoder, Delivery, Effects, Emit, Fault, FaultCode, Headers, Input, Perform, Position, Processor, Signal, Timer,
+};
 use schemas::records::{Outcome, Request};
 use schemas::topics::Topic;
 use schemas::{Record, Schema, Timestamp};
 
 /// Frames a record with an index into a table of schemas, in place of a registry's id.
 #[derive(Default)]
-pub struct Table(HashMap<u8, Arc<Schema>>);
+pub(crate) struct Table(HashMap<u8, Arc<Schema>>);
 
 impl Decoder for Table {
     fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
-        let (id, rest) = value.split_first().ok_or_else(|| Fault::new(FaultCode::RecordNotFramed, "empty"))?;
-        let schema = self.0.get(id).ok_or_else(|| Fault::new(FaultCode::SchemaUnknown, id.to_string()))?;
+        let (id, rest) = value
+            .split_first()
+            .ok_or_else(|| Fault::new(FaultCode::RecordNotFramed, "empty"))?;
+        let schema = self
+            .0
+            .get(id)
+            .ok_or_else(|| Fault::new(FaultCode::SchemaUnknown, id.to_string()))?;
         Ok((schema.clone(), rest))
     }
 }
@@ -31,14 +38,14 @@ trait Running {
     fn due(&mut self, at: &Feed<'_>) -> Vec<Given>;
 }
 
-pub struct Feed<'a> {
+pub(crate) struct Feed<'a> {
     now: Timestamp,
     controls: &'a Controls,
     decoder: &'a Table,
 }
 
 #[derive(Default)]
-pub struct Given {
+pub(crate) struct Given {
     emits: Vec<Emit>,
     performs: Vec<(String, Perform)>,
 }
@@ -49,13 +56,22 @@ struct Stage<P: Processor> {
 }
 
 impl<P: Processor> Stage<P> {
-    fn run(&mut self, at: &Feed<'_>, key: &str, seed: &str, act: impl FnOnce(&P, &mut P::State, &mut Effects<'_>) -> Result<(), Fault>) -> Given {
+    fn run(
+        &mut self,
+        at: &Feed<'_>,
+        key: &str,
+        seed: &str,
+        act: impl FnOnce(&P, &mut P::State, &mut Effects<'_>) -> Result<(), Fault>,
+    ) -> Given {
         let (mut state, mut timers) = self.states.get(key).cloned().unwrap_or_default();
         let mut fx = Effects::new(at.now, key, seed, at.controls);
         act(&self.processor, &mut state, &mut fx).unwrap_or_else(|f| panic!("{}: {f}", self.processor.name()));
         timers.retain(|t| !fx.timers_dropped.contains(&t.name) && !fx.timers.iter().any(|n| n.name == t.name));
         timers.extend(fx.timers.iter().cloned());
-        let given = Given { emits: fx.emits, performs: fx.performs.into_iter().map(|p| (key.to_owned(), p)).collect() };
+        let given = Given {
+            emits: fx.emits,
+            performs: fx.performs.into_iter().map(|p| (key.to_owned(), p)).collect(),
+        };
         self.states.insert(key.to_owned(), (state, timers));
         given
     }
@@ -68,20 +84,35 @@ impl<P: Processor> Running for Stage<P> {
 
     fn feed(&mut self, at: &Feed<'_>, key: &str, value: &[u8], position: &Position) -> Given {
         let input = P::In::decode(&position.topic, value, at.decoder).unwrap();
-        let delivery = Delivery { input, key: key.to_owned(), position: position.clone(), headers: Headers::default(), at: at.now };
-        self.run(at, key, &position.to_string(), |p, state, fx| p.step(state, &delivery, fx))
+        let delivery = Delivery {
+            input,
+            key: key.to_owned(),
+            position: position.clone(),
+            headers: Headers::default(),
+            at: at.now,
+        };
+        self.run(at, key, &position.to_string(), |p, state, fx| {
+            p.step(state, &delivery, fx)
+        })
     }
 
     fn done(&mut self, at: &Feed<'_>, key: &str, outcome: Outcome) -> Given {
         let seed = format!("done:{}", outcome.call_id);
-        self.run(at, key, &seed, |p, state, fx| p.on_signal(state, &Signal::Done(Box::new(outcome)), fx))
+        self.run(at, key, &seed, |p, state, fx| {
+            p.on_signal(state, &Signal::Done(Box::new(outcome)), fx)
+        })
     }
 
     fn due(&mut self, at: &Feed<'_>) -> Vec<Given> {
         let ready: Vec<(String, Timer)> = self
             .states
             .iter()
-            .flat_map(|(k, (_, timers))| timers.iter().filter(|t| t.due <= at.now).map(|t| (k.clone(), t.clone())))
+            .flat_map(|(k, (_, timers))| {
+                timers
+                    .iter()
+                    .filter(|t| t.due <= at.now)
+                    .map(|t| (k.clone(), t.clone()))
+            })
             .collect();
         ready
             .into_iter()
@@ -89,29 +120,34 @@ impl<P: Processor> Running for Stage<P> {
                 if let Some((_, timers)) = self.states.get_mut(&key) {
                     timers.retain(|t| t != &timer);
                 }
-                self.run(at, &key, &timer.name.clone(), |p, state, fx| p.on_timer(state, &timer, fx))
+                self.run(at, &key, &timer.name.clone(), |p, state, fx| {
+                    p.on_timer(state, &timer, fx)
+                })
             })
             .collect()
     }
 }
 
 /// The stages of a pipeline and everything they wrote.
-pub struct Driver {
+pub(crate) struct Driver {
     stages: Vec<Box<dyn Running>>,
     invoker: usize,
-    pub controls: Controls,
+    pub(crate) controls: Controls,
     table: Table,
     ids: HashMap<&'static str, u8>,
     queue: VecDeque<(String, String, Vec<u8>)>,
     offset: i64,
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     /// Every record written, as (topic, JSON), in order.
-    pub written: Vec<(String, serde_json::Value)>,
+    pub(crate) written: Vec<(String, serde_json::Value)>,
 }
 
 /// The folder of shipped pipelines.
-pub fn shipped() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("pipelines")
+pub(crate) fn shipped() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("pipelines")
 }
 
 fn texts(dir: &str) -> Vec<(String, String)> {
@@ -119,7 +155,12 @@ fn texts(dir: &str) -> Vec<(String, String)> {
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter(|p| p.is_file())
-        .map(|p| (format!("{dir}/{}", p.file_name().unwrap().to_string_lossy()), std::fs::read_to_string(&p).unwrap()))
+        .map(|p| {
+            (
+                format!("{dir}/{}", p.file_name().unwrap().to_string_lossy()),
+                std::fs::read_to_string(&p).unwrap(),
+            )
+        })
         .collect();
     all.sort();
     all
@@ -127,7 +168,7 @@ fn texts(dir: &str) -> Vec<(String, String)> {
 
 impl Driver {
     /// The stages with the shipped catalogue and policy.
-    pub fn shipped(receiver_url: &str) -> Self {
+    pub(crate) fn shipped(receiver_url: &str) -> Self {
         let files = [texts("capsules"), texts("wizards")].concat();
         let catalogue = stages::intake::Catalogue::parse(&files).unwrap_or_else(|f| panic!("{f:#?}"));
         let values = [("receiver_url".to_owned(), receiver_url.to_owned())].into();
@@ -140,10 +181,19 @@ impl Driver {
         let invoker = stages::invoker::Invoker::new(public, Default::default());
         let memory = stages::memory_indexer::MemoryIndexer::new();
         fn stage<P: Processor>(processor: P) -> Box<dyn Running> {
-            Box::new(Stage { processor, states: BTreeMap::new() })
+            Box::new(Stage {
+                processor,
+                states: BTreeMap::new(),
+            })
         }
         Self {
-            stages: vec![stage(intake), stage(gate), stage(orchestrator), stage(invoker), stage(memory)],
+            stages: vec![
+                stage(intake),
+                stage(gate),
+                stage(orchestrator),
+                stage(invoker),
+                stage(memory),
+            ],
             invoker: 3,
             controls: Controls::default(),
             table: Table::default(),
@@ -163,13 +213,13 @@ impl Driver {
     }
 
     /// Puts a record on a topic.
-    pub fn put<R: Record>(&mut self, topic: Topic<R>, key: &str, record: &R) {
+    pub(crate) fn put<R: Record>(&mut self, topic: Topic<R>, key: &str, record: &R) {
         let value = self.frame(R::NAME, || R::schema().clone(), &record.to_avro().unwrap());
         self.queue.push_back((topic.name.to_owned(), key.to_owned(), value));
     }
 
     /// Puts a request.
-    pub fn request(&mut self, request: &Request) {
+    pub(crate) fn request(&mut self, request: &Request) {
         let key = format!("{}:{}", request.tenant, request.idempotency_key);
         self.put(schemas::topics::REQUESTS, &key, request);
     }
@@ -184,21 +234,33 @@ impl Driver {
         }
         for (key, perform) in given.performs {
             let outcome = answer(&perform);
-            let feed = Feed { now: self.now, controls: &self.controls, decoder: &self.table };
+            let feed = Feed {
+                now: self.now,
+                controls: &self.controls,
+                decoder: &self.table,
+            };
             let given = self.stages[self.invoker].done(&feed, &key, outcome);
             self.take(given, answer);
         }
     }
 
     /// Feeds until nothing is left to feed; `answer` says what came of each outside action.
-    pub fn settle(&mut self, answer: &mut dyn FnMut(&Perform) -> Outcome) {
+    pub(crate) fn settle(&mut self, answer: &mut dyn FnMut(&Perform) -> Outcome) {
         while let Some((topic, key, value)) = self.queue.pop_front() {
             self.offset += 1;
             self.now = self.now.plus_ms(1);
-            let position = Position { topic: topic.clone(), partition: 0, offset: self.offset };
+            let position = Position {
+                topic: topic.clone(),
+                partition: 0,
+                offset: self.offset,
+            };
             for i in 0..self.stages.len() {
                 if self.stages[i].topics().contains(&topic.as_str()) {
-                    let feed = Feed { now: self.now, controls: &self.controls, decoder: &self.table };
+                    let feed = Feed {
+                        now: self.now,
+                        controls: &self.controls,
+                        decoder: &self.table,
+                    };
                     let given = self.stages[i].feed(&feed, &key, &value, &position);
                     self.take(given, answer);
                 }
@@ -207,10 +269,14 @@ impl Driver {
     }
 
     /// Lets time pass and fires what is due.
-    pub fn pass(&mut self, ms: i64, answer: &mut dyn FnMut(&Perform) -> Outcome) {
+    pub(crate) fn pass(&mut self, ms: i64, answer: &mut dyn FnMut(&Perform) -> Outcome) {
         self.now = self.now.plus_ms(ms);
         for i in 0..self.stages.len() {
-            let feed = Feed { now: self.now, controls: &self.controls, decoder: &self.table };
+            let feed = Feed {
+                now: self.now,
+                controls: &self.controls,
+                decoder: &self.table,
+            };
             for given in self.stages[i].due(&feed) {
                 self.take(given, answer);
             }
@@ -219,12 +285,16 @@ impl Driver {
     }
 
     /// The last record of a topic.
-    pub fn last(&self, topic: &str) -> Option<&serde_json::Value> {
+    pub(crate) fn last(&self, topic: &str) -> Option<&serde_json::Value> {
         self.written.iter().rev().find(|(t, _)| t == topic).map(|(_, v)| v)
     }
 
     /// All records of a topic.
-    pub fn all(&self, topic: &str) -> Vec<&serde_json::Value> {
-        self.written.iter().filter(|(t, _)| t == topic).map(|(_, v)| v).collect()
+    pub(crate) fn all(&self, topic: &str) -> Vec<&serde_json::Value> {
+        self.written
+            .iter()
+            .filter(|(t, _)| t == topic)
+            .map(|(_, v)| v)
+            .collect()
     }
 }

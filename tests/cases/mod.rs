@@ -86,7 +86,10 @@ fn the_control_tower_behaves_as_its_cases_say() {
     let text = std::fs::read_to_string(driver::shipped().join("control-tower/cases.yaml")).unwrap();
     let cases: Vec<Case> = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("cases.yaml: {e}"));
     assert!(cases.len() >= 10, "{} cases", cases.len());
-    let failures: Vec<String> = cases.iter().flat_map(|case| run(case).into_iter().map(|f| format!("{}: {f}", case.case))).collect();
+    let failures: Vec<String> = cases
+        .iter()
+        .flat_map(|case| run(case).into_iter().map(|f| format!("{}: {f}", case.case)))
+        .collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -106,7 +109,11 @@ fn outcome(perform: &Perform, answer: &Answer, now: Timestamp) -> Outcome {
         operation: call.operation.clone(),
         status: answer.status,
         result: answer.result.to_string(),
-        fault: (!ok).then(|| FaultInfo { code: answer.code.clone(), detail: "as the case says".into(), retryable: answer.retryable }),
+        fault: (!ok).then(|| FaultInfo {
+            code: answer.code.clone(),
+            detail: "as the case says".into(),
+            retryable: answer.retryable,
+        }),
         idempotency_key: call.idempotency_key.clone(),
         digest: call.digest.clone(),
         latency_us: 1000,
@@ -131,13 +138,30 @@ fn run(case: &Case) -> Vec<String> {
     let mut answer = |perform: &Perform| {
         *calls.entry(perform.call.tool.clone()).or_default() += 1;
         let compensation = perform.call.kind == CallKind::Compensation;
-        let step = if compensation { format!("{}.compensation", perform.call.step_id) } else { perform.call.step_id.clone() };
+        let step = if compensation {
+            format!("{}.compensation", perform.call.step_id)
+        } else {
+            perform.call.step_id.clone()
+        };
         let nth = asked.entry(step.clone()).or_default();
         let listed = case.world.get(&step).map(Vec::as_slice).unwrap_or_default();
-        let status = if compensation { OutcomeStatus::Compensated } else { OutcomeStatus::Succeeded };
+        let status = if compensation {
+            OutcomeStatus::Compensated
+        } else {
+            OutcomeStatus::Succeeded
+        };
         let given = listed.get(*nth).or(listed.last()).cloned();
         *nth += 1;
-        outcome(perform, &given.unwrap_or(Answer { status, result: Value::Null, code: String::new(), retryable: false }), now)
+        outcome(
+            perform,
+            &given.unwrap_or(Answer {
+                status,
+                result: Value::Null,
+                code: String::new(),
+                retryable: false,
+            }),
+            now,
+        )
     };
     for _ in 0..=case.repeats {
         driver.request(&request);
@@ -154,8 +178,15 @@ fn run(case: &Case) -> Vec<String> {
 }
 
 fn approve(driver: &mut Driver, case: &Case, subject: &str, human: &Human) {
-    let run = driver.last(topics::RUNS.name).unwrap_or_else(|| panic!("{}: no run", case.case)).clone();
-    let waiting = run["waiting"].as_array().into_iter().flatten().find(|w| w["subject_id"] == subject || subject == "plan");
+    let run = driver
+        .last(topics::RUNS.name)
+        .unwrap_or_else(|| panic!("{}: no run", case.case))
+        .clone();
+    let waiting = run["waiting"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|w| w["subject_id"] == subject || subject == "plan");
     let waiting = waiting.unwrap_or_else(|| panic!("{}: nothing waits for {subject}: {run}", case.case));
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let approval = Approval {
@@ -178,7 +209,10 @@ fn judge(driver: &Driver, expect: &Expect, calls: &BTreeMap<String, usize>) -> V
     let mut wrong = Vec::new();
     let run = driver.last(topics::RUNS.name).cloned().unwrap_or(Value::Null);
     if run["status"].as_str() != expect.run.as_deref() {
-        wrong.push(format!("run is {} ({}), not {:?}", run["status"], run["reason"], expect.run));
+        wrong.push(format!(
+            "run is {} ({}), not {:?}",
+            run["status"], run["reason"], expect.run
+        ));
     }
     if let Some(code) = &expect.code
         && run["fault"]["code"] != *code.as_str()
@@ -186,19 +220,36 @@ fn judge(driver: &Driver, expect: &Expect, calls: &BTreeMap<String, usize>) -> V
         wrong.push(format!("fault is {}, not {code}", run["fault"]));
     }
     if let Some(detail) = &expect.detail
-        && !run["fault"]["detail"].as_str().unwrap_or_default().contains(detail.as_str())
+        && !run["fault"]["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .contains(detail.as_str())
     {
         wrong.push(format!("fault is {}, without `{detail}`", run["fault"]));
     }
     for (step, status) in &expect.steps {
-        let found = run["steps"].as_array().into_iter().flatten().find(|s| s["step_id"] == *step.as_str());
+        let found = run["steps"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|s| s["step_id"] == *step.as_str());
         let found = found.map_or("absent", |s| s["status"].as_str().unwrap_or_default());
         if found != status {
             wrong.push(format!("step {step} is {found}, not {status}"));
         }
     }
-    let events: Vec<&str> = driver.all(topics::EVENTS.name).iter().filter_map(|e| e["type"].as_str()).collect();
-    wrong.extend(expect.events.iter().filter(|e| !events.contains(&e.as_str())).map(|e| format!("no event {e} among {events:?}")));
+    let events: Vec<&str> = driver
+        .all(topics::EVENTS.name)
+        .iter()
+        .filter_map(|e| e["type"].as_str())
+        .collect();
+    wrong.extend(
+        expect
+            .events
+            .iter()
+            .filter(|e| !events.contains(&e.as_str()))
+            .map(|e| format!("no event {e} among {events:?}")),
+    );
     for (tool, n) in &expect.calls {
         let made = calls.get(tool).copied().unwrap_or(0);
         if made != *n {

@@ -5,11 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
-use schemas::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
+use schemas::records::{
+    Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
+};
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
 fn dir(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("schemas/avro").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("schemas/avro")
+        .join(name)
 }
 
 fn hex_of(bytes: &[u8]) -> String {
@@ -19,7 +25,12 @@ fn hex_of(bytes: &[u8]) -> String {
 /// A record with something in every kind of field.
 fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
     fn line<R: Record>(record: &R) -> (&'static str, &'static str, String, Vec<u8>) {
-        (R::NAME, R::schema_text(), serde_json::to_string_pretty(record).unwrap(), record.to_avro().unwrap())
+        (
+            R::NAME,
+            R::schema_text(),
+            serde_json::to_string_pretty(record).unwrap(),
+            record.to_avro().unwrap(),
+        )
     }
     let at = Timestamp(1_790_000_000_123_456);
     let step = schemas::records::Step {
@@ -28,7 +39,11 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         operation: "request".into(),
         arguments: r#"{"method":"GET","url":"http://127.0.0.1/ok"}"#.into(),
         needs: vec!["apply".into()],
-        compensation: Some(schemas::records::Compensation { tool: "http".into(), operation: "request".into(), arguments: "{}".into() }),
+        compensation: Some(schemas::records::Compensation {
+            tool: "http".into(),
+            operation: "request".into(),
+            arguments: "{}".into(),
+        }),
         ..Default::default()
     };
     vec![
@@ -42,17 +57,73 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             requested_at: at,
             ..Default::default()
         }),
-        line(&Plan { run_id: "run_1".into(), steps: vec![step], created_at: at, ..Default::default() }),
-        line(&Proposal { run_id: "run_1".into(), proposed_at: at, ..Default::default() }),
-        line(&Verdict { run_id: "run_1".into(), score: 0.75, constitution_hash: Some("c".into()), decided_at: at, ..Default::default() }),
-        line(&Approval { run_id: "run_1".into(), expires_at: Some(at), decided_at: at, ..Default::default() }),
-        line(&Control { target: "acme".into(), reason: "test".into(), issued_at: at, ..Default::default() }),
-        line(&Call { run_id: "run_1".into(), permit: Some(Default::default()), budget_left_usd: Some(Usd(-1)), ..Default::default() }),
-        line(&Outcome { run_id: "run_1".into(), fault: Some(Default::default()), cost_usd: Usd(1), latency_us: -1, ..Default::default() }),
-        line(&Run { run_id: "run_1".into(), steps: vec![Default::default()], waiting: vec![Default::default()], revision: 3, ..Default::default() }),
-        line(&Memory { memory_id: "mem_1".into(), attributes: [("tool".to_owned(), "http".to_owned())].into(), ..Default::default() }),
-        line(&Event { event_id: "evt_1".into(), ts: at, kind: "run.started".into(), ..Default::default() }),
-        line(&Metric { name: "soma_events_per_minute".into(), value: 42.5, revision: 1, ..Default::default() }),
+        line(&Plan {
+            run_id: "run_1".into(),
+            steps: vec![step],
+            created_at: at,
+            ..Default::default()
+        }),
+        line(&Proposal {
+            run_id: "run_1".into(),
+            proposed_at: at,
+            ..Default::default()
+        }),
+        line(&Verdict {
+            run_id: "run_1".into(),
+            score: 0.75,
+            constitution_hash: Some("c".into()),
+            decided_at: at,
+            ..Default::default()
+        }),
+        line(&Approval {
+            run_id: "run_1".into(),
+            expires_at: Some(at),
+            decided_at: at,
+            ..Default::default()
+        }),
+        line(&Control {
+            target: "acme".into(),
+            reason: "test".into(),
+            issued_at: at,
+            ..Default::default()
+        }),
+        line(&Call {
+            run_id: "run_1".into(),
+            permit: Some(Default::default()),
+            budget_left_usd: Some(Usd(-1)),
+            ..Default::default()
+        }),
+        line(&Outcome {
+            run_id: "run_1".into(),
+            fault: Some(Default::default()),
+            cost_usd: Usd(1),
+            latency_us: -1,
+            ..Default::default()
+        }),
+        line(&Run {
+            run_id: "run_1".into(),
+            steps: vec![Default::default()],
+            waiting: vec![Default::default()],
+            revision: 3,
+            ..Default::default()
+        }),
+        line(&Memory {
+            memory_id: "mem_1".into(),
+            attributes: [("tool".to_owned(), "http".to_owned())].into(),
+            ..Default::default()
+        }),
+        line(&Event {
+            event_id: "evt_1".into(),
+            ts: at,
+            kind: "run.started".into(),
+            ..Default::default()
+        }),
+        line(&Metric {
+            name: "soma_events_per_minute".into(),
+            value: 42.5,
+            revision: 1,
+            ..Default::default()
+        }),
     ]
 }
 
@@ -69,15 +140,26 @@ fn every_schema_reads_its_released_copy_both_ways() {
     for (name, text, ..) in examples() {
         let released = kept(&dir("released").join(format!("{name}.avsc")), text);
         let (old, new) = (parse_schema(&released).unwrap(), parse_schema(text).unwrap());
-        assert_eq!(incompatible(&old, &new), None, "{name}: this build cannot read released records");
-        assert_eq!(incompatible(&new, &old), None, "{name}: released readers cannot read this build's records");
+        assert_eq!(
+            incompatible(&old, &new),
+            None,
+            "{name}: this build cannot read released records"
+        );
+        assert_eq!(
+            incompatible(&new, &old),
+            None,
+            "{name}: released readers cannot read this build's records"
+        );
     }
 }
 
 #[test]
 fn golden_bytes_still_read_and_are_still_written() {
     for (name, text, json, bytes) in examples() {
-        let golden = kept(&dir("golden").join(format!("{name}.hex")), &format!("{}\n", hex_of(&bytes)));
+        let golden = kept(
+            &dir("golden").join(format!("{name}.hex")),
+            &format!("{}\n", hex_of(&bytes)),
+        );
         let golden_json = kept(&dir("golden").join(format!("{name}.json")), &format!("{json}\n"));
         let released = parse_schema(&kept(&dir("released").join(format!("{name}.avsc")), text)).unwrap();
         let raw = hex::decode(golden.trim()).unwrap();
@@ -96,11 +178,16 @@ fn golden_bytes_still_read_and_are_still_written() {
             "Metric" => reread::<Metric>(&released, &raw),
             other => panic!("no reader for {other}"),
         };
-        let (read, golden_json): (serde_json::Value, serde_json::Value) = (read, serde_json::from_str(&golden_json).unwrap());
+        let (read, golden_json): (serde_json::Value, serde_json::Value) =
+            (read, serde_json::from_str(&golden_json).unwrap());
         for (field, value) in golden_json.as_object().unwrap() {
             assert_eq!(&read[field], value, "{name}.{field}");
         }
-        assert_eq!(hex_of(&bytes), golden.trim(), "{name}: the same record gives other bytes than were released");
+        assert_eq!(
+            hex_of(&bytes),
+            golden.trim(),
+            "{name}: the same record gives other bytes than were released"
+        );
     }
 }
 

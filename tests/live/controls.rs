@@ -17,13 +17,25 @@ fn soma(args: &[&str]) -> String {
 fn a_killed_tenant_is_refused_until_resumed() {
     let live = live();
     let tenant = unique("stopped").replace('-', "_");
-    let probe = |key: &str| request(&tenant, key, "endpoint_probe", &[("url", &format!("{}/ok", live.receiver()))]);
+    let probe = |key: &str| {
+        request(
+            &tenant,
+            key,
+            "endpoint_probe",
+            &[("url", &format!("{}/ok", live.receiver()))],
+        )
+    };
     soma(&["kill", "--tenant", &tenant, "--reason", "live test"]);
     std::thread::sleep(Duration::from_secs(1));
     let runs = live.produce(&[probe("k1")]);
     let seen = live.wait(&runs, Duration::from_secs(30));
     let last = seen[&runs[0]].last().unwrap();
-    assert!(matches!(last.status, RunStatus::Refused | RunStatus::Killed), "{:?} {}", last.status, last.reason);
+    assert!(
+        matches!(last.status, RunStatus::Refused | RunStatus::Killed),
+        "{:?} {}",
+        last.status,
+        last.reason
+    );
     assert!(soma(&["controls"]).contains(&tenant));
 
     // The kill holds over a restart.
@@ -31,7 +43,10 @@ fn a_killed_tenant_is_refused_until_resumed() {
     live.stack(&["start", "control-tower"]);
     let runs = live.produce(&[probe("k2")]);
     let seen = live.wait(&runs, Duration::from_secs(60));
-    assert!(matches!(seen[&runs[0]].last().unwrap().status, RunStatus::Refused | RunStatus::Killed));
+    assert!(matches!(
+        seen[&runs[0]].last().unwrap().status,
+        RunStatus::Refused | RunStatus::Killed
+    ));
 
     soma(&["resume", "--tenant", &tenant, "--reason", "live test over"]);
     std::thread::sleep(Duration::from_secs(1));

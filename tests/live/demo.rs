@@ -7,7 +7,10 @@ fn the_demo_agrees_with_every_store() {
     let out = live().soma(&["demo"]);
     let shown = text(&out.stdout) + &text(&out.stderr);
     assert!(out.status.success(), "{shown}");
-    let line = shown.lines().rfind(|l| l.starts_with("demo runs=")).unwrap_or_else(|| panic!("no demo line: {shown}"));
+    let line = shown
+        .lines()
+        .rfind(|l| l.starts_with("demo runs="))
+        .unwrap_or_else(|| panic!("no demo line: {shown}"));
     for word in ["dlq=1", "duplicates_dropped=1", "lost=0"] {
         assert!(line.contains(word), "{line}");
     }

@@ -14,42 +14,55 @@ use schemas::topics::{self, Topic};
 use schemas::{Record, Timestamp, digest};
 
 /// The running stack.
-pub struct Live {
-    pub env: Environment,
-    pub home: PathBuf,
-    pub soma: PathBuf,
-    pub brokers: Brokers,
-    pub registry: Arc<Registry>,
-    pub runtime: tokio::runtime::Runtime,
+pub(crate) struct Live {
+    pub(crate) env: Environment,
+    pub(crate) home: PathBuf,
+    pub(crate) soma: PathBuf,
+    pub(crate) brokers: Brokers,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
 /// The one stack of this test process.
-pub fn live() -> &'static Live {
+pub(crate) fn live() -> &'static Live {
     static LIVE: OnceLock<Live> = OnceLock::new();
     LIVE.get_or_init(|| {
         let home = PathBuf::from(std::env::var("SOMA_HOME").expect("SOMA_HOME is not set: run `make live`"));
         let soma = PathBuf::from(std::env::var("SOMA_BIN").expect("SOMA_BIN is not set: run `make live`"));
         let env = Environment::load(Some(&home.join("dev.env"))).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let brokers = pipelines::apply::brokers(&env).unwrap();
         let registry = pipelines::apply::registry_at(&env, runtime.handle().clone()).unwrap();
-        Live { env, home, soma, brokers, registry, runtime }
+        Live {
+            env,
+            home,
+            soma,
+            brokers,
+            registry,
+            runtime,
+        }
     })
 }
 
 /// Microseconds since the epoch, now.
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     Timestamp(i64::try_from(since.as_micros()).unwrap())
 }
 
 /// A name nobody used before.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", now().0)
 }
 
 /// A request of a capsule.
-pub fn request(tenant: &str, key: &str, capsule: &str, inputs: &[(&str, &str)]) -> Request {
+pub(crate) fn request(tenant: &str, key: &str, capsule: &str, inputs: &[(&str, &str)]) -> Request {
     Request {
         tenant: tenant.into(),
         actor: "live-test".into(),
@@ -63,29 +76,45 @@ pub fn request(tenant: &str, key: &str, capsule: &str, inputs: &[(&str, &str)]) 
 }
 
 impl Live {
-    pub fn writer(&self) -> Writer {
+    pub(crate) fn writer(&self) -> Writer {
         Writer::open(&self.brokers, self.registry.clone(), "soma/live-test").unwrap()
     }
 
-    pub fn receiver(&self) -> String {
+    pub(crate) fn receiver(&self) -> String {
         self.env.get("SOMA_RECEIVER_URL").unwrap().to_owned()
     }
 
     /// Produces requests; their run ids.
-    pub fn produce(&self, requests: &[Request]) -> Vec<String> {
+    pub(crate) fn produce(&self, requests: &[Request]) -> Vec<String> {
         let writer = self.writer();
         for r in requests {
-            writer.write(topics::REQUESTS, &format!("{}:{}", r.tenant, r.idempotency_key), &r.tenant, r, None).unwrap();
+            writer
+                .write(
+                    topics::REQUESTS,
+                    &format!("{}:{}", r.tenant, r.idempotency_key),
+                    &r.tenant,
+                    r,
+                    None,
+                )
+                .unwrap();
         }
         writer.flush().unwrap();
-        requests.iter().map(|r| digest::run_id(&r.tenant, &r.idempotency_key)).collect()
+        requests
+            .iter()
+            .map(|r| digest::run_id(&r.tenant, &r.idempotency_key))
+            .collect()
     }
 
-    pub fn soma(&self, args: &[&str]) -> Output {
-        Command::new(&self.soma).arg("--env-file").arg(self.home.join("dev.env")).args(args).output().unwrap()
+    pub(crate) fn soma(&self, args: &[&str]) -> Output {
+        Command::new(&self.soma)
+            .arg("--env-file")
+            .arg(self.home.join("dev.env"))
+            .args(args)
+            .output()
+            .unwrap()
     }
 
-    pub fn stack(&self, args: &[&str]) {
+    pub(crate) fn stack(&self, args: &[&str]) {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
         let (verb, rest) = args.split_first().unwrap();
         let done = Command::new("python3")
@@ -97,11 +126,16 @@ impl Live {
             .current_dir(root)
             .output()
             .unwrap();
-        assert!(done.status.success(), "stack {args:?}: {}{}", text(&done.stdout), text(&done.stderr));
+        assert!(
+            done.status.success(),
+            "stack {args:?}: {}{}",
+            text(&done.stdout),
+            text(&done.stderr)
+        );
     }
 
     /// Every record of a topic, to its present end.
-    pub fn read_raw(&self, topic: &str) -> Vec<RawRecord> {
+    pub(crate) fn read_raw(&self, topic: &str) -> Vec<RawRecord> {
         let mut tail = Tail::open(&self.brokers, topic, From::Beginning).unwrap();
         let mut all = Vec::new();
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -113,20 +147,27 @@ impl Live {
     }
 
     /// Every record of a topic, decoded.
-    pub fn read<R: Record>(&self, topic: Topic<R>) -> Vec<R> {
+    pub(crate) fn read<R: Record>(&self, topic: Topic<R>) -> Vec<R> {
         let raw = self.read_raw(topic.name);
-        raw.iter().filter_map(|r| r.value.as_ref()).map(|v| kernel::decode(v, self.registry.as_ref()).unwrap()).collect()
+        raw.iter()
+            .filter_map(|r| r.value.as_ref())
+            .map(|v| kernel::decode(v, self.registry.as_ref()).unwrap())
+            .collect()
     }
 
     /// Waits until all these runs have ended; every state seen of each, in order.
-    pub fn wait(&self, runs: &[String], limit: Duration) -> BTreeMap<String, Vec<Run>> {
+    pub(crate) fn wait(&self, runs: &[String], limit: Duration) -> BTreeMap<String, Vec<Run>> {
         let wanted: BTreeSet<&String> = runs.iter().collect();
         let mut tail = Tail::open(&self.brokers, topics::RUNS.name, From::Beginning).unwrap();
         let mut seen: BTreeMap<String, Vec<Run>> = BTreeMap::new();
         let mut open = wanted.len();
         let deadline = Instant::now() + limit;
         while open > 0 {
-            assert!(Instant::now() < deadline, "{open} runs have not ended: {:#?}", unfinished(&wanted, &seen));
+            assert!(
+                Instant::now() < deadline,
+                "{open} runs have not ended: {:#?}",
+                unfinished(&wanted, &seen)
+            );
             let Ok(Some(record)) = tail.next(200) else { continue };
             let Some(value) = record.value else { continue };
             let run: Run = kernel::decode(&value, self.registry.as_ref()).unwrap();
@@ -141,29 +182,46 @@ impl Live {
     }
 
     /// Requests whose keys the receiving server logged: (idempotency key, method, uri), in order.
-    pub fn receiver_log(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn receiver_log(&self) -> Vec<serde_json::Value> {
         let path = self.env.get("SOMA_RECEIVER_LOG").unwrap();
         let text = std::fs::read_to_string(path).unwrap();
-        text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}"))).collect()
+        text.lines()
+            .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}")))
+            .collect()
     }
 
     /// Dead letters of a topic whose key holds `part`.
-    pub fn dead_letters(&self, topic: &str, part: &str) -> Vec<RawRecord> {
-        self.read_raw(&topics::dlq_of(topic)).into_iter().filter(|r| r.key.contains(part)).collect()
+    pub(crate) fn dead_letters(&self, topic: &str, part: &str) -> Vec<RawRecord> {
+        self.read_raw(&topics::dlq_of(topic))
+            .into_iter()
+            .filter(|r| r.key.contains(part))
+            .collect()
     }
 
     /// All dead letters of all topics.
-    pub fn dead_total(&self) -> usize {
+    pub(crate) fn dead_total(&self) -> usize {
         let catalogue = topics::Catalogue::load().unwrap();
-        catalogue.topics.iter().map(|t| self.read_raw(&topics::dlq_of(&t.name)).len()).sum()
+        catalogue
+            .topics
+            .iter()
+            .map(|t| self.read_raw(&topics::dlq_of(&t.name)).len())
+            .sum()
     }
 }
 
-fn unfinished<'a>(wanted: &BTreeSet<&'a String>, seen: &BTreeMap<String, Vec<Run>>) -> Vec<(&'a String, Option<RunStatus>)> {
+fn unfinished<'a>(
+    wanted: &BTreeSet<&'a String>,
+    seen: &BTreeMap<String, Vec<Run>>,
+) -> Vec<(&'a String, Option<RunStatus>)> {
     let last = |id: &String| seen.get(id).and_then(|r| r.last());
-    wanted.iter().filter(|id| last(id).is_none_or(|r| r.finished_at.is_none())).map(|id| (*id, last(id).map(|r| r.status))).take(10).collect()
+    wanted
+        .iter()
+        .filter(|id| last(id).is_none_or(|r| r.finished_at.is_none()))
+        .map(|id| (*id, last(id).map(|r| r.status)))
+        .take(10)
+        .collect()
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

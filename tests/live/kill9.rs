@@ -18,15 +18,34 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
     for i in 0..200 {
         let key = format!("{tag}-{i}");
         requests.push(match i % 20 {
-            0 => request("kill-a", &key, "service_rollout", &[("service", &format!("svc-{i}-{tag}")), ("replicas", "2")]),
-            1..=9 => request("kill-b", &key, "http_call", &[("url", &format!("{receiver}/ok?{key}")), ("body", "{\"n\":1}")]),
+            0 => request(
+                "kill-a",
+                &key,
+                "service_rollout",
+                &[("service", &format!("svc-{i}-{tag}")), ("replicas", "2")],
+            ),
+            1..=9 => request(
+                "kill-b",
+                &key,
+                "http_call",
+                &[("url", &format!("{receiver}/ok?{key}")), ("body", "{\"n\":1}")],
+            ),
             10..=14 => request(
                 "kill-c",
                 &key,
                 "http_call",
-                &[("url", &format!("{receiver}/ok?{key}")), ("body", "{}"), ("idempotent", "true")],
+                &[
+                    ("url", &format!("{receiver}/ok?{key}")),
+                    ("body", "{}"),
+                    ("idempotent", "true"),
+                ],
             ),
-            _ => request("kill-d", &key, "endpoint_probe", &[("url", &format!("{receiver}/ok?{key}"))]),
+            _ => request(
+                "kill-d",
+                &key,
+                "endpoint_probe",
+                &[("url", &format!("{receiver}/ok?{key}"))],
+            ),
         });
     }
     let (first, second) = requests.split_at(100);
@@ -42,14 +61,27 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
     for (run, states) in &seen {
         let finals = states.iter().filter(|s| s.finished_at.is_some()).count();
         assert_eq!(finals, 1, "{run} ended {finals} times");
-        assert!(states.windows(2).all(|w| w[0].revision < w[1].revision), "{run}: revisions go back");
-        *by_status.entry(format!("{:?}", states.last().unwrap().status)).or_default() += 1;
+        assert!(
+            states.windows(2).all(|w| w[0].revision < w[1].revision),
+            "{run}: revisions go back"
+        );
+        *by_status
+            .entry(format!("{:?}", states.last().unwrap().status))
+            .or_default() += 1;
         let last = states.last().unwrap().status;
-        assert!(matches!(last, RunStatus::Succeeded | RunStatus::Unknown), "{run} ended {last:?}: {}", states.last().unwrap().reason);
+        assert!(
+            matches!(last, RunStatus::Succeeded | RunStatus::Unknown),
+            "{run} ended {last:?}: {}",
+            states.last().unwrap().reason
+        );
     }
     assert_eq!(seen.len(), 200);
 
-    let safe: BTreeMap<String, bool> = live.read(topics::CALLS).into_iter().map(|c: Call| (c.idempotency_key, c.replay_safe)).collect();
+    let safe: BTreeMap<String, bool> = live
+        .read(topics::CALLS)
+        .into_iter()
+        .map(|c: Call| (c.idempotency_key, c.replay_safe))
+        .collect();
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for line in live.receiver_log() {
         let key = line["key"].as_str().unwrap_or_default();
@@ -57,7 +89,10 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
             *times.entry(key.to_owned()).or_default() += 1;
         }
     }
-    let twice: Vec<_> = times.iter().filter(|(key, n)| **n > 1 && !safe.get(*key).copied().unwrap_or(false)).collect();
+    let twice: Vec<_> = times
+        .iter()
+        .filter(|(key, n)| **n > 1 && !safe.get(*key).copied().unwrap_or(false))
+        .collect();
     assert!(twice.is_empty(), "done twice: {twice:?}");
     assert!(times.len() > 100, "the receiver saw only {} keys", times.len());
     println!("kill9 runs=200 {by_status:?} keys={} done_twice=0", times.len());

@@ -21,7 +21,9 @@ fn outage(part: &str) {
         for _ in 0..n {
             let key = format!("{tag}-{}", runs.len());
             let r = request("outage", &key, "endpoint_probe", &[("url", &format!("{receiver}/ok"))]);
-            writer.write(schemas::topics::REQUESTS, &format!("outage:{key}"), "outage", &r, None).unwrap();
+            writer
+                .write(schemas::topics::REQUESTS, &format!("outage:{key}"), "outage", &r, None)
+                .unwrap();
             runs.push(schemas::digest::run_id("outage", &key));
         }
         writer.flush().unwrap();
@@ -37,20 +39,38 @@ fn outage(part: &str) {
     send(20);
     let seen = live.wait(&runs, Duration::from_secs(90));
     for (run, states) in &seen {
-        assert_eq!(states.last().unwrap().status, RunStatus::Succeeded, "{run}: {}", states.last().unwrap().reason);
+        assert_eq!(
+            states.last().unwrap().status,
+            RunStatus::Succeeded,
+            "{run}: {}",
+            states.last().unwrap().reason
+        );
     }
-    assert_eq!(live.dead_total(), dead_before, "an outage of {part} diverted good records");
+    assert_eq!(
+        live.dead_total(),
+        dead_before,
+        "an outage of {part} diverted good records"
+    );
     // Every store holds every run: wait for the sinks to catch up, then count in ClickHouse.
     let want = runs.len();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let sql = format!("SELECT count(DISTINCT run_id) AS n FROM runs WHERE idempotency_key LIKE '{tag}-%' AND status = 'SUCCEEDED'");
+        let sql = format!(
+            "SELECT count(DISTINCT run_id) AS n FROM runs WHERE idempotency_key LIKE '{tag}-%' AND status = 'SUCCEEDED'"
+        );
         let out = live.soma(&["--json", "sql", &sql]);
         let shown = super::harness::text(&out.stdout);
-        if shown.contains(&format!("\"{want}\"")) || shown.contains(&format!(": {want}")) || shown.contains(&format!(":{want}")) {
+        if shown.contains(&format!("\"{want}\""))
+            || shown.contains(&format!(": {want}"))
+            || shown.contains(&format!(":{want}"))
+        {
             break;
         }
-        assert!(Instant::now() < deadline, "ClickHouse does not hold {want} runs: {shown}{}", super::harness::text(&out.stderr));
+        assert!(
+            Instant::now() < deadline,
+            "ClickHouse does not hold {want} runs: {shown}{}",
+            super::harness::text(&out.stderr)
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
     println!("outage part={part} runs={want} lost=0 dlq=0");

@@ -22,7 +22,12 @@ fn files(suffix: &str) -> Vec<PathBuf> {
         .output()
         .expect("git");
     let text = String::from_utf8(listed.stdout).unwrap();
-    let found: Vec<_> = text.lines().filter(|l| l.ends_with(suffix)).map(PathBuf::from).filter(|p| root().join(p).is_file()).collect();
+    let found: Vec<_> = text
+        .lines()
+        .filter(|l| l.ends_with(suffix))
+        .map(PathBuf::from)
+        .filter(|p| root().join(p).is_file())
+        .collect();
     assert!(!found.is_empty(), "no {suffix} files: the check would check nothing");
     found
 }
@@ -46,14 +51,19 @@ fn no_file_is_too_long() {
 
 #[test]
 fn every_rust_file_says_what_it_is() {
-    let silent: Vec<_> = files(".rs").into_iter().filter(|p| !text(p).starts_with("//!")).collect();
+    let silent: Vec<_> = files(".rs")
+        .into_iter()
+        .filter(|p| !text(p).starts_with("//!"))
+        .collect();
     assert!(silent.is_empty(), "begin these with //! : {silent:?}");
 }
 
 #[test]
 fn every_document_begins_with_the_first_rule() {
-    let without: Vec<_> =
-        files(".md").into_iter().filter(|p| !text(p).lines().take(3).any(|l| l.to_lowercase().contains("no mocks"))).collect();
+    let without: Vec<_> = files(".md")
+        .into_iter()
+        .filter(|p| !text(p).lines().take(3).any(|l| l.to_lowercase().contains("no mocks")))
+        .collect();
     assert!(without.is_empty(), "begin these with the no-mocks line: {without:?}");
 }
 
@@ -70,8 +80,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sinks", &["schemas", "kernel"]),
 ];
 
-const OURS: &[&str] =
-    &["schemas", "kernel", "stages", "analytics", "runtime", "kafka", "tools", "models", "sinks", "pipelines", "tests", "benches"];
+const OURS: &[&str] = &[
+    "schemas",
+    "kernel",
+    "stages",
+    "analytics",
+    "runtime",
+    "kafka",
+    "tools",
+    "models",
+    "sinks",
+    "pipelines",
+    "tests",
+    "benches",
+];
 
 /// Third-party client -> the only crates that may depend on it.
 const HOMES: &[(&str, &[&str])] = &[
@@ -95,7 +117,12 @@ fn dependencies(krate: &str) -> BTreeSet<String> {
     for line in manifest.lines() {
         if line.starts_with('[') {
             inside = line.trim_end() == "[dependencies]" || line.starts_with("[dependencies.");
-        } else if inside && let Some(name) = line.split(['.', ' ', '=']).next().filter(|n| !n.is_empty() && !n.starts_with('#')) {
+        } else if inside
+            && let Some(name) = line
+                .split(['.', ' ', '='])
+                .next()
+                .filter(|n| !n.is_empty() && !n.starts_with('#'))
+        {
             names.insert(name.to_owned());
         }
     }
@@ -116,19 +143,30 @@ fn crates_import_only_what_they_may() {
 #[test]
 fn sibling_stages_do_not_import_each_other() {
     let stages = ["intake", "policy_gate", "orchestrator", "invoker", "memory_indexer"];
-    for path in files(".rs").into_iter().filter(|p| p.starts_with("processors/stages/src")) {
-        let Some(own) = stages.iter().find(|s| path.components().any(|c| c.as_os_str() == **s)) else { continue };
+    for path in files(".rs")
+        .into_iter()
+        .filter(|p| p.starts_with("processors/stages/src"))
+    {
+        let Some(own) = stages.iter().find(|s| path.components().any(|c| c.as_os_str() == **s)) else {
+            continue;
+        };
         let body = text(&path);
         for other in stages.iter().filter(|s| s != &own) {
-            assert!(!body.contains(&format!("crate::{other}")), "{} imports its sibling {other}", path.display());
+            assert!(
+                !body.contains(&format!("crate::{other}")),
+                "{} imports its sibling {other}",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn each_third_party_client_has_one_home() {
-    let manifests: Vec<_> =
-        files("Cargo.toml").into_iter().filter(|p| !p.starts_with("deploy") && p.components().count() > 1).collect();
+    let manifests: Vec<_> = files("Cargo.toml")
+        .into_iter()
+        .filter(|p| !p.starts_with("deploy") && p.components().count() > 1)
+        .collect();
     for (client, homes) in HOMES {
         for manifest in &manifests {
             let krate = manifest.parent().unwrap().to_string_lossy().into_owned();
@@ -144,14 +182,21 @@ fn each_third_party_client_has_one_home() {
 fn only_config_reads_the_environment() {
     // Split so that this line does not find itself.
     let needles = [concat!("std::env", "::var"), concat!("env", "::var(")];
-    for path in files(".rs").into_iter().filter(|p| !p.starts_with("deploy") && !p.starts_with("tests") && !p.starts_with("benches")) {
+    for path in files(".rs")
+        .into_iter()
+        .filter(|p| !p.starts_with("deploy") && !p.starts_with("tests") && !p.starts_with("benches"))
+    {
         if path.ends_with("pipelines/src/config.rs") {
             continue;
         }
         let body = text(&path);
         let production = body.split("#[cfg(test)]").next().unwrap_or_default();
         let is_test_file = path.to_string_lossy().contains("test");
-        assert!(is_test_file || !needles.iter().any(|n| production.contains(n)), "{} reads the environment", path.display());
+        assert!(
+            is_test_file || !needles.iter().any(|n| production.contains(n)),
+            "{} reads the environment",
+            path.display()
+        );
     }
 }
 
@@ -172,29 +217,49 @@ fn topics_schemas_and_records_go_by_one_name() {
             s.extend(c.to_lowercase());
             s
         });
-        assert!(root().join(format!("schemas/src/records/{file}.rs")).is_file(), "records/{file}.rs");
+        assert!(
+            root().join(format!("schemas/src/records/{file}.rs")).is_file(),
+            "records/{file}.rs"
+        );
     }
 }
 
 #[test]
 fn every_fault_code_has_a_runbook() {
-    let missing: Vec<_> =
-        FaultCode::ALL.iter().filter(|c| !root().join(format!("deploy/runbooks/{c}.md")).is_file()).collect();
+    let missing: Vec<_> = FaultCode::ALL
+        .iter()
+        .filter(|c| !root().join(format!("deploy/runbooks/{c}.md")).is_file())
+        .collect();
     assert!(missing.is_empty(), "write deploy/runbooks/<CODE>.md for {missing:?}");
 }
 
 #[test]
 fn no_registry_host_or_machine_path_is_written_down() {
     // Split so that this file passes its own check.
-    let needles: Vec<String> = [["crates", ".io"], ["pypi", ".org"], ["registry.npm", "js"], ["repo1.", "maven"], ["proxy.", "golang"], ["/wo", "rk/"], ["/ro", "ot/"]]
-        .iter()
-        .map(|parts| parts.concat())
-        .collect();
+    let needles: Vec<String> = [
+        ["crates", ".io"],
+        ["pypi", ".org"],
+        ["registry.npm", "js"],
+        ["repo1.", "maven"],
+        ["proxy.", "golang"],
+        ["/wo", "rk/"],
+        ["/ro", "ot/"],
+    ]
+    .iter()
+    .map(|parts| parts.concat())
+    .collect();
     let listed = files("");
     let mut found = Vec::new();
     for path in listed.iter().filter(|p| !p.to_string_lossy().contains("lock")) {
-        let Ok(body) = std::fs::read_to_string(root().join(path)) else { continue };
-        found.extend(needles.iter().filter(|n| body.contains(n.as_str())).map(|n| format!("{}: {n}", path.display())));
+        let Ok(body) = std::fs::read_to_string(root().join(path)) else {
+            continue;
+        };
+        found.extend(
+            needles
+                .iter()
+                .filter(|n| body.contains(n.as_str()))
+                .map(|n| format!("{}: {n}", path.display())),
+        );
     }
     assert!(found.is_empty(), "{found:#?}");
 }

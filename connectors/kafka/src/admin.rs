@@ -9,8 +9,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use schemas::topics::{Cleanup, Entry};
 
-use crate::faults::unavailable;
 use crate::Brokers;
+use crate::faults::unavailable;
 
 const REQUEST: Duration = Duration::from_secs(20);
 

@@ -108,7 +108,11 @@ impl KafkaLog {
             paused: false,
         };
         log.producer = Some(log.new_producer()?);
-        let subscribed = if log.config.copartitioned { 1 } else { log.config.topics.len() };
+        let subscribed = if log.config.copartitioned {
+            1
+        } else {
+            log.config.topics.len()
+        };
         let topics: Vec<&str> = log.config.topics.iter().take(subscribed).map(String::as_str).collect();
         log.consumer
             .subscribe(&topics)
@@ -143,7 +147,11 @@ impl KafkaLog {
             return parts.to_vec();
         }
         let numbers: std::collections::BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
-        self.config.topics.iter().flat_map(|t| numbers.iter().map(move |n| (t.clone(), *n))).collect()
+        self.config
+            .topics
+            .iter()
+            .flat_map(|t| numbers.iter().map(move |n| (t.clone(), *n)))
+            .collect()
     }
 
     fn rebalance(&mut self) -> Option<Polled> {

@@ -100,7 +100,12 @@ impl Registry {
     pub async fn set_compatibility(&self, level: &str) -> Result<(), Fault> {
         let url = format!("{}/config", self.url.trim_end_matches('/'));
         let body = serde_json::json!({ "compatibility": level });
-        let answer = reqwest::Client::new().put(&url).json(&body).timeout(Duration::from_secs(10)).send().await;
+        let answer = reqwest::Client::new()
+            .put(&url)
+            .json(&body)
+            .timeout(Duration::from_secs(10))
+            .send()
+            .await;
         let refused = |why: String| Fault::new(FaultCode::RegistryUnavailable, format!("PUT {url}: {why}"));
         match answer {
             Ok(response) if response.status().is_success() => Ok(()),
@@ -117,7 +122,11 @@ impl Registry {
         let base = self.url.trim_end_matches('/');
         let get = async |url: String| -> Result<Option<serde_json::Value>, Fault> {
             let refused = |why: String| Fault::new(FaultCode::RegistryUnavailable, format!("GET {url}: {why}"));
-            let answer = reqwest::Client::new().get(&url).timeout(Duration::from_secs(10)).send().await;
+            let answer = reqwest::Client::new()
+                .get(&url)
+                .timeout(Duration::from_secs(10))
+                .send()
+                .await;
             let response = answer.map_err(|e| refused(e.to_string()))?;
             match response.status().as_u16() {
                 404 => Ok(None),
@@ -125,7 +134,9 @@ impl Registry {
                 status => Err(refused(format!("status {status}"))),
             }
         };
-        let Some(list) = get(format!("{base}/subjects/{subject}/versions")).await? else { return Ok(Vec::new()) };
+        let Some(list) = get(format!("{base}/subjects/{subject}/versions")).await? else {
+            return Ok(Vec::new());
+        };
         let mut schemas = Vec::new();
         for version in list.as_array().into_iter().flatten() {
             if let Some(found) = get(format!("{base}/subjects/{subject}/versions/{version}")).await? {

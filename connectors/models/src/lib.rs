@@ -2,7 +2,7 @@
 #![warn(missing_docs)]
 
 #[cfg(all(test, feature = "live"))]
-mod live;
+mod live_tests;
 mod minilm;
 mod pooling;
 mod runtime;

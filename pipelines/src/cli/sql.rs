@@ -39,7 +39,7 @@ pub(super) fn config(cx: &Context) -> Result<Config, Failure> {
         "database": cx.variable("SOMA_CLICKHOUSE_DATABASE")?,
         "user": cx.env.get("SOMA_CLICKHOUSE_USER").unwrap_or_default(),
         "password": cx.env.get("SOMA_CLICKHOUSE_PASSWORD").unwrap_or_default(),
-        "timeout_ms": 60_000,
+        "timeout_ms": 30_000,
     });
     serde_json::from_value(json).map_err(|e| {
         Failure::input(

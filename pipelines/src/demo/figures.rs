@@ -54,8 +54,13 @@ pub(crate) fn latest_runs(demo: &Demo) -> Result<Runs, Fault> {
 
 impl Topics {
     pub(crate) fn read(demo: &Demo) -> Result<Self, Fault> {
-        let requests = read(demo, topics::REQUESTS, |r: &Request| r.idempotency_key.starts_with(&demo.tag))?;
-        let requested: BTreeSet<String> = requests.iter().map(|r| digest::run_id(&r.tenant, &r.idempotency_key)).collect();
+        let requests = read(demo, topics::REQUESTS, |r: &Request| {
+            r.idempotency_key.starts_with(&demo.tag)
+        })?;
+        let requested: BTreeSet<String> = requests
+            .iter()
+            .map(|r| digest::run_id(&r.tenant, &r.idempotency_key))
+            .collect();
         let states = read(demo, topics::RUNS, |r: &Run| requested.contains(&r.run_id))?;
         let run_states = states.len();
         let letters = raw(demo, &dlq_of(topics::REQUESTS.name))?;
@@ -78,9 +83,20 @@ pub(crate) fn runs_table(topics: &Topics) -> String {
     table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["tenant", "goal", "capsule", "status", "steps", "why"]);
     for run in topics.runs.values() {
-        let steps: Vec<_> = run.steps.iter().map(|s| format!("{} {:?}", s.step_id, s.status)).collect();
+        let steps: Vec<_> = run
+            .steps
+            .iter()
+            .map(|s| format!("{} {:?}", s.step_id, s.status))
+            .collect();
         let capsule = run.capsule.clone().unwrap_or_default();
-        table.add_row([&run.tenant, &run.goal, &capsule, &format!("{:?}", run.status), &steps.join("\n"), &run.reason]);
+        table.add_row([
+            &run.tenant,
+            &run.goal,
+            &capsule,
+            &format!("{:?}", run.status),
+            &steps.join("\n"),
+            &run.reason,
+        ]);
     }
     table.to_string()
 }
@@ -101,15 +117,31 @@ impl Figures {
     pub(crate) fn line(&self) -> String {
         format!(
             "demo runs={} succeeded={} denied={} escalated={} compensated={} dlq={} duplicates_dropped={} lost={}",
-            self.runs, self.succeeded, self.denied, self.escalated, self.compensated, self.dead, self.repeats, self.lost
+            self.runs,
+            self.succeeded,
+            self.denied,
+            self.escalated,
+            self.compensated,
+            self.dead,
+            self.repeats,
+            self.lost
         )
     }
 }
 
 /// Computes the figures from the topics.
 pub(crate) fn figures(topics: &Topics) -> Figures {
-    let escalated: BTreeSet<_> = topics.verdicts.iter().filter(|v| v.decision == Decision::Escalate).map(|v| &v.run_id).collect();
-    let lost = topics.requested.iter().filter(|id| topics.runs.get(*id).is_none_or(|r| r.finished_at.is_none())).count();
+    let escalated: BTreeSet<_> = topics
+        .verdicts
+        .iter()
+        .filter(|v| v.decision == Decision::Escalate)
+        .map(|v| &v.run_id)
+        .collect();
+    let lost = topics
+        .requested
+        .iter()
+        .filter(|id| topics.runs.get(*id).is_none_or(|r| r.finished_at.is_none()))
+        .count();
     Figures {
         runs: topics.runs.len(),
         succeeded: ended(&topics.runs, RunStatus::Succeeded),
@@ -134,18 +166,37 @@ pub(crate) fn compare(demo: &Demo, topics: &Topics) -> Result<Vec<String>, Fault
         ("outcomes", topics.outcomes.len()),
         ("events", topics.events.len()),
     ] {
-        let answer = demo.runtime.block_on(reader.query_json(&format!("SELECT count() FROM {table} WHERE {within}")))?;
-        let have = answer.rows.first().and_then(|r| r.first()).and_then(serde_json::Value::as_u64);
+        let answer = demo
+            .runtime
+            .block_on(reader.query_json(&format!("SELECT count() FROM {table} WHERE {within}")))?;
+        let have = answer
+            .rows
+            .first()
+            .and_then(|r| r.first())
+            .and_then(serde_json::Value::as_u64);
         if have != u64::try_from(want).ok() {
-            wrong.push(format!("ClickHouse {table} has {have:?} rows, the topic {want} records"));
+            wrong.push(format!(
+                "ClickHouse {table} has {have:?} rows, the topic {want} records"
+            ));
         }
     }
-    let answer = demo.runtime.block_on(reader.query_json(&format!("SELECT run_id, status FROM runs_latest WHERE {within}")))?;
-    let stored: BTreeMap<_, _> = answer.rows.iter().filter_map(|r| Some((r.first()?.as_str()?.to_owned(), r.get(1)?.as_str()?.to_owned()))).collect();
+    let answer = demo
+        .runtime
+        .block_on(reader.query_json(&format!("SELECT run_id, status FROM runs_latest WHERE {within}")))?;
+    let stored: BTreeMap<_, _> = answer
+        .rows
+        .iter()
+        .filter_map(|r| Some((r.first()?.as_str()?.to_owned(), r.get(1)?.as_str()?.to_owned())))
+        .collect();
     for (id, run) in &topics.runs {
-        let status = serde_json::to_value(run.status).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let status = serde_json::to_value(run.status)
+            .ok()
+            .and_then(|v| v.as_str().map(str::to_owned));
         if stored.get(id) != status.as_ref() {
-            wrong.push(format!("ClickHouse says {id} is {:?}, the topic {status:?}", stored.get(id)));
+            wrong.push(format!(
+                "ClickHouse says {id} is {:?}, the topic {status:?}",
+                stored.get(id)
+            ));
         }
     }
     wrong.extend(memories(demo, topics)?);
@@ -161,15 +212,33 @@ fn memories(demo: &Demo, topics: &Topics) -> Result<Vec<String>, Fault> {
     }
     for (run, wanted) in &by_run {
         let tenant = topics.runs.get(*run).map(|r| r.tenant.as_str()).unwrap_or_default();
-        let recent = demo.runtime.block_on(crate::stores::history_of_run(&demo.at, tenant, run, Timestamp::default()))?;
+        let recent = demo.runtime.block_on(crate::stores::history_of_run(
+            &demo.at,
+            tenant,
+            run,
+            Timestamp::default(),
+        ))?;
         let found: BTreeSet<&str> = recent.iter().map(|m| m.memory_id.as_str()).collect();
         if found != *wanted {
-            wrong.push(format!("Redis holds {} memories of {run}, the topic {}", found.len(), wanted.len()));
+            wrong.push(format!(
+                "Redis holds {} memories of {run}, the topic {}",
+                found.len(),
+                wanted.len()
+            ));
         }
-        let stored = demo.runtime.block_on(crate::stores::memories_of_run(&demo.at, demo.model.clone(), tenant, run))?;
+        let stored = demo.runtime.block_on(crate::stores::memories_of_run(
+            &demo.at,
+            demo.model.clone(),
+            tenant,
+            run,
+        ))?;
         let found: BTreeSet<&str> = stored.iter().map(|m| m.memory_id.as_str()).collect();
         if found != *wanted {
-            wrong.push(format!("Qdrant holds {} memories of {run}, the topic {}", found.len(), wanted.len()));
+            wrong.push(format!(
+                "Qdrant holds {} memories of {run}, the topic {}",
+                found.len(),
+                wanted.len()
+            ));
         }
     }
     Ok(wrong)

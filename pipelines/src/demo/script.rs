@@ -14,7 +14,9 @@ pub(crate) const DASHBOARD: &[&str] = &[
 ];
 
 fn request(tag: &str, tenant: &str, name: &str, goal: &str, capsule: &str, inputs: &[(&str, &str)]) -> Request {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Request {
         tenant: tenant.to_owned(),
         actor: format!("{tenant}-operator"),
@@ -36,14 +38,56 @@ pub(crate) fn first_wave(tag: &str, receiver: &str) -> Vec<Request> {
     let (web, api, shop) = (service(tag, "web"), service(tag, "api"), service(tag, "shop"));
     let ok = format!("{receiver}/ok");
     let mut all = vec![
-        request(tag, "acme", "web", "roll out the web front end", "service_rollout", &[("service", &web), ("replicas", "2")]),
-        request(tag, "globex", "api", "roll out the public API", "service_rollout", &[("service", &api), ("replicas", "3"), ("region", "us-east")]),
-        request(tag, "initech", "shop", "roll out the shop, whose check fails", "service_rollout", &[("service", &shop), ("replicas", "1"), ("fail_check", "true")]),
-        request(tag, "umbrella", "lab", "roll out the lab", "service_rollout", &[("service", &service(tag, "lab")), ("replicas", "1")]),
-        request(tag, "globex", "drop", "probe, then drop table users", "endpoint_probe", &[("url", &ok)]),
+        request(
+            tag,
+            "acme",
+            "web",
+            "roll out the web front end",
+            "service_rollout",
+            &[("service", &web), ("replicas", "2")],
+        ),
+        request(
+            tag,
+            "globex",
+            "api",
+            "roll out the public API",
+            "service_rollout",
+            &[("service", &api), ("replicas", "3"), ("region", "us-east")],
+        ),
+        request(
+            tag,
+            "initech",
+            "shop",
+            "roll out the shop, whose check fails",
+            "service_rollout",
+            &[("service", &shop), ("replicas", "1"), ("fail_check", "true")],
+        ),
+        request(
+            tag,
+            "umbrella",
+            "lab",
+            "roll out the lab",
+            "service_rollout",
+            &[("service", &service(tag, "lab")), ("replicas", "1")],
+        ),
+        request(
+            tag,
+            "globex",
+            "drop",
+            "probe, then drop table users",
+            "endpoint_probe",
+            &[("url", &ok)],
+        ),
     ];
     for tenant in TENANTS {
-        all.push(request(tag, tenant, &format!("probe-{tenant}"), "see whether the endpoint is alive", "endpoint_probe", &[("url", &ok)]));
+        all.push(request(
+            tag,
+            tenant,
+            &format!("probe-{tenant}"),
+            "see whether the endpoint is alive",
+            "endpoint_probe",
+            &[("url", &ok)],
+        ));
     }
     all
 }

@@ -20,6 +20,7 @@ mod sink_loop;
 mod stage;
 mod store;
 mod trace;
+mod turn;
 mod window_loop;
 
 pub use controls::SharedControls;

@@ -23,9 +23,7 @@ pub struct Control {
 }
 
 /// How far a control reaches.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Scope {
     /// `GLOBAL`.
@@ -42,9 +40,7 @@ pub enum Scope {
 }
 
 /// What is asked. KILL and CANCEL end runs (CANCEL compensates), PAUSE holds new effects, RESUME lifts all three.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ControlAction {
     /// `KILL`.

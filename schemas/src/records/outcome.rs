@@ -54,9 +54,7 @@ pub struct Outcome {
 }
 
 /// What came of it. UNKNOWN: it may or may not have happened, a human must look; REFUSED: it was not even tried.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OutcomeStatus {
     /// `SUCCEEDED`.

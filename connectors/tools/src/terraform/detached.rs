@@ -212,7 +212,18 @@ impl Marks {
 /// Whether the process is there and is the one we started: numbers are used again, its arguments name our marks.
 fn is_alive(pid: u32, prefix: &Path) -> bool {
     let marks = prefix.as_os_str().as_encoded_bytes();
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|word| word == marks))
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        // A process has no arguments for a moment while setsid becomes the shell, and none any more once it is a zombie.
+        Ok(line) if line.is_empty() => !is_zombie(pid),
+        Ok(line) => line.split(|b| *b == 0).any(|word| word == marks),
+        Err(_) => false,
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    state.is_none_or(|s| s == "Z" || s == "X")
 }
 
 #[cfg(test)]
