@@ -50,7 +50,7 @@ fmt:
 	@deploy/dev/step.sh "format" cargo fmt --all --check
 
 lint:
-	@deploy/dev/step.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets --quiet -- -D warnings
+	@deploy/dev/step.sh "clippy" cargo clippy $(CARGO_FLAGS) --workspace --all-targets --features soma-tests/live --quiet -- -D warnings
 
 unit:
 	@deploy/dev/step.sh "unit, tidy, contract, cases" cargo test $(CARGO_FLAGS) --workspace --quiet

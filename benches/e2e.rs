@@ -88,7 +88,6 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let mut tail = Tail::open(&brokers, topics::OUTCOMES.name, From::End).map_err(|e| e.to_string())?;
     let total = u64::from(options.rate) * u64::from(options.seconds);
     let (sent, mut latencies, failed, mut rss) = {
-        let (brokers, registry) = (brokers.clone(), registry.clone());
         std::thread::scope(|scope| -> Result<_, String> {
             let sender = scope.spawn(|| send(options, &brokers, registry.clone(), &tag));
             let mut first: HashMap<String, i64> = HashMap::new();

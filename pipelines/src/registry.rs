@@ -397,17 +397,40 @@ struct InvokerConfig {
 fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Vec<&'static str>), Vec<ConfigFault>> {
     let config: InvokerConfig = own(entry)?;
     key(&config.verdict_key_file, "verdict_key_file")?;
-    let faults: Vec<_> = config
+    let mut faults: Vec<_> = config
         .tools
         .check()
         .into_iter()
         .map(|f| ConfigFault::new(format!("tools.{}", f.path), f.detail))
         .collect();
+    faults.extend(
+        config
+            .stage
+            .check()
+            .into_iter()
+            .map(|f| ConfigFault::new(format!("stage.{}", f.path), f.detail)),
+    );
+    let dir = &config.tools.workspaces_dir;
+    if let Err(e) = writable(dir) {
+        let detail = format!(
+            "{} cannot be written: {e}; name a folder this user may write to",
+            dir.display()
+        );
+        faults.push(ConfigFault::new("tools.workspaces_dir", detail));
+    }
     if !faults.is_empty() {
         return Err(faults);
     }
     let names = tools::all(&config.tools).iter().map(|t| t.name()).collect();
     Ok((config, names))
+}
+
+/// Makes the folder and a file in it, as the first run would.
+fn writable(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let probe = dir.join(".writable");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
 }
 
 fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Box<dyn Stage>, Fault> {

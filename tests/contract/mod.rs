@@ -23,6 +23,7 @@ fn hex_of(bytes: &[u8]) -> String {
 }
 
 /// A record with something in every kind of field.
+#[allow(clippy::too_many_lines, reason = "one line per record")]
 fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
     fn line<R: Record>(record: &R) -> (&'static str, &'static str, String, Vec<u8>) {
         (

@@ -20,7 +20,8 @@ pub(crate) struct Live {
     pub(crate) soma: PathBuf,
     pub(crate) brokers: Brokers,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    /// Drives the registry's calls for as long as the tests run.
+    _runtime: tokio::runtime::Runtime,
 }
 
 /// The one stack of this test process.

@@ -52,7 +52,7 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
     let mut runs = live.produce(first);
     std::thread::sleep(Duration::from_millis(1500));
     runs.extend(live.produce(second));
-    std::thread::sleep(Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(300));
     live.stack(&["kill", "-s", "KILL", "control-tower"]);
     live.stack(&["start", "control-tower"]);
     let seen = live.wait(&runs, Duration::from_secs(240));

@@ -58,15 +58,24 @@ impl Context {
         Ok(Writer::open(&self.brokers()?, self.registry()?, "soma/cli")?)
     }
 
-    /// Who acts: what was given, else the user of this shell.
+    /// Who acts: what was given, else the user of this shell, else the user of this process.
     pub(super) fn actor(&self, given: Option<&str>) -> Result<String, Failure> {
         let named = given
             .or_else(|| self.env.get("USER"))
-            .or_else(|| self.env.get("LOGNAME"));
+            .or_else(|| self.env.get("LOGNAME"))
+            .map(str::to_owned);
+        // A shell without a login, as in a container, sets neither.
+        let process = || {
+            std::process::Command::new("id")
+                .arg("-un")
+                .output()
+                .ok()
+                .and_then(|o| String::from_utf8(o.stdout).ok())
+        };
         named
-            .map(str::trim)
+            .or_else(process)
+            .map(|who| who.trim().to_owned())
             .filter(|who| !who.is_empty())
-            .map(str::to_owned)
             .ok_or_else(|| {
                 Failure::input(
                     "ACTOR_MISSING",

@@ -55,8 +55,11 @@ struct Snapshot {
     too_late: Tally,
     clock_wrong: Tally,
     names: Vec<String>,
-    windows: Vec<(i64, Cell, Vec<(usize, usize, Cell)>)>,
+    windows: Vec<WindowLine>,
 }
+
+/// Start, total, and for each tenant and type (indexes into `names`) its count.
+type WindowLine = (i64, Cell, Vec<(usize, usize, Cell)>);
 
 impl Partition {
     /// End of the newest window that was told: the watermark was at least there.

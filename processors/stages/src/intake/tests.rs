@@ -214,6 +214,7 @@ fn a_repeat_gives_an_event_and_nothing_else() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn bad_requests_are_refused_with_code_field_and_fix() {
     let cases: Vec<(Request, &str, &str, &str)> = vec![
         (

@@ -260,7 +260,7 @@ fn an_escalation_is_lifted_only_by_an_approval_of_exactly_this() {
         approval_id: "apr_1".into(),
         approver: "grace".into(),
         digest: verdict.digest.clone(),
-        policy_revision: verdict.policy_revision.clone(),
+        policy_revision: verdict.policy_revision,
         expires_at: Some(NOW.plus_ms(1)),
         decided_at: NOW,
     };
