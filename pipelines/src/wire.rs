@@ -187,6 +187,7 @@ fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageCon
             instance: pipeline.instance.clone(),
             topics: wanted,
             copartitioned: component.stateful,
+            linger_ms: entry.limits.linger_ms,
             source: format!("soma/{}/{name}", pipeline.pipeline),
             session_timeout_ms: pipeline.session_timeout_ms,
             transaction_timeout_ms: 15_000,

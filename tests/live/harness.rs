@@ -44,7 +44,7 @@ pub(crate) fn live() -> &'static Live {
             soma,
             brokers,
             registry,
-            runtime,
+            _runtime: runtime,
         }
     })
 }

@@ -14,7 +14,6 @@ use crate::store::Store;
 pub struct SinkStage<S: Sink> {
     sink: S,
     batch: Vec<RawRecord>,
-    since: Instant,
     owned: BTreeSet<(String, i32)>,
     backoff: Backoff,
     paused: bool,
@@ -26,31 +25,23 @@ impl<S: Sink> SinkStage<S> {
         Self {
             sink,
             batch: Vec::new(),
-            since: Instant::now(),
             owned: BTreeSet::new(),
             backoff: Backoff::default(),
             paused: false,
         }
     }
 
-    fn is_due(&self, cx: &StageContext) -> bool {
-        !self.batch.is_empty()
-            && self.backoff.over()
-            && (self.backoff.attempts > 0
-                || self.batch.len() >= cx.limits.batch_max
-                || self.since.elapsed() >= Duration::from_millis(cx.limits.linger_ms)
-                || cx.stopping())
+    /// The log has gathered the batch for as long as the stage lingers; it waits only for a dependency.
+    fn is_due(&self) -> bool {
+        !self.batch.is_empty() && self.backoff.over()
     }
 
     fn wait_ms(&self, cx: &StageContext) -> u64 {
         if self.batch.is_empty() {
-            return 100;
+            100
+        } else {
+            cx.pass_time(&self.backoff).max(1)
         }
-        if self.backoff.attempts > 0 {
-            return cx.pass_time(&self.backoff).max(1);
-        }
-        let left = Duration::from_millis(cx.limits.linger_ms).saturating_sub(self.since.elapsed());
-        u64::try_from(left.as_millis()).unwrap_or(0).min(100)
     }
 
     fn write(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
@@ -112,9 +103,6 @@ impl<S: Sink> SinkStage<S> {
         let room = cx.limits.batch_max.saturating_sub(self.batch.len()).max(1);
         match cx.log.poll(room, self.wait_ms(cx))? {
             Polled::Records(records) => {
-                if self.batch.is_empty() {
-                    self.since = Instant::now();
-                }
                 self.batch.extend(records);
             }
             Polled::Assigned(parts) => {
@@ -157,7 +145,7 @@ impl<S: Sink> Stage for SinkStage<S> {
                 }
                 Err(fault) => return Err(fault),
             }
-            if self.is_due(cx) {
+            if self.is_due() {
                 self.write(cx)?;
             }
         }

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 pub struct Limits {
     /// Most records in one batch, which is one transaction.
     pub batch_max: usize,
-    /// How long a sink gathers a batch, milliseconds.
+    /// How long a batch is gathered after its first record, milliseconds.
     pub linger_ms: u64,
     /// Longest wait for actions in flight when partitions are given up or the process stops, milliseconds.
     pub drain_ms: u64,
