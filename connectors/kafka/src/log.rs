@@ -173,6 +173,7 @@ impl KafkaLog {
     }
 
     fn try_commit(&self, producer: &BaseProducer, commit: &Commit) -> Result<(), KafkaOrFault> {
+        let started = Instant::now();
         producer.begin_transaction()?;
         let now = Timestamp(clock_micros());
         for (i, emit) in commit.emits.iter().enumerate() {
@@ -192,12 +193,23 @@ impl KafkaLog {
                 &raw.headers,
             )?;
         }
+        let sent = started.elapsed();
         if !commit.offsets.is_empty() {
             let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
             producer.send_offsets_to_transaction(&offsets(&commit.offsets)?, &group, REQUEST)?;
         }
+        let offsets = started.elapsed();
         acknowledged(producer)?;
+        let acknowledged = started.elapsed();
         producer.commit_transaction(REQUEST)?;
+        tracing::debug!(
+            group = %self.config.group,
+            sent_us = sent.as_micros(),
+            offsets_us = (offsets - sent).as_micros(),
+            acknowledged_us = (acknowledged - offsets).as_micros(),
+            committed_us = (started.elapsed() - acknowledged).as_micros(),
+            "transaction"
+        );
         Ok(())
     }
 

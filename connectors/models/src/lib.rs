@@ -5,6 +5,7 @@
 mod live_tests;
 mod minilm;
 mod pooling;
+mod recent;
 mod runtime;
 
 pub use minilm::MiniLm;

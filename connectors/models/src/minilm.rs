@@ -12,6 +12,7 @@ use ort::value::Tensor;
 use tokenizers::{Encoding, PaddingParams, Tokenizer, TruncationParams};
 
 use crate::pooling::mean_unit;
+use crate::recent::Recent;
 use crate::runtime::{environment, present, unavailable};
 
 const DIMENSIONS: usize = 384;
@@ -24,6 +25,7 @@ const THREADS_MAX: usize = 64;
 /// The model, loaded. Runs are serial: one instance is one session.
 pub struct MiniLm {
     session: Mutex<Session>,
+    recent: Mutex<Recent>,
     tokenizer: Tokenizer,
     /// Inputs the model asks for, in its order: some exports leave `token_type_ids` out.
     inputs: Vec<Input>,
@@ -92,6 +94,7 @@ impl MiniLm {
         let (inputs, output) = signature(&session).map_err(|e| refused(&e))?;
         let model = Self {
             session: Mutex::new(session),
+            recent: Mutex::default(),
             tokenizer,
             inputs,
             output,
@@ -151,11 +154,25 @@ impl Embedder for MiniLm {
     }
 
     fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Fault> {
-        let mut vectors = Vec::with_capacity(texts.len());
-        for batch in texts.chunks(BATCH_MAX) {
-            vectors.extend(self.run(batch)?);
+        let lock = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A batch larger than what is kept would push its own beginning out.
+        if texts.len() > BATCH_MAX {
+            return texts
+                .chunks(BATCH_MAX)
+                .map(|batch| self.embed(batch))
+                .collect::<Result<Vec<_>, _>>()
+                .map(|v| v.concat());
         }
-        Ok(vectors)
+        let fresh = lock().unknown(texts);
+        if !fresh.is_empty() {
+            let vectors = self.run(&fresh)?;
+            lock().keep(fresh, vectors);
+        }
+        match lock().all(texts) {
+            Some(vectors) => Ok(vectors),
+            // Another thread's batch emptied it in between.
+            None => self.run(texts),
+        }
     }
 }
 
