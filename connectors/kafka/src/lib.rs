@@ -5,6 +5,7 @@
 
 mod admin;
 mod faults;
+mod group;
 mod headers;
 mod log;
 mod registry;

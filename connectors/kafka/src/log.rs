@@ -1,20 +1,18 @@
 //! The log of one stage on Kafka: a consumer and a transactional producer that commit together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel::{Commit, Fault, FaultCode, Log, Polled, Position, RawRecord};
-use rdkafka::client::ClientContext;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
 use crate::faults::{is_fenced, is_too_large, unavailable};
+use crate::group::{Deferred, Rebalance, consumer};
 use crate::headers::{cloud_event, from_wire, to_wire};
 use crate::{Brokers, Registry};
 
@@ -44,45 +42,6 @@ pub struct LogConfig {
     pub session_timeout_ms: u32,
     /// Milliseconds after which the broker aborts a transaction nobody finishes.
     pub transaction_timeout_ms: u32,
-}
-
-enum Rebalance {
-    Assigned(Vec<(String, i32)>),
-    Revoked(Vec<(String, i32)>),
-}
-
-/// Takes rebalances down instead of performing them, so that the loop can drain first. The group waits for us meanwhile.
-#[derive(Default)]
-struct Deferred {
-    queue: Mutex<Vec<Rebalance>>,
-    closing: std::sync::atomic::AtomicBool,
-}
-
-impl ClientContext for Deferred {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = false;
-}
-
-impl ConsumerContext for Deferred {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
-        let parts: Vec<_> = tpl
-            .elements()
-            .iter()
-            .map(|e| (e.topic().to_owned(), e.partition()))
-            .collect();
-        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
-            if !assign && consumer.incremental_unassign(tpl).is_err() {
-                tracing::debug!("partitions were already given up");
-            }
-            return;
-        }
-        let event = if assign {
-            Rebalance::Assigned(parts)
-        } else {
-            Rebalance::Revoked(parts)
-        };
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
 }
 
 /// A [`Log`] over Kafka.
@@ -252,29 +211,6 @@ fn clock_micros() -> i64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault> {
-    let mut client: ClientConfig = config.brokers.client();
-    client
-        .set("group.id", &config.group)
-        .set("client.id", format!("{}.{}", config.group, config.instance))
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("isolation.level", "read_committed")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", config.session_timeout_ms.to_string())
-        .set(
-            "heartbeat.interval.ms",
-            (config.session_timeout_ms / 4).max(300).to_string(),
-        )
-        .set("fetch.wait.max.ms", "500")
-        .set("fetch.message.max.bytes", "4194304")
-        // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", "8192")
-        .set("queued.min.messages", "1000");
-    BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))
 }
 
 fn send(

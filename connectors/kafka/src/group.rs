@@ -1,0 +1,77 @@
+//! Membership in a stage's group: the consumer's settings, and rebalances taken down for the loop to perform.
+
+use std::sync::{Mutex, PoisonError};
+
+use kernel::Fault;
+use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, TopicPartitionList};
+
+use crate::faults::unavailable;
+use crate::log::LogConfig;
+
+/// What the group asks of us.
+pub(crate) enum Rebalance {
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
+}
+
+/// Takes rebalances down instead of performing them, so that the loop can drain first. The group waits for us meanwhile.
+#[derive(Default)]
+pub(crate) struct Deferred {
+    pub(crate) queue: Mutex<Vec<Rebalance>>,
+    pub(crate) closing: std::sync::atomic::AtomicBool,
+}
+
+impl ClientContext for Deferred {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = false;
+}
+
+impl ConsumerContext for Deferred {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
+        let parts: Vec<_> = tpl
+            .elements()
+            .iter()
+            .map(|e| (e.topic().to_owned(), e.partition()))
+            .collect();
+        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
+            if !assign && consumer.incremental_unassign(tpl).is_err() {
+                tracing::debug!("partitions were already given up");
+            }
+            return;
+        }
+        let event = if assign {
+            Rebalance::Assigned(parts)
+        } else {
+            Rebalance::Revoked(parts)
+        };
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+/// A consumer of the stage's group.
+pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault> {
+    let mut client: ClientConfig = config.brokers.client();
+    client
+        .set("group.id", &config.group)
+        .set("client.id", format!("{}.{}", config.group, config.instance))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_committed")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        .set(
+            "heartbeat.interval.ms",
+            (config.session_timeout_ms / 4).max(300).to_string(),
+        )
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.message.max.bytes", "4194304")
+        // What a stage may hold ahead of its step; many stages share one process.
+        .set("queued.max.messages.kbytes", "8192")
+        .set("queued.min.messages", "1000");
+    BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))
+}
