@@ -15,6 +15,6 @@ set -a
 set +a
 pid=$(stack status --json | python3 -c 'import json,sys; d=json.load(sys.stdin); p=d.get("parts", d); p=p if isinstance(p, list) else [dict(v, name=k) for k, v in p.items()]; print(next(x["pid"] for x in p if x["name"] == "control-tower"))')
 bench() { "$CARGO_TARGET_DIR/debug/soma-bench" e2e --brokers "$SOMA_KAFKA_BROKERS" --registry "$SOMA_REGISTRY_URL" --url "$SOMA_RECEIVER_URL/ok" --pid "$pid" "$@"; }
-echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile (opt-level 1); one Kafka node, acks=all, read_committed"
+echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; every request says the same, so embeddings come from the cache; one Kafka node, acks=all, read_committed"
 echo "warm-up: $(bench --rate 50 --seconds 5)"
 bench --rate "${RATE:-100}" --seconds "${SECONDS_:-60}"

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use schemas::records::{Call, RunStatus};
+use schemas::records::{Call, Run, RunStatus};
 use schemas::topics;
 
 use super::harness::{live, request, unique};
@@ -54,6 +54,15 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
     runs.extend(live.produce(second));
     std::thread::sleep(Duration::from_millis(300));
     live.stack(&["kill", "-s", "KILL", "control-tower"]);
+    let before = live.read(topics::RUNS);
+    let ended = before
+        .iter()
+        .filter(|r: &&Run| runs.contains(&r.run_id) && r.finished_at.is_some())
+        .count();
+    assert!(
+        ended < runs.len(),
+        "all runs had ended before the kill: it proved nothing"
+    );
     live.stack(&["start", "control-tower"]);
     let seen = live.wait(&runs, Duration::from_secs(240));
 
@@ -95,5 +104,9 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
         .collect();
     assert!(twice.is_empty(), "done twice: {twice:?}");
     assert!(times.len() > 100, "the receiver saw only {} keys", times.len());
-    println!("kill9 runs=200 {by_status:?} keys={} done_twice=0", times.len());
+    println!(
+        "kill9 runs=200 open_at_kill={} {by_status:?} keys={} done_twice=0",
+        runs.len() - ended,
+        times.len()
+    );
 }

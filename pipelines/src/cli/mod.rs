@@ -117,7 +117,7 @@ enum Command {
     Deploy(pipeline::Deploy),
     /// Run the dev stack: up, down, status, restart, reset, logs
     Dev(dev::Args),
-    /// Run the main job end to end for four tenants, and compare every store with the topics
+    /// Run the main job end to end for four tenants; compare ClickHouse, Redis and Qdrant with the topics
     #[command(after_help = "Example:\n  soma demo     takes about two minutes: the last minute's metrics must close")]
     Demo,
     /// Write completions for a shell
