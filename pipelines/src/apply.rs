@@ -66,9 +66,24 @@ pub fn pipeline_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The catalogue, with `SOMA_PARTITIONS` partitions where a topic does not name its own.
+///
+/// # Errors
+/// `CONFIG_INVALID` when the variable is not a number from 1 to 1000.
+pub fn catalogue(env: &Environment) -> Result<Catalogue, Fault> {
+    let partitions = env.get("SOMA_PARTITIONS").filter(|v| !v.is_empty()).map(|text| {
+        text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
+            let detail =
+                format!("SOMA_PARTITIONS is `{text}`; write a number of partitions from 1 to 1000, or leave it out");
+            invalid(detail)
+        })
+    });
+    Catalogue::with_partitions(partitions.transpose()?).map_err(invalid)
+}
+
 /// Topics wanted: the catalogue, a dead-letter topic for each, and a changelog for each stage with state.
 fn wanted(env: &Environment) -> Result<Vec<Entry>, Fault> {
-    let catalogue = Catalogue::load().map_err(invalid)?;
+    let catalogue = catalogue(env)?;
     let mut all: Vec<Entry> = catalogue.topics.clone();
     all.extend(catalogue.topics.iter().map(|t| catalogue.dlq(&t.name)));
     for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
@@ -104,7 +119,7 @@ pub fn state_topic(pipeline: &str, stage: &str) -> String {
 /// `CONFIG_INVALID` naming subject and field of an incompatible schema; `TOPICS_MISMATCHED`; a dependency that is down.
 pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, String)>, Fault> {
     let registry = registry_at(env, tokio::runtime::Handle::current())?;
-    let catalogue = Catalogue::load().map_err(invalid)?;
+    let catalogue = catalogue(env)?;
     let mut done = Vec::new();
     for topic in &catalogue.topics {
         let subject = format!("{}-value", topic.name);

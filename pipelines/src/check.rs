@@ -69,5 +69,19 @@ pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
             ),
         }
     }
+    faults.extend(pipeline.check_fuse());
+    for task in pipeline.tasks().iter().filter(|t| t.stages.len() > 1) {
+        let read = task.stages.iter().filter_map(|s| registry::find(&s.component));
+        let counts: std::collections::BTreeSet<_> = read
+            .flat_map(|c| (c.topics)())
+            .filter_map(|t| catalogue.get(t))
+            .map(|t| t.partitions)
+            .collect();
+        if counts.len() > 1 {
+            let detail = format!("the topics of {} are not partitioned alike", task.name());
+            faults.push(ConfigFault::new("fuse", detail));
+        }
+        lines.push(format!("{}: one task, one transaction", task.name()));
+    }
     if faults.is_empty() { Ok(lines) } else { Err(faults) }
 }

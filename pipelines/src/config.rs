@@ -200,6 +200,9 @@ pub struct Pipeline {
     pub secrets: BTreeMap<String, String>,
     /// Its stages.
     pub stages: Vec<StageEntry>,
+    /// Stages that run as one task: one consumer, one transaction, in the order given. Their topics are written all the same.
+    #[serde(default)]
+    pub fuse: Vec<Vec<String>>,
     /// Folder of the file: relative paths start here.
     #[serde(skip)]
     pub dir: PathBuf,
@@ -253,6 +256,7 @@ impl Pipeline {
                     "embeddings" => read::<ModelAt>(part, name).err().into_iter().collect(),
                     "values" | "secrets" => read::<BTreeMap<String, String>>(part, name).err().into_iter().collect(),
                     "pipeline" | "instance" => read::<String>(part, name).err().into_iter().collect(),
+                    "fuse" => read::<Vec<Vec<String>>>(part, name).err().into_iter().collect(),
                     "session_timeout_ms" => read::<u32>(part, name).err().into_iter().collect(),
                     "stages" if part.is_sequence() => vec![],
                     "stages" => vec![ConfigFault::new("stages", "must be a list")],

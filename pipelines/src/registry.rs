@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernel::{ConfigFault, Fault, FaultCode, Input, Processor, Sink};
-use runtime::{ProcessorStage, SinkStage, Stage, WindowStage};
+use kernel::{ConfigFault, Fault, FaultCode, Input, Performer, Processor, Sink};
+use runtime::{Member, Part, SinkStage, Stage, WindowStage};
 use schemas::records::{
     Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
 };
@@ -12,12 +12,21 @@ use schemas::{Record, topics};
 use serde::Deserialize;
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
+use crate::apply::state_topic;
 use crate::config::{Pipeline, StageEntry, read};
 use crate::stores;
 use crate::wire::Shared;
 
 type Check = fn(&StageEntry, &Pipeline) -> Result<String, Vec<ConfigFault>>;
-type Build = fn(&StageEntry, &Shared) -> Result<Box<dyn Stage>, Fault>;
+type Build = fn(&StageEntry, &Shared) -> Result<Built, Fault>;
+
+/// A component, built.
+pub enum Built {
+    /// A processor: alone or with others in one task.
+    Member(Box<dyn Member>),
+    /// A stage with a loop of its own.
+    Stage(Box<dyn Stage>),
+}
 
 /// One component.
 pub struct Component {
@@ -27,6 +36,8 @@ pub struct Component {
     pub topics: fn() -> Vec<&'static str>,
     /// Whether it keeps state per partition, in a changelog.
     pub stateful: bool,
+    /// Whether it may run in one task with others (`fuse` in a pipeline file).
+    pub fusable: bool,
     /// Checks its configuration without touching anything outside; a line that says what it found.
     pub check: Check,
     /// Builds it; may connect.
@@ -39,39 +50,40 @@ pub const COMPONENTS: &[Component] = &[
         name: "intake",
         topics: <intake::Intake as Processor>::In::topics,
         stateful: true,
+        fusable: true,
         check: check_intake,
         build: |entry, shared| {
             let intake = made(intake(entry, &shared.pipeline))?.0;
-            Ok(Box::new(ProcessorStage::new(intake, None)))
+            Ok(part(entry, shared, intake, None))
         },
     },
     Component {
         name: "policy_gate",
         topics: <policy_gate::PolicyGate as Processor>::In::topics,
         stateful: false,
+        fusable: true,
         check: check_policy_gate,
         build: |entry, shared| {
             let gate = made(gate(entry, &shared.pipeline))?.0;
-            Ok(Box::new(ProcessorStage::new(gate, None)))
+            Ok(part(entry, shared, gate, None))
         },
     },
     Component {
         name: "orchestrator",
         topics: <orchestrator::Orchestrator as Processor>::In::topics,
         stateful: true,
+        fusable: true,
         check: |entry, _| orchestrator(entry).map(|c| format!("approvals expire after {} h", c.approval_hours)),
-        build: |entry, _| {
+        build: |entry, shared| {
             let config = made(orchestrator(entry))?;
-            Ok(Box::new(ProcessorStage::new(
-                orchestrator::Orchestrator::new(config),
-                None,
-            )))
+            Ok(part(entry, shared, orchestrator::Orchestrator::new(config), None))
         },
     },
     Component {
         name: "invoker",
         topics: <invoker::Invoker as Processor>::In::topics,
         stateful: true,
+        fusable: true,
         check: |entry, pipeline| {
             let (config, names) = invoker_config(entry, pipeline)?;
             Ok(format!(
@@ -86,23 +98,23 @@ pub const COMPONENTS: &[Component] = &[
         name: "memory_indexer",
         topics: <memory_indexer::MemoryIndexer as Processor>::In::topics,
         stateful: false,
+        fusable: true,
         check: nothing,
-        build: |_, _| {
-            Ok(Box::new(ProcessorStage::new(
-                memory_indexer::MemoryIndexer::new(),
-                None,
-            )))
-        },
+        build: |entry, shared| Ok(part(entry, shared, memory_indexer::MemoryIndexer::new(), None)),
     },
     Component {
         name: "events_per_minute",
         topics: <analytics::EventsPerMinute as kernel::Window>::In::topics,
         stateful: true,
+        fusable: false,
         check: |entry, pipeline| {
             let window = window(entry, pipeline)?;
             Ok(format!("SQL of {} reads", kernel::Window::name(&window)))
         },
-        build: |entry, shared| Ok(Box::new(WindowStage::new(made(window(entry, &shared.pipeline))?))),
+        build: |entry, shared| {
+            let window = made(window(entry, &shared.pipeline))?;
+            Ok(Built::Stage(Box::new(WindowStage::new(window))))
+        },
     },
     Component {
         name: "clickhouse_sink",
@@ -116,6 +128,7 @@ pub const COMPONENTS: &[Component] = &[
             ]
         },
         stateful: false,
+        fusable: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::clickhouse(&pipeline.connections))?;
             checked(
@@ -136,6 +149,7 @@ pub const COMPONENTS: &[Component] = &[
         name: "qdrant_sink",
         topics: || vec![topics::MEMORIES.name],
         stateful: false,
+        fusable: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::qdrant(&pipeline.connections))?;
             checked(
@@ -157,6 +171,7 @@ pub const COMPONENTS: &[Component] = &[
         name: "redis_sink",
         topics: || vec![topics::MEMORIES.name],
         stateful: false,
+        fusable: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::redis(&pipeline.connections))?;
             checked(sinks::redis::check(&config), "history per run and tenant".to_owned())
@@ -170,6 +185,7 @@ pub const COMPONENTS: &[Component] = &[
         name: "pushgateway_sink",
         topics: || vec![topics::METRICS.name],
         stateful: false,
+        fusable: false,
         check: |entry, pipeline| {
             let config = configured(entry, stores::pushgateway(&pipeline.connections, &pipeline.pipeline))?;
             checked(sinks::pushgateway::check(&config), format!("at {}", config.url))
@@ -209,8 +225,8 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
     ALL.iter().find(|(name, _)| *name == record).map(|(_, text)| text())
 }
 
-fn sink<S: Sink>(sink: S) -> Result<Box<dyn Stage>, Fault> {
-    Ok(Box::new(SinkStage::new(sink)))
+fn sink<S: Sink>(sink: S) -> Result<Built, Fault> {
+    Ok(Built::Stage(Box::new(SinkStage::new(sink))))
 }
 
 fn made<T>(result: Result<T, Vec<ConfigFault>>) -> Result<T, Fault> {
@@ -433,13 +449,27 @@ fn writable(dir: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&probe)
 }
 
-fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Box<dyn Stage>, Fault> {
+fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Built, Fault> {
     let (config, _) = made(invoker_config(entry, &shared.pipeline))?;
     let public = policy_gate::public_key(made(key(&config.verdict_key_file, "verdict_key_file"))?);
     let secrets = tools::Secrets(shared.pipeline.secrets.clone());
     let engine = tools::Engine::new(tools::all(&config.tools), secrets, config.limits, shared.clock.clone());
-    let stage = ProcessorStage::new(invoker::Invoker::new(public, config.stage), Some(Arc::new(engine)));
-    Ok(Box::new(stage))
+    let invoker = invoker::Invoker::new(public, config.stage);
+    Ok(part(entry, shared, invoker, Some(Arc::new(engine))))
+}
+
+fn part<P: Processor>(
+    entry: &StageEntry,
+    shared: &Shared,
+    processor: P,
+    performer: Option<Arc<dyn Performer>>,
+) -> Built {
+    let state = if std::mem::size_of::<P::State>() > 0 {
+        state_topic(&shared.pipeline.pipeline, entry.name())
+    } else {
+        String::new()
+    };
+    Built::Member(Box::new(Part::new(entry.name(), state, processor, performer)))
 }
 
 #[derive(Deserialize)]

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use kafka::{Admin, Brokers, From, KafkaLog, LogConfig, Registry, Tail};
 use kernel::{Clock, Fault, FaultCode};
-use runtime::{Health, Metrics, SharedControls, Stage, StageContext, SystemClock};
+use runtime::{Health, Metrics, ProcessorStage, SharedControls, Stage, StageContext, SystemClock, Waker};
 use schemas::records::Control;
 use schemas::topics;
 
 use crate::apply::state_topic;
-use crate::config::{Environment, Pipeline, StageEntry};
-use crate::{check, registry, telemetry};
+use crate::config::{Environment, Pipeline};
+use crate::registry::Built;
+use crate::task::Task;
+use crate::{check, handover, registry, telemetry};
 
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
@@ -94,6 +96,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         shared.metrics.clone(),
     ))?;
     shared.health.set("controls", runtime::StageState::Starting, 0);
+    take_over(&shared, &runtime)?;
     let controls = {
         let shared = shared.clone();
         std::thread::Builder::new()
@@ -102,10 +105,10 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
             .map_err(|e| internal(e.to_string()))?
     };
     let mut threads = Vec::new();
-    for entry in shared.pipeline.stages.clone() {
+    for task in shared.pipeline.tasks() {
         let cx = shared.clone();
-        let name = entry.name().to_owned();
-        let open = move || open(&entry, &cx);
+        let name = task.name();
+        let open = move || open(&task, &cx);
         threads.push(runtime::spawn(
             &name,
             shared.health.clone(),
@@ -119,6 +122,23 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     wait(&stop, &threads);
     tracing::info!("stopped");
     runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Takes over from a former layout, waiting for brokers that are not there yet.
+fn take_over(shared: &Shared, runtime: &tokio::runtime::Runtime) -> Result<(), Fault> {
+    let mut told = false;
+    while !shared.stop.load(Ordering::SeqCst) {
+        match runtime.block_on(handover::take_over(&shared.pipeline)) {
+            Err(fault) if fault.blame == kernel::Blame::Dependency => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(code = %fault.code, detail = %fault.detail, "waiting for a dependency");
+                }
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            done => return done,
+        }
+    }
     Ok(())
 }
 
@@ -148,7 +168,7 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
 }
 
 /// Builds a stage and its log. Called again while a dependency is down.
-fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
+fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
     // No stage begins before the controls are known: a kill must hold over a restart.
     let known = || {
         shared
@@ -167,33 +187,47 @@ fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageCon
             "soma.controls has not been read to its end yet",
         ));
     }
-    let component = registry::find(&entry.component)
-        .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
-    let stage = (component.build)(entry, shared)?;
-    let name = entry.name().to_owned();
     let pipeline = &shared.pipeline;
-    let group = format!("{}.{name}", pipeline.pipeline);
-    let wanted: Vec<String> = (component.topics)().into_iter().map(str::to_owned).collect();
-    let state = if component.stateful {
-        state_topic(&pipeline.pipeline, &name)
-    } else {
-        String::new()
-    };
-    topics_exist(&pipeline.connections.kafka, &wanted, &state)?;
+    let name = task.name();
+    let group = task.group(&pipeline.pipeline);
+    let mut members = Vec::new();
+    let mut alone = None;
+    let (mut wanted, mut states, mut copartitioned) = (Vec::<String>::new(), Vec::new(), false);
+    for entry in &task.stages {
+        let component = registry::find(&entry.component)
+            .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
+        for topic in (component.topics)() {
+            if !wanted.iter().any(|t| t == topic) {
+                wanted.push(topic.to_owned());
+            }
+        }
+        if component.stateful {
+            states.push(state_topic(&pipeline.pipeline, entry.name()));
+        }
+        copartitioned |= component.stateful;
+        match (component.build)(entry, shared)? {
+            Built::Member(member) => members.push(member),
+            Built::Stage(stage) => alone = Some(stage),
+        }
+    }
+    topics_exist(&pipeline.connections.kafka, &wanted, &states)?;
+    let limits = task.limits();
     let log = KafkaLog::open(
         LogConfig {
             brokers: pipeline.connections.kafka.clone(),
             group,
             instance: pipeline.instance.clone(),
             topics: wanted,
-            copartitioned: component.stateful,
-            linger_ms: entry.limits.linger_ms,
-            source: format!("soma/{}/{name}", pipeline.pipeline),
+            copartitioned: copartitioned || task.stages.len() > 1,
+            linger_ms: limits.linger_ms,
+            pipeline: pipeline.pipeline.clone(),
+            stage: name.clone(),
             session_timeout_ms: pipeline.session_timeout_ms,
             transaction_timeout_ms: 15_000,
         },
         shared.registry.clone(),
     )?;
+    let stage = alone.unwrap_or_else(|| Box::new(ProcessorStage::new(&pipeline.pipeline, members)));
     let cx = StageContext {
         stage: name,
         log: Box::new(log),
@@ -202,20 +236,19 @@ fn open(entry: &StageEntry, shared: &Shared) -> Result<(Box<dyn Stage>, StageCon
         clock: shared.clock.clone(),
         metrics: shared.metrics.clone(),
         health: shared.health.clone(),
-        limits: entry.limits.clone(),
+        limits,
         stop: shared.stop.clone(),
-        state_topic: state,
+        // A window's; members of a task know their own.
+        state_topic: states.into_iter().next().unwrap_or_default(),
         handle: shared.handle.clone(),
+        waker: Waker::default(),
     };
     Ok((stage, cx))
 }
 
-fn topics_exist(brokers: &Brokers, wanted: &[String], state: &str) -> Result<(), Fault> {
+fn topics_exist(brokers: &Brokers, wanted: &[String], states: &[String]) -> Result<(), Fault> {
     let have = Admin::open(brokers)?.partitions()?;
-    let needed = wanted
-        .iter()
-        .map(String::as_str)
-        .chain(Some(state).filter(|s| !s.is_empty()));
+    let needed = wanted.iter().chain(states).map(String::as_str);
     let missing: Vec<_> = needed.filter(|t| !have.contains_key(*t)).collect();
     if missing.is_empty() {
         return Ok(());

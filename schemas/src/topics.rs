@@ -127,6 +127,18 @@ impl Catalogue {
         Self::parse(include_str!("../topics.yaml"))
     }
 
+    /// The same with another default number of partitions: a cluster's size is not the catalogue's business. Topics that name
+    /// their own keep it.
+    ///
+    /// # Errors
+    /// As [`Catalogue::load`].
+    pub fn with_partitions(partitions: Option<i32>) -> Result<Self, String> {
+        let mut file = Self::load()?.file;
+        file.defaults.partitions = partitions.or(file.defaults.partitions);
+        let topics = file.topics.iter().map(|line| entry(line, &file.defaults, "")).collect();
+        Ok(Self { topics, file })
+    }
+
     /// Reads a catalogue.
     ///
     /// # Errors

@@ -115,8 +115,13 @@ impl Live {
             .unwrap()
     }
 
+    /// The checkout.
+    pub(crate) fn root(&self) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    }
+
     pub(crate) fn stack(&self, args: &[&str]) {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
+        let root = self.root();
         let (verb, rest) = args.split_first().unwrap();
         let done = Command::new("python3")
             .arg(root.join("deploy/dev/stack.py"))

@@ -2,12 +2,32 @@
 //! log shows no idempotency key twice, except those declared safe to repeat.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemas::records::{Call, Run, RunStatus};
 use schemas::topics;
 
-use super::harness::{live, request, unique};
+use super::harness::{Live, live, request, unique};
+
+fn slow_calls(live: &Live, runs: &[String]) -> usize {
+    let calls: Vec<Call> = live.read(topics::CALLS);
+    let slow = calls
+        .iter()
+        .filter(|c| c.arguments.contains("/slow?") && runs.contains(&c.run_id));
+    slow.count()
+}
+
+/// How often the receiving server's own log has each idempotency key.
+fn times_seen(live: &Live) -> BTreeMap<String, usize> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for line in live.receiver_log() {
+        let key = line["key"].as_str().unwrap_or_default();
+        if !key.is_empty() && key != "-" {
+            *times.entry(key.to_owned()).or_default() += 1;
+        }
+    }
+    times
+}
 
 #[test]
 fn every_request_ends_once_and_nothing_is_done_twice() {
@@ -24,7 +44,14 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
                 "service_rollout",
                 &[("service", &format!("svc-{i}-{tag}")), ("replicas", "2")],
             ),
-            1..=9 => request(
+            // Long between intent and outcome, and not to be repeated: the window the kill must hit.
+            1..=5 => request(
+                "kill-b",
+                &key,
+                "http_call",
+                &[("url", &format!("{receiver}/slow?{key}")), ("body", "{\"n\":1}")],
+            ),
+            6..=9 => request(
                 "kill-b",
                 &key,
                 "http_call",
@@ -48,8 +75,12 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
             ),
         });
     }
-    // The kill itself takes a moment to be given: by then the runs are under way and few have ended.
     let runs = live.produce(&requests);
+    // Most of the 50 slow calls stand in line at the receiver when the kill comes.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while slow_calls(live, &runs) < 30 {
+        assert!(Instant::now() < deadline, "the slow calls do not begin");
+    }
     live.stack(&["kill", "-s", "KILL", "control-tower"]);
     let before = live.read(topics::RUNS);
     let ended = before
@@ -82,19 +113,16 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
         );
     }
     assert_eq!(seen.len(), 200);
+    // Called, never answered, not safe to repeat: these end UNKNOWN, for a human, and are not called again.
+    let unknown = by_status.get("Unknown").copied().unwrap_or(0);
+    assert!(unknown > 0, "the kill fell on no call in flight: {by_status:?}");
 
     let safe: BTreeMap<String, bool> = live
         .read(topics::CALLS)
         .into_iter()
         .map(|c: Call| (c.idempotency_key, c.replay_safe))
         .collect();
-    let mut times: BTreeMap<String, usize> = BTreeMap::new();
-    for line in live.receiver_log() {
-        let key = line["key"].as_str().unwrap_or_default();
-        if !key.is_empty() && key != "-" {
-            *times.entry(key.to_owned()).or_default() += 1;
-        }
-    }
+    let times = times_seen(live);
     let twice: Vec<_> = times
         .iter()
         .filter(|(key, n)| **n > 1 && !safe.get(*key).copied().unwrap_or(false))

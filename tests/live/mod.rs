@@ -6,5 +6,6 @@ mod controls;
 mod demo;
 mod harness;
 mod kill9;
+mod layout;
 mod outages;
 mod stock_client;

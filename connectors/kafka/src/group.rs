@@ -12,6 +12,9 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use crate::faults::unavailable;
 use crate::log::LogConfig;
 
+/// A linger of at least this long is left to the broker.
+pub(crate) const LINGERS_MS: u64 = 50;
+
 /// What the group asks of us.
 pub(crate) enum Rebalance {
     Assigned(Vec<(String, i32)>),
@@ -54,6 +57,7 @@ impl ConsumerContext for Deferred {
 
 /// A consumer of the stage's group.
 pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault> {
+    let lingers = config.linger_ms >= LINGERS_MS;
     let mut client: ClientConfig = config.brokers.client();
     client
         .set("group.id", &config.group)
@@ -68,7 +72,16 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             "heartbeat.interval.ms",
             (config.session_timeout_ms / 4).max(300).to_string(),
         )
-        .set("fetch.wait.max.ms", "500")
+        // A stage that lingers lets the broker gather: an answer per linger instead of one per commit of those before it.
+        .set(
+            "fetch.wait.max.ms",
+            if lingers {
+                config.linger_ms.to_string()
+            } else {
+                "500".to_owned()
+            },
+        )
+        .set("fetch.min.bytes", if lingers { "1048576" } else { "1" })
         .set("fetch.message.max.bytes", "4194304")
         // What a stage may hold ahead of its step; many stages share one process.
         .set("queued.max.messages.kbytes", "8192")

@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
 use crate::faults::{is_fenced, is_too_large, unavailable};
-use crate::group::{Deferred, Rebalance, consumer};
+use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::headers::{cloud_event, from_wire, to_wire};
 use crate::{Brokers, Registry};
 
@@ -36,8 +36,10 @@ pub struct LogConfig {
     pub copartitioned: bool,
     /// How long a poll gathers after its first record, milliseconds: fewer, larger transactions where latency does not matter.
     pub linger_ms: u64,
-    /// CloudEvents source of what it writes.
-    pub source: String,
+    /// Pipeline and stage: the CloudEvents source of what it writes.
+    pub pipeline: String,
+    /// Stage; a record that names its own stage goes before.
+    pub stage: String,
     /// Milliseconds after which a silent instance loses its partitions.
     pub session_timeout_ms: u32,
     /// Milliseconds after which the broker aborts a transaction nobody finishes.
@@ -131,6 +133,15 @@ impl KafkaLog {
         })
     }
 
+    /// How long a poll gathers after its first record; a long linger has passed at the broker already.
+    fn linger_ms(&self) -> u64 {
+        if self.config.linger_ms >= LINGERS_MS {
+            0
+        } else {
+            self.config.linger_ms
+        }
+    }
+
     fn try_commit(&self, producer: &BaseProducer, commit: &Commit) -> Result<(), KafkaOrFault> {
         let started = Instant::now();
         producer.begin_transaction()?;
@@ -138,7 +149,16 @@ impl KafkaLog {
         for (i, emit) in commit.emits.iter().enumerate() {
             let value = self.registry.frame(&emit.topic, emit.schema_text, emit.avro.clone())?;
             let trace = commit.traces.get(i).and_then(Option::as_deref);
-            let mut headers = cloud_event(&self.config.source, emit.record, now, &emit.tenant, trace);
+            let stage = if emit.stage.is_empty() {
+                &self.config.stage
+            } else {
+                &emit.stage
+            };
+            let source = format!("soma/{}/{stage}", self.config.pipeline);
+            let mut headers = cloud_event(&source, emit.record, now, &emit.tenant, trace);
+            if !emit.taken_by.is_empty() {
+                headers.set(kernel::TAKEN_BY, emit.taken_by.join(","));
+            }
             headers.0.extend(emit.headers.0.iter().cloned());
             send(producer, &emit.topic, None, &emit.key, Some(&value), &headers)?;
         }
@@ -229,22 +249,32 @@ fn send(
         match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if started.elapsed() < REQUEST => {
-                producer.poll(Duration::from_millis(10));
+                producer.poll(Duration::ZERO);
+                std::thread::sleep(Duration::from_millis(1));
             }
             Err((e, _)) => return Err(e),
         }
     }
 }
 
-/// Waits until the brokers have everything. The client's own flush polls in slices of 100 ms and stays for the whole slice,
-/// which every hop would pay; a slice here is 1 ms.
+/// Waits until the brokers have everything. Neither the client's flush nor its timed poll will do: flush polls in slices of
+/// 100 ms and stays for the whole slice, and a timed poll spins through the last millisecond of its time, which at one
+/// transaction after another was half of the processor time of this process.
 fn acknowledged(producer: &BaseProducer) -> Result<(), KafkaError> {
+    const PAUSE: Duration = Duration::from_micros(500);
     let started = Instant::now();
-    while producer.in_flight_count() > 0 {
-        if started.elapsed() > REQUEST {
-            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+    let mut left = producer.in_flight_count();
+    while left > 0 {
+        // One poll takes one report, which is one partition's: go on while there are more.
+        producer.poll(Duration::ZERO);
+        let now = producer.in_flight_count();
+        if now == left {
+            if started.elapsed() > REQUEST {
+                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+            }
+            std::thread::sleep(PAUSE);
         }
-        producer.poll(Duration::from_millis(1));
+        left = now;
     }
     Ok(())
 }
@@ -296,11 +326,13 @@ impl Log for KafkaLog {
                 None => break,
                 Some(Ok(message)) => {
                     if records.is_empty() {
-                        gathered = Instant::now() + Duration::from_millis(self.config.linger_ms);
+                        gathered = Instant::now() + Duration::from_millis(self.linger_ms());
                     }
                     bytes += message.payload_len();
                     records.push(raw(&message));
-                    wait = gathered.saturating_duration_since(Instant::now());
+                    // Whole milliseconds: the client spins through a rest that is shorter.
+                    let left = gathered.saturating_duration_since(Instant::now());
+                    wait = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0));
                 }
                 // librdkafka reconnects by itself; what it already fetched is still good.
                 Some(Err(e)) if records.is_empty() => return Err(unavailable("poll", &e)),

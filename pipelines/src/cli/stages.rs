@@ -143,13 +143,14 @@ fn topics_of(stage: &str, samples: &[Sample]) -> BTreeSet<String> {
     let counted = samples
         .iter()
         .filter(|s| s.name == "soma_records_total" && s.label("stage") == stage);
+    let members = stage.split('+');
     let mut topics: BTreeSet<_> = counted
         .map(|s| s.label("topic").to_owned())
         .filter(|t| !t.is_empty())
         .collect();
     topics.extend(
-        registry::find(stage)
-            .into_iter()
+        members
+            .filter_map(registry::find)
             .flat_map(|c| (c.topics)())
             .map(str::to_owned),
     );
@@ -168,16 +169,20 @@ fn lag(brokers: &Brokers, group: &str, topics: &BTreeSet<String>) -> Result<i64,
     Ok(behind)
 }
 
+/// Whether a metric's stage is this one, or a member of this task.
+fn is_of(task: &str, stage: &str) -> bool {
+    task == stage || task.split('+').any(|member| member == stage)
+}
+
 fn line(stage: &str, health: &Json, samples: &[Sample], lag: Option<&Result<i64, Fault>>) -> Json {
     let own = |name: &'static str| {
         samples
             .iter()
-            .filter(move |s| s.name == name && s.label("stage") == stage)
+            .filter(move |s| s.name == name && is_of(stage, s.label("stage")))
     };
     let gauge = |what: &str| {
-        own("soma_stage")
-            .find(|s| s.label("what") == what)
-            .map(|s| s.value as i64)
+        let values = own("soma_stage").filter(|s| s.label("what") == what);
+        values.map(|s| s.value as i64).reduce(|a, b| a + b)
     };
     let count = |outcome: &str| {
         own("soma_records_total")

@@ -22,13 +22,22 @@ pub struct Emit {
     pub record: &'static str,
     /// Text of the schema it was written with.
     pub schema_text: &'static str,
+    /// That schema, parsed.
+    pub schema: fn() -> &'static schemas::Schema,
     /// Avro bytes.
     pub avro: Vec<u8>,
     /// Tenant, for the `soma-tenant` header; empty when it has none.
     pub tenant: String,
     /// Extra headers.
     pub headers: Headers,
+    /// Stage that wrote it; the loop fills it in.
+    pub stage: String,
+    /// Stages, as `<pipeline>.<stage>`, that took it in the transaction that writes it; the loop fills it in.
+    pub taken_by: Vec<String>,
 }
+
+/// Header of a record that names, separated by commas, the stages that took it in the transaction that wrote it.
+pub const TAKEN_BY: &str = "soma-taken-by";
 
 impl Emit {
     /// Encodes a record for its topic.
@@ -41,9 +50,12 @@ impl Emit {
             key: key.into(),
             record: R::NAME,
             schema_text: R::schema_text(),
+            schema: R::schema,
             avro: record.to_avro().map_err(|e| Fault::new(FaultCode::Internal, e.0))?,
             tenant: tenant.to_owned(),
             headers: Headers::default(),
+            stage: String::new(),
+            taken_by: Vec::new(),
         })
     }
 }

@@ -103,6 +103,8 @@ fault_codes! {
     Fenced = "FENCED", Ourselves;
     /// A stage's state cannot be read by this version.
     StateUnreadable = "STATE_UNREADABLE", Ourselves;
+    /// `fuse` was changed and what the former layout left cannot be taken over.
+    LayoutChanged = "LAYOUT_CHANGED", Ourselves;
     /// The topics a stage needs are missing or not partitioned alike.
     TopicsMismatched = "TOPICS_MISMATCHED", Ourselves;
     /// The configuration is wrong.

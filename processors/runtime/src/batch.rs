@@ -2,71 +2,49 @@
 
 use std::collections::BTreeMap;
 
-use kernel::{Commit, Effects, Fault, Perform, Position, RawEmit, RawRecord, State};
+use kernel::{Commit, Emit, Position, RawEmit, RawRecord};
 
-use crate::store::{Loaded, Overlay, Store};
-use crate::trace::Trace;
-
-/// An outside action to be started after the commit.
-pub(crate) struct Start {
+/// What made a step write a record: enough to hand the record on within the same transaction.
+#[derive(Clone)]
+pub(crate) struct Cause {
     pub(crate) partition: i32,
     pub(crate) key: String,
-    pub(crate) perform: Perform,
-    pub(crate) trace: String,
+    /// Stage and cause, the same on every delivery.
+    pub(crate) seed: String,
 }
 
 /// One turn's effects.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     commit: Commit,
+    /// By index into the commit's emits.
+    causes: Vec<Option<(Cause, usize)>>,
     offsets: BTreeMap<(String, i32), i64>,
-    pub(crate) overlay: Overlay,
-    pub(crate) starts: Vec<Start>,
     pub(crate) counts: BTreeMap<(String, &'static str), u64>,
 }
 
 impl Batch {
-    /// Takes a step's effects and the key's new state in.
-    pub(crate) fn take<S: State>(
-        &mut self,
-        partition: i32,
-        key: &str,
-        mut loaded: Loaded<S>,
-        fx: Effects<'_>,
-        trace: &Trace,
-    ) -> Result<(), Fault> {
-        for name in &fx.timers_dropped {
-            loaded.timers.retain(|t| t.name != *name);
-        }
-        for timer in fx.timers {
-            loaded.timers.retain(|t| t.name != timer.name);
-            loaded.timers.push(timer);
-        }
-        loaded.performing += u32::try_from(fx.performs.len()).unwrap_or(u32::MAX);
-        let header = trace.header();
-        for emit in fx.emits {
+    /// Takes what one step of `stage` emits in.
+    pub(crate) fn take(&mut self, stage: &str, emits: Vec<Emit>, traceparent: String, cause: Cause) {
+        for (nth, mut emit) in emits.into_iter().enumerate() {
+            stage.clone_into(&mut emit.stage);
             self.commit.emits.push(emit);
-            self.commit.traces.push(Some(header.clone()));
+            self.commit.traces.push(Some(traceparent.clone()));
+            self.causes.push(Some((cause.clone(), nth)));
         }
-        for perform in fx.performs {
-            self.starts.push(Start {
-                partition,
-                key: key.to_owned(),
-                perform,
-                trace: header.clone(),
-            });
-        }
-        if std::mem::size_of::<S>() > 0 {
-            self.overlay.save(partition, key, loaded)?;
-        }
-        Ok(())
     }
 
     /// A record has been dealt with.
     pub(crate) fn consumed(&mut self, record: &RawRecord, outcome: &'static str) {
         let at = &record.position;
-        self.offsets.insert((at.topic.clone(), at.partition), at.offset + 1);
+        self.offset((at.topic.clone(), at.partition), at.offset + 1);
         *self.counts.entry((at.topic.clone(), outcome)).or_default() += 1;
+    }
+
+    /// Next offset to read; never goes back.
+    pub(crate) fn offset(&mut self, at: (String, i32), next: i64) {
+        let known = self.offsets.entry(at).or_insert(next);
+        *known = next.max(*known);
     }
 
     /// A record goes to its dead-letter topic.
@@ -75,9 +53,10 @@ impl Batch {
     }
 
     /// Adds a record that no step emitted.
-    pub(crate) fn emit(&mut self, emit: kernel::Emit) {
+    pub(crate) fn emit(&mut self, emit: Emit) {
         self.commit.emits.push(emit);
         self.commit.traces.push(None);
+        self.causes.push(None);
     }
 
     /// Adds a raw record.
@@ -85,12 +64,33 @@ impl Batch {
         self.commit.raw.push(raw);
     }
 
-    /// The transaction.
-    pub(crate) fn seal(&mut self, store: &Store, state_topic: &str) -> Commit {
-        let mut commit = std::mem::take(&mut self.commit);
-        if !state_topic.is_empty() {
-            commit.raw.extend(self.overlay.changelog(store, state_topic));
+    /// Adds raw records.
+    pub(crate) fn raws(&mut self, raw: Vec<RawEmit>) {
+        self.commit.raw.extend(raw);
+    }
+
+    /// The `nth` record written so far, with its trace and cause.
+    pub(crate) fn written(&self, nth: usize) -> Option<(&Emit, Option<&str>, Option<&(Cause, usize)>)> {
+        let emit = self.commit.emits.get(nth)?;
+        let trace = self.commit.traces.get(nth).and_then(Option::as_deref);
+        Some((emit, trace, self.causes.get(nth).and_then(Option::as_ref)))
+    }
+
+    /// Notes on the `nth` record that `stage` has taken it in this very transaction.
+    pub(crate) fn taken_by(&mut self, nth: usize, stage: &str) {
+        if let Some(emit) = self.commit.emits.get_mut(nth) {
+            emit.taken_by.push(stage.to_owned());
         }
+    }
+
+    /// Whether anything but offsets would become true.
+    pub(crate) fn writes(&self) -> bool {
+        !self.commit.emits.is_empty() || !self.commit.raw.is_empty()
+    }
+
+    /// The transaction.
+    pub(crate) fn seal(&mut self) -> Commit {
+        let mut commit = std::mem::take(&mut self.commit);
         let positions = std::mem::take(&mut self.offsets).into_iter();
         commit.offsets = positions
             .map(|((topic, partition), offset)| Position {

@@ -12,24 +12,26 @@
 mod batch;
 mod controls;
 mod dead;
+mod fuse;
 mod health;
 mod http;
 mod metrics;
+mod part;
 mod processor_loop;
 mod sink_loop;
 mod stage;
 mod store;
 mod trace;
-mod turn;
 mod window_loop;
 
 pub use controls::SharedControls;
 pub use health::{Health, StageHealth, StageState};
 pub use http::serve as serve_http;
 pub use metrics::Metrics;
+pub use part::{Member, Part};
 pub use processor_loop::ProcessorStage;
 pub use sink_loop::SinkStage;
-pub use stage::{Limits, Stage, StageContext, spawn};
+pub use stage::{Limits, Stage, StageContext, Waker, spawn};
 pub use trace::Trace;
 pub use window_loop::WindowStage;
 

@@ -1,71 +1,66 @@
-//! The loop of a pure processor, with the outside actions it may ask for.
+//! The loop of a task: one processor, or several fused into one transaction, with the outside actions they may ask for.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use kernel::{Blame, Fault, FaultCode, Performer, Polled, Processor, RawRecord, Signal};
-use schemas::records::Outcome;
+use kernel::{Blame, Fault, FaultCode, Polled, RawRecord};
 
-use crate::batch::{Batch, Start};
+use crate::batch::Batch;
 use crate::dead;
+use crate::fuse::{Fuse, is_taken};
 use crate::health::StageState;
+use crate::part::{Member, Moment};
 use crate::stage::{Backoff, Stage, StageContext};
-use crate::store::Store;
-use crate::turn::Turn;
 
-const TIMERS_MAX: usize = 200;
+/// Offsets of records that needed no step are committed with the next transaction, or alone after this long.
+const SKIPPED_MAX: Duration = Duration::from_secs(5);
 
-/// An outside action that has been answered.
-struct Done {
-    partition: i32,
-    key: String,
-    call_id: String,
-    outcome: Outcome,
-    trace: String,
-}
-
-/// Runs a [`Processor`].
-pub struct ProcessorStage<P: Processor> {
-    processor: P,
-    performer: Option<Arc<dyn Performer>>,
-    store: Store,
-    flying: HashMap<(i32, String, String), tokio::task::AbortHandle>,
-    answers: (Sender<Done>, Receiver<Done>),
-    dones: VecDeque<Done>,
+/// Runs the members of a task.
+pub struct ProcessorStage {
+    members: Vec<Box<dyn Member>>,
+    fuse: Fuse,
     backlog: VecDeque<RawRecord>,
-    restored: Vec<(i32, String)>,
+    /// Offsets to commit of records every member had already taken.
+    skipped: BTreeMap<(String, i32), i64>,
+    skipped_at: Instant,
     owned: BTreeSet<(String, i32)>,
-    controls_seen: usize,
     backoff: Backoff,
     paused: bool,
     /// One record per transaction until the one that makes it too large is found.
     suspect: bool,
 }
 
-impl<P: Processor> ProcessorStage<P> {
-    /// A stage around a processor; `performer` is needed when it asks for outside actions.
-    pub fn new(processor: P, performer: Option<Arc<dyn Performer>>) -> Self {
+/// What a turn gathered.
+struct Gathered {
+    batch: Batch,
+    /// Records of the backlog that are in it.
+    taken: usize,
+    /// Why the next one is not.
+    waiting: Option<Fault>,
+}
+
+impl ProcessorStage {
+    /// A task of these members, in the order records flow through them.
+    pub fn new(pipeline: &str, members: Vec<Box<dyn Member>>) -> Self {
         Self {
-            processor,
-            performer,
-            store: Store::default(),
-            flying: HashMap::new(),
-            answers: channel(),
-            dones: VecDeque::new(),
+            fuse: Fuse::new(pipeline, &members),
+            members,
             backlog: VecDeque::new(),
-            restored: Vec::new(),
+            skipped: BTreeMap::new(),
+            skipped_at: Instant::now(),
             owned: BTreeSet::new(),
-            controls_seen: 0,
             backoff: Backoff::default(),
             paused: false,
             suspect: false,
         }
     }
 
-    fn is_stateful() -> bool {
-        std::mem::size_of::<P::State>() > 0
+    fn partitions(&self) -> BTreeSet<i32> {
+        self.owned.iter().map(|o| o.1).collect()
+    }
+
+    fn flying(&self, partitions: Option<&BTreeSet<i32>>) -> usize {
+        self.members.iter().map(|m| m.flying(partitions)).sum()
     }
 
     /// How long the poll may wait before something else is due.
@@ -73,20 +68,17 @@ impl<P: Processor> ProcessorStage<P> {
         if !self.backlog.is_empty() {
             return cx.pass_time(&self.backoff);
         }
-        if !self.restored.is_empty() || !self.dones.is_empty() {
+        if self.members.iter().any(|m| m.is_urgent()) || self.flying(None) > 0 {
             return 0;
         }
-        let until_timer = self
-            .store
-            .next_due()
-            .map_or(100, |due| (due.0 - cx.clock.now().0) / 1000);
-        let cap = if self.flying.is_empty() { 100 } else { 2 };
-        u64::try_from(until_timer.clamp(0, cap)).unwrap_or(0)
+        let due = self.members.iter().filter_map(|m| m.next_due()).min();
+        let until = due.map_or(100, |due| (due.0 - cx.clock.now().0) / 1000);
+        u64::try_from(until.clamp(0, 100)).unwrap_or(0)
     }
 
     /// Holds records back while there are enough to do or a dependency is down.
     fn hold_back(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        let full = self.flying.len() >= cx.limits.in_flight_max;
+        let full = self.flying(None) >= cx.limits.in_flight_max;
         let wanted = full || !self.backlog.is_empty();
         if wanted != self.paused {
             cx.log.pause(wanted)?;
@@ -97,39 +89,18 @@ impl<P: Processor> ProcessorStage<P> {
 
     fn restore(&mut self, cx: &mut StageContext, partitions: &BTreeSet<i32>) -> Result<(), Fault> {
         for &p in partitions {
-            let started = Instant::now();
-            self.store.own(p);
-            if Self::is_stateful() {
-                cx.health.set(
-                    &cx.stage,
-                    StageState::Restoring(format!("{} partition {p}", cx.state_topic)),
-                    self.owned.len(),
-                );
-                let (store, mut failed) = (&mut self.store, None);
-                cx.log.restore(&cx.state_topic, p, &mut |key, value| {
-                    if let Err(fault) = store.restore(p, key, value) {
-                        failed.get_or_insert(fault);
-                    }
-                })?;
-                if let Some(fault) = failed {
-                    return Err(fault);
-                }
+            for member in &mut self.members {
+                let what = format!("{} partition {p}", member.name());
+                cx.health.set(&cx.stage, StageState::Restoring(what), self.owned.len());
+                member.restore(cx, p)?;
             }
-            let open = self.store.performing(p);
-            let flying: BTreeSet<_> = self.flying.keys().map(|(p, key, _)| (*p, key.clone())).collect();
-            self.restored
-                .extend(open.into_iter().map(|key| (p, key)).filter(|at| !flying.contains(at)));
-            tracing::info!(stage = %cx.stage, partition = p, keys = self.store.len(), ms = started.elapsed().as_millis(), "state restored");
         }
         Ok(())
     }
 
     fn assigned(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
-        let fresh: BTreeSet<i32> = parts
-            .iter()
-            .map(|p| p.1)
-            .filter(|p| !self.store.partitions().contains(p))
-            .collect();
+        let known = self.partitions();
+        let fresh: BTreeSet<i32> = parts.iter().map(|p| p.1).filter(|p| !known.contains(p)).collect();
         self.restore(cx, &fresh)?;
         cx.log.start(parts)?;
         self.owned.extend(parts.iter().cloned());
@@ -163,10 +134,9 @@ impl<P: Processor> ProcessorStage<P> {
     /// After a failed transaction: what is true is what the log says. Reads state and offsets back, as after a crash.
     fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         self.backlog.clear();
-        self.restored.clear();
-        self.controls_seen = 0;
-        let partitions: BTreeSet<i32> = self.store.partitions().into_iter().collect();
-        self.restore(cx, &partitions)?;
+        self.skipped.clear();
+        self.members.iter_mut().for_each(|m| m.forget());
+        self.restore(cx, &self.partitions())?;
         let owned: Vec<_> = self.owned.iter().cloned().collect();
         if !owned.is_empty() {
             cx.log.start(&owned)?;
@@ -180,10 +150,8 @@ impl<P: Processor> ProcessorStage<P> {
         self.backlog.retain(|r| !going.contains(&r.position.partition));
         self.drain(cx, &going)?;
         for p in &going {
-            self.store.release(*p);
+            self.members.iter_mut().for_each(|m| m.release(*p));
         }
-        self.restored.retain(|(p, _)| !going.contains(p));
-        self.dones.retain(|d| !going.contains(&d.partition));
         self.owned.retain(|o| !parts.contains(o));
         cx.log.release(parts)?;
         cx.running(self.owned.len());
@@ -194,82 +162,114 @@ impl<P: Processor> ProcessorStage<P> {
     fn drain(&mut self, cx: &mut StageContext, going: &BTreeSet<i32>) -> Result<(), Fault> {
         let deadline = Instant::now() + Duration::from_millis(cx.limits.drain_ms);
         let backlog = std::mem::take(&mut self.backlog);
-        while self.flying.keys().any(|(p, ..)| going.contains(p)) && Instant::now() < deadline {
-            self.turn(cx)?;
-            std::thread::sleep(Duration::from_millis(2));
+        while self.flying(Some(going)) > 0 && Instant::now() < deadline {
+            self.turn(cx, false)?;
+            cx.waker.wait(Duration::from_millis(2));
         }
-        self.turn(cx)?;
+        self.turn(cx, true)?;
         self.backlog = backlog;
-        self.flying.retain(|(p, ..), handle| {
-            let stays = !going.contains(p);
-            if !stays {
-                handle.abort();
-            }
-            stays
-        });
         Ok(())
     }
 
-    fn turn(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        self.dones.extend(self.answers.1.try_iter());
-        let started = Instant::now();
-        let now = cx.clock.now();
+    /// Steps everything there is, the first `most` records of the backlog included. Nothing is true yet.
+    fn gather(&mut self, at: &Moment<'_>, most: usize) -> Result<Gathered, Fault> {
         let mut batch = Batch::default();
-        let (controls, seen) = cx.controls.now();
-        let mut turn = Turn {
-            processor: &self.processor,
-            store: &self.store,
-            cx,
-            now,
-            controls: &controls,
-            batch: &mut batch,
-        };
-        if seen > self.controls_seen && Self::is_stateful() {
-            turn.signal_controls(self.controls_seen)?;
+        self.members.iter_mut().for_each(|m| m.begin());
+        for member in &mut self.members {
+            member.wake(at, &mut batch)?;
         }
-        let restored = self.restored.len();
-        for (p, key) in &self.restored {
-            turn.signal(*p, key, Signal::Restored, None)?;
-        }
-        let answered = self.dones.len();
-        for done in &self.dones {
-            turn.signal(
-                done.partition,
-                &done.key,
-                Signal::Done(Box::new(done.outcome.clone())),
-                Some(&done.trace),
-            )?;
-        }
-        for (p, key, timer) in self.store.due(now, TIMERS_MAX) {
-            turn.timer(p, &key, &timer)?;
-        }
+        let mut cursor = self.fuse.hand_on(at, &mut self.members, &mut batch, 0)?;
         let mut taken = 0;
-        let mut waiting = None;
-        let most = if self.suspect { 1 } else { usize::MAX };
-        if self.backoff.over() {
-            for record in self.backlog.iter().take(most) {
-                match turn.deliver(record) {
-                    Ok(()) => taken += 1,
-                    Err(fault) if fault.blame == Blame::Dependency => {
-                        waiting = Some(fault);
-                        break;
-                    }
-                    Err(fault) => return Err(fault),
+        for record in self.backlog.iter().take(most) {
+            let stepped = step(&mut self.members, at, record, &mut batch, &self.fuse);
+            let done = stepped.and_then(|stepped| {
+                cursor = self.fuse.hand_on(at, &mut self.members, &mut batch, cursor)?;
+                Ok(stepped)
+            });
+            match done {
+                Ok(true) => {}
+                Ok(false) => {
+                    let position = &record.position;
+                    let place = (position.topic.clone(), position.partition);
+                    self.skipped.insert(place, position.offset + 1);
+                }
+                Err(fault) if fault.blame == Blame::Dependency => {
+                    let waiting = Some(fault);
+                    return Ok(Gathered { batch, taken, waiting });
+                }
+                Err(fault) => return Err(fault),
+            }
+            taken += 1;
+        }
+        Ok(Gathered {
+            batch,
+            taken,
+            waiting: None,
+        })
+    }
+
+    fn turn(&mut self, cx: &mut StageContext, last: bool) -> Result<(), Fault> {
+        self.members.iter_mut().for_each(|m| m.collect());
+        let started = Instant::now();
+        let (controls, seen) = cx.controls.now();
+        let at = Moment {
+            now: cx.clock.now(),
+            controls,
+            seen,
+            cx,
+        };
+        let most = match (self.backoff.over(), self.suspect) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => usize::MAX,
+        };
+        let mut gathered = self.gather(&at, most)?;
+        if let Some(fault) = gathered.waiting.take() {
+            // What the record in hand had done so far must not become true: gather again without it. Steps are pure.
+            gathered = self.gather(&at, gathered.taken)?;
+            if gathered.waiting.is_some() {
+                gathered.batch = Batch::default();
+                gathered.taken = 0;
+                self.members.iter_mut().for_each(|m| m.begin());
+            }
+            gathered.waiting = Some(fault);
+        }
+        let Gathered {
+            mut batch,
+            taken,
+            waiting,
+        } = gathered;
+        self.members.iter().for_each(|m| m.seal(&mut batch));
+        let counts = std::mem::take(&mut batch.counts);
+        let now = (at.now, at.controls, at.seen);
+        if batch.writes() || !counts.is_empty() || last || self.skipped_at.elapsed() > SKIPPED_MAX {
+            for (place, next) in std::mem::take(&mut self.skipped) {
+                batch.offset(place, next);
+            }
+            self.skipped_at = Instant::now();
+            let commit = batch.seal();
+            if !commit.is_empty() {
+                cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
+                if let Err(fault) = cx.commit(&commit) {
+                    return self.commit_failed(cx, fault, taken);
                 }
             }
         }
-        let commit = batch.seal(&self.store, &cx.state_topic);
-        if !commit.is_empty() {
-            cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
-            if let Err(fault) = cx.commit(&commit) {
-                return self.commit_failed(cx, fault, taken);
-            }
+        let at = Moment {
+            cx,
+            now: now.0,
+            controls: now.1,
+            seen: now.2,
+        };
+        for member in &mut self.members {
+            member.committed(&at)?;
         }
-        self.committed(cx, batch, taken)?;
-        self.controls_seen = seen;
-        self.restored.drain(..restored);
-        for done in self.dones.drain(..answered) {
-            self.flying.remove(&(done.partition, done.key, done.call_id));
+        for ((topic, outcome), n) in counts {
+            cx.metrics.records(&cx.stage, &topic, outcome, n);
+        }
+        self.backlog.drain(..taken);
+        if taken > 0 && self.suspect && self.backlog.is_empty() {
+            self.suspect = false;
         }
         if let Some(fault) = waiting {
             cx.waiting(&fault, &mut self.backoff, self.owned.len());
@@ -277,24 +277,6 @@ impl<P: Processor> ProcessorStage<P> {
             self.backoff = Backoff::default();
             cx.running(self.owned.len());
         }
-        Ok(())
-    }
-
-    fn committed(&mut self, cx: &mut StageContext, mut batch: Batch, taken: usize) -> Result<(), Fault> {
-        self.store.apply(std::mem::take(&mut batch.overlay))?;
-        for ((topic, outcome), n) in std::mem::take(&mut batch.counts) {
-            cx.metrics.records(&cx.stage, &topic, outcome, n);
-        }
-        for start in std::mem::take(&mut batch.starts) {
-            self.start(cx, start)?;
-        }
-        self.backlog.drain(..taken);
-        if taken > 0 && self.suspect && self.backlog.is_empty() {
-            self.suspect = false;
-        }
-        cx.metrics.gauge(&cx.stage, "state_keys", self.store.len());
-        cx.metrics.gauge(&cx.stage, "timers", self.store.timers_len());
-        cx.metrics.gauge(&cx.stage, "in_flight", self.flying.len());
         Ok(())
     }
 
@@ -326,57 +308,63 @@ impl<P: Processor> ProcessorStage<P> {
         let mut batch = Batch::default();
         batch.dead(dead::letter(&record, &cx.stage, fault, 2, cx.clock.now()));
         batch.consumed(&record, "dead_lettered");
-        let commit = batch.seal(&self.store, "");
         self.suspect = false;
-        match cx.commit(&commit) {
+        match cx.commit(&batch.seal()) {
             Ok(()) => Ok(()),
             Err(fault) => self.commit_failed(cx, fault, 0),
         }
     }
-
-    fn start(&mut self, cx: &StageContext, start: Start) -> Result<(), Fault> {
-        let Some(performer) = &self.performer else {
-            return Err(Fault::new(
-                FaultCode::Internal,
-                format!("stage {} performs but has no performer", cx.stage),
-            ));
-        };
-        let call_id = start.perform.call.call_id.clone();
-        let at = (start.partition, start.key.clone(), call_id.clone());
-        let work = performer.perform(start.perform.call, start.perform.approach);
-        let answers = self.answers.0.clone();
-        let task = cx.handle.spawn(async move {
-            let outcome = work.await;
-            let done = Done {
-                partition: start.partition,
-                key: start.key,
-                call_id,
-                outcome,
-                trace: start.trace,
-            };
-            if answers.send(done).is_err() {
-                tracing::debug!("the stage is gone; its intent stands and will be looked into");
-            }
-        });
-        self.flying.insert(at, task.abort_handle());
-        Ok(())
-    }
 }
 
-impl<P: Processor> Stage for ProcessorStage<P> {
+/// Steps one record through every member that reads its topic and has not taken it yet. False when there was none.
+fn step(
+    members: &mut [Box<dyn Member>],
+    at: &Moment<'_>,
+    record: &RawRecord,
+    batch: &mut Batch,
+    fuse: &Fuse,
+) -> Result<bool, Fault> {
+    let mut outcome = None;
+    let taken = record.headers.text(kernel::TAKEN_BY).unwrap_or_default();
+    for &i in fuse.readers(&record.position.topic) {
+        let Some(member) = members.get_mut(i) else { continue };
+        if is_taken(taken, fuse.pipeline(), member.name()) {
+            continue;
+        }
+        let seed = record.position.to_string();
+        match member.deliver(at, record, &seed, at.cx.decoder.as_ref(), batch) {
+            Ok(()) => _ = outcome.get_or_insert("ok"),
+            Err(fault) if fault.blame == Blame::Input => {
+                at.cx.metrics.fault(member.name(), fault.code.as_str());
+                tracing::warn!(stage = member.name(), position = %record.position, code = %fault.code, detail = %fault.detail, "dead-lettered");
+                batch.dead(dead::letter(record, member.name(), &fault, 1, at.now));
+                outcome = Some("dead_lettered");
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    if let Some(outcome) = outcome {
+        batch.consumed(record, outcome);
+    }
+    Ok(outcome.is_some())
+}
+
+impl Stage for ProcessorStage {
     fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         loop {
             cx.health.beat(&cx.stage);
             if cx.stopping() {
-                let all: BTreeSet<i32> = self.store.partitions().into_iter().collect();
                 self.backlog.clear();
-                return self.drain(cx, &all);
+                return self.drain(cx, &self.partitions());
             }
             self.hold_back(cx)?;
-            match cx.log.poll(cx.limits.batch_max, self.wait_ms(cx)) {
+            let wait = self.wait_ms(cx);
+            match cx.log.poll(cx.limits.batch_max, wait) {
                 Ok(Polled::Records(records)) => self.backlog.extend(records),
                 Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
                 Ok(Polled::Revoked(parts)) => self.revoked(cx, &parts)?,
+                // An answer ends this wait; the client's own cannot be ended from outside.
+                Ok(Polled::Idle) if self.flying(None) > 0 => cx.waker.wait(Duration::from_millis(3)),
                 Ok(Polled::Idle) => {}
                 Err(fault) if fault.blame == Blame::Dependency => {
                     cx.metrics.fault(&cx.stage, fault.code.as_str());
@@ -385,7 +373,7 @@ impl<P: Processor> Stage for ProcessorStage<P> {
                 }
                 Err(fault) => return Err(fault),
             }
-            self.turn(cx)?;
+            self.turn(cx, false)?;
         }
     }
 }

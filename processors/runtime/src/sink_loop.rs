@@ -8,7 +8,6 @@ use kernel::{Blame, Fault, Polled, RawRecord, Sink};
 use crate::batch::Batch;
 use crate::dead;
 use crate::stage::{Backoff, Stage, StageContext};
-use crate::store::Store;
 
 /// Runs a [`Sink`].
 pub struct SinkStage<S: Sink> {
@@ -71,7 +70,7 @@ impl<S: Sink> SinkStage<S> {
             out.consumed(record, if dead.contains(&i) { "dead_lettered" } else { "ok" });
         }
         let counts = std::mem::take(&mut out.counts);
-        let commit = out.seal(&Store::default(), "");
+        let commit = out.seal();
         if let Err(fault) = cx.commit(&commit) {
             if fault.blame != Blame::Dependency {
                 return Err(fault);

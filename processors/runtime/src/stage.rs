@@ -1,7 +1,7 @@
 //! A running stage: its thread, its surroundings, and what all loops do alike.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel::{Blame, Clock, Commit, Decoder, Fault, FaultCode, Log};
@@ -41,6 +41,29 @@ impl Default for Limits {
     }
 }
 
+/// Ends a wait from another thread. A call to [`Waker::wake`] while nobody waits ends the next wait.
+#[derive(Clone, Default)]
+pub struct Waker(Arc<(Mutex<bool>, Condvar)>);
+
+impl Waker {
+    /// Ends the wait.
+    pub fn wake(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_one();
+    }
+
+    /// Waits until woken, at most this long.
+    pub fn wait(&self, at_most: Duration) {
+        let woken = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut woken, _) = self
+            .0
+            .1
+            .wait_timeout_while(woken, at_most, |woken| !*woken)
+            .unwrap_or_else(PoisonError::into_inner);
+        *woken = false;
+    }
+}
+
 /// What a stage runs with.
 pub struct StageContext {
     /// Stage name.
@@ -65,6 +88,8 @@ pub struct StageContext {
     pub state_topic: String,
     /// Where futures run.
     pub handle: tokio::runtime::Handle,
+    /// Ends the loop's wait when an outside action has been answered.
+    pub waker: Waker,
 }
 
 impl StageContext {

@@ -69,10 +69,6 @@ impl Store {
         self.put(partition, key, value.map(Vec::into_boxed_slice))
     }
 
-    pub(crate) fn partitions(&self) -> Vec<i32> {
-        self.partitions.keys().copied().collect()
-    }
-
     pub(crate) fn keys(&self) -> Vec<(i32, String)> {
         self.partitions
             .iter()

@@ -11,7 +11,6 @@ use crate::batch::Batch;
 use crate::dead;
 use crate::health::StageState;
 use crate::stage::{Backoff, Stage, StageContext};
-use crate::store::Store;
 
 const TICK: Duration = Duration::from_millis(500);
 const KEY: &str = "window";
@@ -146,7 +145,7 @@ impl<W: Window> WindowStage<W> {
             });
         }
         let counts = std::mem::take(&mut batch.counts);
-        let commit = batch.seal(&Store::default(), "");
+        let commit = batch.seal();
         cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
         cx.commit(&commit)?;
         for ((topic, outcome), n) in counts {

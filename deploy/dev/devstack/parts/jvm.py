@@ -10,7 +10,7 @@ from ..base import CONF, StackError, make_dir, server_environment
 from .base import Part, fill
 
 # Kafka: G1 with short pauses. 512 MiB is far above what one developer's topics need.
-_KAFKA_JVM = ["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExplicitGCInvokesConcurrent",
+_KAFKA_JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExplicitGCInvokesConcurrent",
               "--sun-misc-unsafe-memory-access=allow", "--enable-native-access=ALL-UNNAMED"]
 # Registry: asked rarely, so the small collector and the quick compiler: less memory, quicker start.
 _REGISTRY_JVM = ["-Xms64m", "-Xmx160m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",

@@ -1,0 +1,150 @@
+//! Fusion: what one member of a task writes and another reads is stepped in the same transaction, and still written to its
+//! topic. The record carries, in `soma-taken-by`, the stages that have taken it so; when it comes back from the topic they pass
+//! it over, in whatever layout they run by then. A record no member could take (another key, unreadable) is not marked and
+//! comes back the slow way, where it is stepped or dead-lettered like any other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kernel::{Blame, Decoder, Emit, Fault, Headers, Position, RawRecord};
+use schemas::Schema;
+
+use crate::batch::Batch;
+use crate::part::{Member, Moment};
+
+/// Records one cause may set off within one transaction; more come back through their topics.
+const CASCADE_MAX: usize = 10_000;
+
+/// Which members read what.
+pub(crate) struct Fuse {
+    pipeline: String,
+    readers: BTreeMap<String, Vec<usize>>,
+    schemas: HashMap<&'static str, Arc<Schema>>,
+}
+
+/// Bytes written in this very transaction: their schema is the one they were written with.
+struct Own(Arc<Schema>);
+
+impl Decoder for Own {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+        Ok((self.0.clone(), value))
+    }
+}
+
+/// Whether the header `soma-taken-by` names a stage of a pipeline.
+pub(crate) fn is_taken(header: &str, pipeline: &str, stage: &str) -> bool {
+    header
+        .split(',')
+        .any(|name| name.strip_prefix(pipeline).and_then(|n| n.strip_prefix('.')) == Some(stage))
+}
+
+impl Fuse {
+    pub(crate) fn new(pipeline: &str, members: &[Box<dyn Member>]) -> Self {
+        let mut readers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (i, member) in members.iter().enumerate() {
+            for topic in member.topics() {
+                readers.entry(topic.to_owned()).or_default().push(i);
+            }
+        }
+        Self {
+            pipeline: pipeline.to_owned(),
+            readers,
+            schemas: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    pub(crate) fn readers(&self, topic: &str) -> &[usize] {
+        self.readers.get(topic).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Hands on what was written from `cursor` on, and what that sets off, until it is quiet. The new cursor.
+    pub(crate) fn hand_on(
+        &mut self,
+        at: &Moment<'_>,
+        members: &mut [Box<dyn Member>],
+        batch: &mut Batch,
+        mut cursor: usize,
+    ) -> Result<usize, Fault> {
+        if members.len() < 2 {
+            return Ok(cursor);
+        }
+        let until = cursor + CASCADE_MAX;
+        while let Some((emit, trace, cause)) = batch.written(cursor).filter(|_| cursor < until) {
+            let Some((cause, nth)) = cause else {
+                cursor += 1;
+                continue;
+            };
+            let readers = self.readers.get(&emit.topic).map(Vec::as_slice).unwrap_or_default();
+            // Another key may live in another partition, whose state may be elsewhere.
+            if readers.is_empty() || emit.key != cause.key {
+                cursor += 1;
+                continue;
+            }
+            let own = Own(self
+                .schemas
+                .entry(emit.record)
+                .or_insert_with(|| Arc::new((emit.schema)().clone()))
+                .clone());
+            let seed = format!("{}>{nth}", cause.seed);
+            let record = record(emit, trace, cause.partition, at);
+            for &i in readers {
+                let Some(member) = members.get_mut(i) else { continue };
+                match member.deliver(at, &record, &seed, &own, batch) {
+                    Ok(()) => batch.taken_by(cursor, &format!("{}.{}", self.pipeline, member.name())),
+                    // Left unmarked: it comes back with a position, to be dead-lettered with its bytes.
+                    Err(fault) if fault.blame == Blame::Input => {
+                        tracing::debug!(stage = member.name(), code = %fault.code, "left to its topic");
+                    }
+                    Err(fault) => return Err(fault),
+                }
+            }
+            cursor += 1;
+        }
+        Ok(cursor)
+    }
+}
+
+fn record(emit: &Emit, trace: Option<&str>, partition: i32, at: &Moment<'_>) -> RawRecord {
+    let mut headers: Headers = emit.headers.clone();
+    if let Some(trace) = trace {
+        headers.set("traceparent", trace);
+    }
+    if !emit.tenant.is_empty() {
+        headers.set("soma-tenant", emit.tenant.as_str());
+    }
+    RawRecord {
+        // Not known before the commit.
+        position: Position {
+            topic: emit.topic.clone(),
+            partition,
+            offset: -1,
+        },
+        key: emit.key.clone(),
+        value: Some(emit.avro.clone()),
+        headers,
+        at: at.now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_taken;
+
+    #[test]
+    fn only_the_named_stage_of_the_named_pipeline_has_taken_it() {
+        let header = "control-tower.policy_gate,control-tower.orchestrator";
+        assert!(is_taken(header, "control-tower", "orchestrator"));
+        assert!(!is_taken(header, "control-tower", "invoker"));
+        assert!(!is_taken(header, "control", "tower.orchestrator"));
+        assert!(!is_taken("", "control-tower", "orchestrator"));
+        assert!(!is_taken(
+            "control-tower.orchestrator2",
+            "control-tower",
+            "orchestrator"
+        ));
+    }
+}

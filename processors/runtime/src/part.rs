@@ -1,0 +1,431 @@
+//! One processor of a task: its state, the outside actions it has in flight, and the steps of one turn.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use kernel::controls::Controls;
+use kernel::{
+    Approach, Decoder, Delivery, Effects, Fault, FaultCode, Input, Performer, Processor, RawRecord, Signal, Timer,
+};
+use schemas::Timestamp;
+use schemas::records::Outcome;
+
+use crate::batch::{Batch, Cause};
+use crate::stage::StageContext;
+use crate::store::{Overlay, Store};
+use crate::trace::Trace;
+
+const TIMERS_MAX: usize = 200;
+
+/// What holds for all steps of one turn.
+pub struct Moment<'a> {
+    pub(crate) cx: &'a StageContext,
+    pub(crate) now: Timestamp,
+    pub(crate) controls: Arc<Controls>,
+    /// Controls ever applied.
+    pub(crate) seen: usize,
+}
+
+/// A processor of a task, whatever its types. All of a task's processors own the same partitions.
+pub trait Member: Send {
+    /// Stage name.
+    fn name(&self) -> &str;
+    /// Topics it reads; the first leads.
+    fn topics(&self) -> Vec<&'static str>;
+    /// Whether it keeps state.
+    fn is_stateful(&self) -> bool;
+    /// Reads the state of a partition back from its changelog.
+    ///
+    /// # Errors
+    /// A dependency fault, or `STATE_UNREADABLE`.
+    fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault>;
+    /// Forgets what was waiting for the next turn; after a failed transaction, before [`Member::restore`].
+    fn forget(&mut self);
+    /// Gives a partition up; what is in flight there is let go.
+    fn release(&mut self, partition: i32);
+    /// Whether the next turn has work before any record comes.
+    fn is_urgent(&self) -> bool;
+    /// When its next timer is due.
+    fn next_due(&self) -> Option<Timestamp>;
+    /// Outside actions in flight on these partitions, or on all.
+    fn flying(&self, partitions: Option<&BTreeSet<i32>>) -> usize;
+    /// Takes the answers that have come in; they stay until [`Member::committed`].
+    fn collect(&mut self);
+    /// Begins the gathering of a turn; what an abandoned one gathered is dropped.
+    fn begin(&mut self);
+    /// Steps that no record causes: controls, restored keys, answers, timers.
+    ///
+    /// # Errors
+    /// Faults that are ours.
+    fn wake(&mut self, at: &Moment<'_>, batch: &mut Batch) -> Result<(), Fault>;
+    /// Steps one record. `seed` names the cause, the same on every delivery.
+    ///
+    /// # Errors
+    /// As [`Processor::step`]; nothing of a failed step is kept.
+    fn deliver(
+        &mut self,
+        at: &Moment<'_>,
+        record: &RawRecord,
+        seed: &str,
+        decoder: &dyn Decoder,
+        batch: &mut Batch,
+    ) -> Result<(), Fault>;
+    /// Adds the changelog to the transaction.
+    fn seal(&self, batch: &mut Batch);
+    /// The transaction is true: so is the state, and actions start.
+    ///
+    /// # Errors
+    /// `INTERNAL` when state cannot be applied.
+    fn committed(&mut self, at: &Moment<'_>) -> Result<(), Fault>;
+}
+
+/// An outside action that has been answered.
+struct Done {
+    partition: i32,
+    key: String,
+    call_id: String,
+    outcome: Outcome,
+    trace: String,
+}
+
+/// An outside action to be started after the commit.
+struct Start {
+    partition: i32,
+    key: String,
+    perform: kernel::Perform,
+    trace: String,
+}
+
+/// A [`Processor`] as a member of a task.
+pub struct Part<P: Processor> {
+    name: String,
+    state_topic: String,
+    processor: P,
+    performer: Option<Arc<dyn Performer>>,
+    store: Store,
+    overlay: Overlay,
+    starts: Vec<Start>,
+    flying: HashMap<(i32, String, String), tokio::task::AbortHandle>,
+    answers: (Sender<Done>, Receiver<Done>),
+    dones: VecDeque<Done>,
+    restored: Vec<(i32, String)>,
+    /// How many of `dones` and `restored` the turn in hand has taken.
+    taken: (usize, usize),
+    controls_seen: usize,
+}
+
+impl<P: Processor> Part<P> {
+    /// A member called `name` whose state goes to `state_topic` (empty when it has none); `performer` is needed when it asks
+    /// for outside actions.
+    pub fn new(name: &str, state_topic: String, processor: P, performer: Option<Arc<dyn Performer>>) -> Self {
+        Self {
+            name: name.to_owned(),
+            state_topic,
+            processor,
+            performer,
+            store: Store::default(),
+            overlay: Overlay::default(),
+            starts: Vec::new(),
+            flying: HashMap::new(),
+            answers: channel(),
+            dones: VecDeque::new(),
+            restored: Vec::new(),
+            taken: (0, 0),
+            controls_seen: 0,
+        }
+    }
+
+    fn signal(
+        &mut self,
+        at: &Moment<'_>,
+        (partition, key): (i32, &str),
+        signal: &Signal,
+        trace: Option<&str>,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let mut loaded = self.store.load::<P::State>(&self.overlay, partition, key)?;
+        match signal {
+            Signal::Done(_) => loaded.performing = loaded.performing.saturating_sub(1),
+            // What was in flight before is not any more; the processor asks again for what it still wants.
+            Signal::Restored => loaded.performing = 0,
+            Signal::Control(_) => {}
+        }
+        let seed = match signal {
+            Signal::Done(outcome) => format!("done:{}", outcome.call_id),
+            Signal::Restored => "restored".to_owned(),
+            Signal::Control(control) => format!("control:{}", control.issued_at.0),
+        };
+        let mut fx = Effects::new(at.now, key, seed.as_str(), &at.controls);
+        self.processor
+            .on_signal(&mut loaded.state, signal, &mut fx)
+            .map_err(ours)?;
+        self.take((partition, key), loaded, fx, seed, &Trace::continuing(trace), batch)
+    }
+
+    fn timer(
+        &mut self,
+        at: &Moment<'_>,
+        (partition, key): (i32, &str),
+        timer: &Timer,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let mut loaded = self.store.load::<P::State>(&self.overlay, partition, key)?;
+        let Some(index) = loaded.timers.iter().position(|t| t == timer) else {
+            return Ok(());
+        };
+        loaded.timers.remove(index);
+        let seed = format!("timer:{}:{}", timer.name, timer.due.0);
+        let mut fx = Effects::new(at.now, key, seed.as_str(), &at.controls);
+        self.processor
+            .on_timer(&mut loaded.state, timer, &mut fx)
+            .map_err(ours)?;
+        self.take((partition, key), loaded, fx, seed, &Trace::continuing(None), batch)
+    }
+
+    /// Takes a step's effects and the key's new state in.
+    fn take(
+        &mut self,
+        (partition, key): (i32, &str),
+        mut loaded: crate::store::Loaded<P::State>,
+        fx: Effects<'_>,
+        seed: String,
+        trace: &Trace,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        for name in &fx.timers_dropped {
+            loaded.timers.retain(|t| t.name != *name);
+        }
+        for timer in fx.timers {
+            loaded.timers.retain(|t| t.name != timer.name);
+            loaded.timers.push(timer);
+        }
+        loaded.performing += u32::try_from(fx.performs.len()).unwrap_or(u32::MAX);
+        let header = trace.header();
+        for perform in fx.performs {
+            self.starts.push(Start {
+                partition,
+                key: key.to_owned(),
+                perform,
+                trace: header.clone(),
+            });
+        }
+        let cause = Cause {
+            partition,
+            key: key.to_owned(),
+            seed: format!("{}:{seed}", self.name),
+        };
+        batch.take(&self.name, fx.emits, header, cause);
+        if std::mem::size_of::<P::State>() > 0 {
+            self.overlay.save(partition, key, loaded)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, cx: &StageContext, start: Start) -> Result<(), Fault> {
+        let Some(performer) = &self.performer else {
+            let detail = format!("stage {} performs but has no performer", self.name);
+            return Err(Fault::new(FaultCode::Internal, detail));
+        };
+        let call_id = start.perform.call.call_id.clone();
+        let at = (start.partition, start.key.clone(), call_id.clone());
+        let approach: Approach = start.perform.approach;
+        let work = performer.perform(start.perform.call, approach);
+        let answers = self.answers.0.clone();
+        let waker = cx.waker.clone();
+        let task = cx.handle.spawn(async move {
+            let outcome = work.await;
+            let done = Done {
+                partition: start.partition,
+                key: start.key,
+                call_id,
+                outcome,
+                trace: start.trace,
+            };
+            if answers.send(done).is_err() {
+                tracing::debug!("the stage is gone; its intent stands and will be looked into");
+            }
+            waker.wake();
+        });
+        self.flying.insert(at, task.abort_handle());
+        Ok(())
+    }
+}
+
+impl<P: Processor> Member for Part<P> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn topics(&self) -> Vec<&'static str> {
+        P::In::topics()
+    }
+
+    fn is_stateful(&self) -> bool {
+        std::mem::size_of::<P::State>() > 0
+    }
+
+    fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault> {
+        let started = Instant::now();
+        self.store.own(partition);
+        if self.is_stateful() {
+            let (store, mut failed) = (&mut self.store, None);
+            cx.log.restore(&self.state_topic, partition, &mut |key, value| {
+                if let Err(fault) = store.restore(partition, key, value) {
+                    failed.get_or_insert(fault);
+                }
+            })?;
+            if let Some(fault) = failed {
+                return Err(fault);
+            }
+        }
+        let open = self.store.performing(partition);
+        let flying: BTreeSet<_> = self.flying.keys().map(|(p, key, _)| (*p, key.clone())).collect();
+        self.restored.extend(
+            open.into_iter()
+                .map(|key| (partition, key))
+                .filter(|at| !flying.contains(at)),
+        );
+        tracing::info!(stage = %self.name, partition, keys = self.store.len(), ms = started.elapsed().as_millis(), "state restored");
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.restored.clear();
+        self.controls_seen = 0;
+    }
+
+    fn release(&mut self, partition: i32) {
+        self.store.release(partition);
+        self.restored.retain(|(p, _)| *p != partition);
+        self.dones.retain(|d| d.partition != partition);
+        self.flying.retain(|(p, ..), handle| {
+            if *p == partition {
+                handle.abort();
+            }
+            *p != partition
+        });
+    }
+
+    fn is_urgent(&self) -> bool {
+        !self.restored.is_empty() || !self.dones.is_empty()
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        self.store.next_due()
+    }
+
+    fn flying(&self, partitions: Option<&BTreeSet<i32>>) -> usize {
+        let counts = |p: &i32| partitions.is_none_or(|wanted| wanted.contains(p));
+        self.flying.keys().filter(|(p, ..)| counts(p)).count()
+    }
+
+    fn collect(&mut self) {
+        self.dones.extend(self.answers.1.try_iter());
+    }
+
+    fn begin(&mut self) {
+        self.overlay = Overlay::default();
+        self.starts.clear();
+        self.taken = (0, 0);
+    }
+
+    fn wake(&mut self, at: &Moment<'_>, batch: &mut Batch) -> Result<(), Fault> {
+        if at.seen > self.controls_seen && self.is_stateful() {
+            for control in at.cx.controls.since(self.controls_seen) {
+                let signal = Signal::Control(Box::new(control));
+                for (p, key) in self.store.keys() {
+                    self.signal(at, (p, &key), &signal, None, batch)?;
+                }
+            }
+        }
+        for (p, key) in self.restored.clone() {
+            self.signal(at, (p, &key), &Signal::Restored, None, batch)?;
+        }
+        let dones = std::mem::take(&mut self.dones);
+        let signalled = dones.iter().try_for_each(|done| {
+            let signal = Signal::Done(Box::new(done.outcome.clone()));
+            self.signal(at, (done.partition, &done.key), &signal, Some(&done.trace), batch)
+        });
+        self.taken = (self.restored.len(), dones.len());
+        self.dones = dones;
+        signalled?;
+        for (p, key, timer) in self.store.due(at.now, TIMERS_MAX) {
+            self.timer(at, (p, &key), &timer, batch)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        at: &Moment<'_>,
+        record: &RawRecord,
+        seed: &str,
+        decoder: &dyn Decoder,
+        batch: &mut Batch,
+    ) -> Result<(), Fault> {
+        let Some(value) = &record.value else { return Ok(()) };
+        let started = Instant::now();
+        let mut trace = Trace::of(&record.headers);
+        #[allow(clippy::cast_precision_loss, reason = "seconds for a histogram")]
+        let age = (at.now.0 - record.at.0).max(0) as f64 / 1e6;
+        at.cx.metrics.age(&self.name, age);
+        let input = <P::In as Input>::decode(&record.position.topic, value, decoder)?;
+        let delivery = Delivery {
+            input,
+            key: record.key.clone(),
+            position: record.position.clone(),
+            headers: record.headers.clone(),
+            at: record.at,
+        };
+        let place = (record.position.partition, record.key.as_str());
+        let mut loaded = self.store.load::<P::State>(&self.overlay, place.0, place.1)?;
+        let mut fx = Effects::new(at.now, place.1, seed, &at.controls);
+        let stepped = self.processor.step(&mut loaded.state, &delivery, &mut fx);
+        let attributes = [
+            ("messaging.destination.name", record.position.topic.as_str()),
+            ("soma.key", &record.key),
+        ];
+        let fault = stepped.as_ref().err().map(|f| f.code.as_str());
+        trace.export(&self.name, started.elapsed(), &attributes, fault);
+        stepped?;
+        tracing::debug!(stage = %self.name, position = %record.position, trace_id = %trace.trace_id, "step");
+        self.take(place, loaded, fx, seed.to_owned(), &trace, batch)
+    }
+
+    fn seal(&self, batch: &mut Batch) {
+        if !self.state_topic.is_empty() {
+            batch.raws(self.overlay.changelog(&self.store, &self.state_topic));
+        }
+    }
+
+    fn committed(&mut self, at: &Moment<'_>) -> Result<(), Fault> {
+        self.store.apply(std::mem::take(&mut self.overlay))?;
+        for start in std::mem::take(&mut self.starts) {
+            self.start(at.cx, start)?;
+        }
+        self.controls_seen = at.seen;
+        let (restored, dones) = std::mem::take(&mut self.taken);
+        self.restored.drain(..restored);
+        for done in self.dones.drain(..dones) {
+            self.flying.remove(&(done.partition, done.key, done.call_id));
+        }
+        at.cx.metrics.gauge(&self.name, "state_keys", self.store.len());
+        at.cx.metrics.gauge(&self.name, "timers", self.store.timers_len());
+        at.cx.metrics.gauge(&self.name, "in_flight", self.flying.len());
+        Ok(())
+    }
+}
+
+/// A timer or signal has no record to dead-letter: a fault there is ours.
+fn ours(fault: Fault) -> Fault {
+    if fault.blame == kernel::Blame::Input {
+        Fault {
+            blame: kernel::Blame::Ourselves,
+            ..fault
+        }
+    } else {
+        fault
+    }
+}
