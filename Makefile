@@ -8,12 +8,16 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help setup build up down status reset deploy demo test check fmt lint unit live bench-e2e clean-cache
+.PHONY: help python setup build up down status reset deploy demo test check fmt lint unit live bench-e2e clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: ## Install what is missing: packages, Kafka, registry, engines, models (cached outside the checkout)
+# A plain Debian has no Python; everything else is installed by the stack manager.
+python:
+	@command -v python3 >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends python3; }
+
+setup: python ## Install what is missing: packages, Kafka, registry, engines, models (cached outside the checkout)
 	@$(STACK) setup --for up
 
 build: ## Build the one binary, soma
@@ -39,7 +43,7 @@ deploy: build ## Check, apply topics, schemas and migrations, roll the running p
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
 
-test: ## Set up and pass every test: check, then the live tests on real servers
+test: python ## Set up and pass every test: check, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory live

