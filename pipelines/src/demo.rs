@@ -2,6 +2,7 @@
 //! from what was sent; it fails when a store disagrees with the topics.
 
 mod figures;
+mod metrics;
 mod script;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,6 @@ use figures::Topics;
 
 const RUNS_LIMIT: Duration = Duration::from_secs(180);
 const STORES_LIMIT: Duration = Duration::from_secs(30);
-const METRICS_LIMIT: Duration = Duration::from_secs(100);
 
 /// What the demo works with.
 pub(crate) struct Demo {
@@ -71,15 +71,13 @@ pub fn run(env: &Environment) -> Result<(), Fault> {
         "3",
     ])?;
     head("dashboards: SQL over ClickHouse")?;
-    let disagreements = demo.wait_for_stores(&topics)?;
+    let mut disagreements = demo.wait_for_stores(&topics)?;
     for sql in script::DASHBOARD {
         say(&format!("\n{sql}"))?;
         demo.soma(&["sql", sql])?;
     }
     head("per-minute metrics that reached Pushgateway")?;
-    for line in demo.metrics()? {
-        say(&format!("  {line}"))?;
-    }
+    disagreements.extend(metrics::check(&demo, &topics)?);
     say("")?;
     for line in &disagreements {
         say(&format!("DISAGREES: {line}"))?;
@@ -227,37 +225,6 @@ impl Demo {
                 return Ok(wrong);
             }
             std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// This demo's tenants among the metrics of Pushgateway, once a window has closed.
-    fn metrics(&self) -> Result<Vec<String>, Fault> {
-        let url = self.env.get("SOMA_PUSHGATEWAY_URL").unwrap_or_default();
-        let deadline = Instant::now() + METRICS_LIMIT;
-        say("  (a window closes a few seconds after its minute is over; waiting for it)")?;
-        loop {
-            let text = self
-                .runtime
-                .block_on(async { reqwest::get(format!("{url}/metrics")).await?.text().await });
-            let text = text.map_err(|e| Fault::new(FaultCode::StoreUnavailable, format!("{url}: {e}")))?;
-            let lines: Vec<String> = text
-                .lines()
-                .filter(|l| {
-                    l.starts_with("soma_events_per_minute{")
-                        && script::TENANTS.iter().any(|t| l.contains(&format!("tenant=\"{t}\"")))
-                })
-                .map(str::to_owned)
-                .collect();
-            if !lines.is_empty() {
-                return Ok(lines.into_iter().take(12).collect());
-            }
-            if Instant::now() > deadline {
-                return Err(Fault::new(
-                    FaultCode::StoreUnavailable,
-                    "no soma_events_per_minute of the demo's tenants reached Pushgateway",
-                ));
-            }
-            std::thread::sleep(Duration::from_secs(1));
         }
     }
 }

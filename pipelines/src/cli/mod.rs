@@ -15,7 +15,7 @@ mod memory;
 mod out;
 mod pipeline;
 mod produce;
-mod prometheus;
+pub(crate) mod prometheus;
 mod replay;
 mod runs;
 mod sql;

@@ -18,7 +18,7 @@ pub(crate) struct Topics {
     run_states: usize,
     verdicts: Vec<Verdict>,
     outcomes: Vec<Outcome>,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     memories: Vec<Memory>,
     dead: usize,
 }
@@ -32,7 +32,7 @@ fn raw(demo: &Demo, topic: &str) -> Result<Vec<RawRecord>, Fault> {
     Ok(all)
 }
 
-fn read<R: Record>(demo: &Demo, topic: Topic<R>, keep: impl Fn(&R) -> bool) -> Result<Vec<R>, Fault> {
+pub(super) fn read<R: Record>(demo: &Demo, topic: Topic<R>, keep: impl Fn(&R) -> bool) -> Result<Vec<R>, Fault> {
     let mut all = Vec::new();
     for record in raw(demo, topic.name)? {
         let Some(value) = record.value else { continue };

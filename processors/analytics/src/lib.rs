@@ -14,4 +14,4 @@ pub use events_per_minute::{EventsPerMinute, Input};
 pub use query::{Query, check_sql};
 
 /// The shipped query: what [`EventsPerMinute::new`] takes when a pipeline brings no SQL of its own.
-pub const EVENTS_PER_MINUTE_SQL: &str = include_str!("events_per_minute.sql");
+pub const EVENTS_PER_MINUTE_SQL: &str = include_str!("../../../pipelines/control-tower/events_per_minute.sql");

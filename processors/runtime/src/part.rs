@@ -270,15 +270,11 @@ impl<P: Processor> Member for Part<P> {
         let started = Instant::now();
         self.store.own(partition);
         if self.is_stateful() {
-            let (store, mut failed) = (&mut self.store, None);
+            let store = &mut self.store;
             cx.log.restore(&self.state_topic, partition, &mut |key, value| {
-                if let Err(fault) = store.restore(partition, key, value) {
-                    failed.get_or_insert(fault);
-                }
+                store.restore(partition, key, value);
             })?;
-            if let Some(fault) = failed {
-                return Err(fault);
-            }
+            store.restored(partition)?;
         }
         let open = self.store.performing(partition);
         let flying: BTreeSet<_> = self.flying.keys().map(|(p, key, _)| (*p, key.clone())).collect();

@@ -64,9 +64,26 @@ impl Store {
         self.timers.retain(|t| t.1 != partition);
     }
 
-    /// Takes one changelog record in.
-    pub(crate) fn restore(&mut self, partition: i32, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
-        self.put(partition, key, value.map(Vec::into_boxed_slice))
+    /// Takes one changelog record in; [`Store::restored`] reads what is left at the end, since most are overwritten.
+    pub(crate) fn restore(&mut self, partition: i32, key: String, value: Option<Vec<u8>>) {
+        let Some(table) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        match value {
+            Some(bytes) => drop(table.insert(key, bytes.into_boxed_slice())),
+            None => drop(table.remove(&key)),
+        }
+    }
+
+    /// The changelog of a partition has been read: sets its timers.
+    pub(crate) fn restored(&mut self, partition: i32) -> Result<(), Fault> {
+        let table = self.partitions.get(&partition).into_iter().flatten();
+        for (key, bytes) in table {
+            for t in header(bytes).map_err(|e| unreadable(key, &e))?.t {
+                self.timers.insert((t.due, partition, key.clone(), t.name));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn keys(&self) -> Vec<(i32, String)> {
@@ -286,8 +303,9 @@ mod tests {
         let mut again = Store::default();
         again.own(0);
         for record in log {
-            again.restore(0, record.key, record.value).unwrap();
+            again.restore(0, record.key, record.value);
         }
+        again.restored(0).unwrap();
         for s in [&store, &again] {
             let loaded = s.load::<u32>(&Overlay::default(), 0, "a").unwrap();
             assert_eq!(
@@ -322,9 +340,7 @@ mod tests {
     fn a_newer_version_is_refused() {
         let mut store = Store::default();
         store.own(0);
-        store
-            .restore(0, "a".into(), Some(br#"{"v":9,"s":1}"#.to_vec()))
-            .unwrap();
+        store.restore(0, "a".into(), Some(br#"{"v":9,"s":1}"#.to_vec()));
         let fault = store.load::<u32>(&Overlay::default(), 0, "a").err().unwrap();
         assert_eq!(fault.code, FaultCode::StateUnreadable);
     }
