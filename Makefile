@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python setup build up down status reset deploy demo test check fmt lint unit live bench-e2e clean-cache
+.PHONY: help python setup build up down status reset deploy demo test check fmt lint unit sim live bench-e2e clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,9 +43,10 @@ deploy: build ## Check, apply topics, schemas and migrations, roll the running p
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
 
-test: python ## Set up and pass every test: check, then the live tests on real servers
+test: python ## Set up and pass every test: check, fresh simulation seeds, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory sim SEEDS=200 SEED_FROM=$$(date +%s)
 	@$(MAKE) --no-print-directory live
 
 check: fmt lint unit ## Format, lints, tidy, unit, contract, cases
@@ -58,6 +59,10 @@ lint:
 
 unit:
 	@deploy/dev/step.sh "unit, tidy, contract, cases" cargo test $(CARGO_FLAGS) --workspace --quiet
+
+sim: ## Simulated histories of the loop, from seeds: SEEDS=n SEED_FROM=n, or SEED=n for one
+	@deploy/dev/step.sh "build simulation" cargo test $(CARGO_FLAGS) --workspace --test soma --no-run --quiet
+	@SEEDS=$(or $(SEEDS),2000) SEED_FROM=$(SEED_FROM) SEED=$(SEED) cargo test --workspace --test soma --quiet -- simulation::invariants --nocapture
 
 live: build ## Live tests: real servers in a home of their own, started and stopped here
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run

@@ -1,4 +1,5 @@
-//! The one test binary. Tiers: tidy (the files), contract (schemas), cases (a pipeline's behaviour in YAML), live (real servers).
+//! The one test binary. Tiers: tidy (the files), contract (schemas), cases (a pipeline's behaviour in YAML), simulation (the loop over a
+//! simulated log, from one seed), live (real servers).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,4 +11,5 @@ mod cases;
 mod contract;
 #[cfg(feature = "live")]
 mod live;
+mod simulation;
 mod tidy;

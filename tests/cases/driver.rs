@@ -150,7 +150,7 @@ pub(crate) fn shipped() -> PathBuf {
         .join("pipelines")
 }
 
-fn texts(dir: &str) -> Vec<(String, String)> {
+pub(crate) fn texts(dir: &str) -> Vec<(String, String)> {
     let mut all: Vec<_> = std::fs::read_dir(shipped().join(dir))
         .unwrap()
         .map(|e| e.unwrap().path())

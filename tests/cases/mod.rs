@@ -1,6 +1,6 @@
 //! A pipeline's behaviour, in YAML that a reviewer who writes no Rust can read: `pipelines/<name>/cases.yaml`.
 
-mod driver;
+pub(crate) mod driver;
 
 use std::collections::BTreeMap;
 

@@ -41,7 +41,11 @@ fn ours(tenant: &str) -> bool {
 
 fn compare(demo: &Demo, topics: &Topics) -> Result<(Vec<String>, Vec<String>), Fault> {
     let mut wrong = Vec::new();
-    let minutes: BTreeSet<i64> = topics.events.iter().map(|e| e.ts.0 - e.ts.0.rem_euclid(MINUTE_US)).collect();
+    let minutes: BTreeSet<i64> = topics
+        .events
+        .iter()
+        .map(|e| e.ts.0 - e.ts.0.rem_euclid(MINUTE_US))
+        .collect();
     let mut counted: BTreeMap<Place, f64> = BTreeMap::new();
     for e in read(demo, topics::EVENTS, |e: &Event| ours(&e.tenant))? {
         let minute = e.ts.0 - e.ts.0.rem_euclid(MINUTE_US);
@@ -59,8 +63,7 @@ fn compare(demo: &Demo, topics: &Topics) -> Result<(Vec<String>, Vec<String>), F
         .map(|m| ((label(m, "tenant"), label(m, "type"), m.window_start.0), m.value))
         .collect();
     wrong.extend(differ("soma.metrics", &said, "soma.events add up to", &counted));
-    let closed: BTreeMap<Place, f64> = said.iter().map(|(p, v)| (p.clone(), *v)).collect();
-    wrong.extend(differ("ClickHouse metrics", &stored(demo)?, "soma.metrics", &closed));
+    wrong.extend(differ("ClickHouse metrics", &stored(demo)?, "soma.metrics", &said));
 
     let mut latest: BTreeMap<(String, String), (i64, f64)> = BTreeMap::new();
     for ((tenant, kind, minute), value) in said {
@@ -68,7 +71,11 @@ fn compare(demo: &Demo, topics: &Topics) -> Result<(Vec<String>, Vec<String>), F
     }
     let newest = latest.values().map(|v| v.0).max().unwrap_or_default();
     let text = pushed(demo)?;
-    let lines: Vec<String> = text.lines().filter(|l| l.starts_with(NAME)).map(str::to_owned).collect();
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|l| l.starts_with(NAME))
+        .map(str::to_owned)
+        .collect();
     let shown: BTreeMap<(String, String), f64> = prometheus::parse(&text)
         .into_iter()
         .filter(|s| s.name == NAME && ours(s.label("tenant")))
@@ -79,7 +86,9 @@ fn compare(demo: &Demo, topics: &Topics) -> Result<(Vec<String>, Vec<String>), F
             Some(have) if have == value => {}
             // Label sets that stopped long ago are taken down.
             None if *minute < newest => {}
-            have => wrong.push(format!("Pushgateway shows {have:?} for {place:?}, soma.metrics {value}")),
+            have => wrong.push(format!(
+                "Pushgateway shows {have:?} for {place:?}, soma.metrics {value}"
+            )),
         }
     }
     let tenant = |l: &String| script::TENANTS.iter().any(|t| l.contains(&format!("tenant=\"{t}\"")));

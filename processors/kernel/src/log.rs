@@ -95,6 +95,8 @@ pub trait Log: Send {
 
 /// Reads the clock. The only one in the loop; the simulator has its own.
 pub trait Clock: Send + Sync {
-    /// Now, UTC.
+    /// Now, UTC. May jump.
     fn now(&self) -> Timestamp;
+    /// Time since some fixed start. Never goes back.
+    fn elapsed(&self) -> std::time::Duration;
 }

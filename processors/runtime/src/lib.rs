@@ -18,6 +18,7 @@ mod http;
 mod metrics;
 mod part;
 mod processor_loop;
+pub mod sim;
 mod sink_loop;
 mod stage;
 mod store;
@@ -44,5 +45,10 @@ impl kernel::Clock for SystemClock {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         schemas::Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn elapsed(&self) -> std::time::Duration {
+        static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed()
     }
 }

@@ -32,6 +32,8 @@ pub struct Moment<'a> {
 pub trait Member: Send {
     /// Stage name.
     fn name(&self) -> &str;
+    /// Partition, key and bytes of every state it holds.
+    fn entries(&self) -> Vec<(i32, String, Vec<u8>)>;
     /// Topics it reads; the first leads.
     fn topics(&self) -> Vec<&'static str>;
     /// Whether it keeps state.
@@ -256,6 +258,10 @@ impl<P: Processor> Part<P> {
 impl<P: Processor> Member for Part<P> {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn entries(&self) -> Vec<(i32, String, Vec<u8>)> {
+        self.store.entries()
     }
 
     fn topics(&self) -> Vec<&'static str> {

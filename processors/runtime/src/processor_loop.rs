@@ -22,7 +22,7 @@ pub struct ProcessorStage {
     backlog: VecDeque<RawRecord>,
     /// Offsets to commit of records every member had already taken.
     skipped: BTreeMap<(String, i32), i64>,
-    skipped_at: Instant,
+    skipped_at: Duration,
     owned: BTreeSet<(String, i32)>,
     backoff: Backoff,
     paused: bool,
@@ -47,7 +47,7 @@ impl ProcessorStage {
             members,
             backlog: VecDeque::new(),
             skipped: BTreeMap::new(),
-            skipped_at: Instant::now(),
+            skipped_at: Duration::ZERO,
             owned: BTreeSet::new(),
             backoff: Backoff::default(),
             paused: false,
@@ -119,8 +119,8 @@ impl ProcessorStage {
             match done {
                 Err(fault) if fault.blame == Blame::Dependency && !cx.stopping() => {
                     cx.waiting(&fault, &mut self.backoff, self.owned.len());
-                    while !self.backoff.over() && !cx.stopping() {
-                        std::thread::sleep(Duration::from_millis(10));
+                    while !self.backoff.over(cx.clock.as_ref()) && !cx.stopping() {
+                        cx.waker.wait(Duration::from_millis(10));
                     }
                 }
                 other => {
@@ -160,9 +160,9 @@ impl ProcessorStage {
 
     /// Waits for the actions in flight of these partitions and commits what came of them; the one path for revoke and stop.
     fn drain(&mut self, cx: &mut StageContext, going: &BTreeSet<i32>) -> Result<(), Fault> {
-        let deadline = Instant::now() + Duration::from_millis(cx.limits.drain_ms);
+        let deadline = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
         let backlog = std::mem::take(&mut self.backlog);
-        while self.flying(Some(going)) > 0 && Instant::now() < deadline {
+        while self.flying(Some(going)) > 0 && cx.clock.elapsed() < deadline {
             self.turn(cx, false)?;
             cx.waker.wait(Duration::from_millis(2));
         }
@@ -218,7 +218,7 @@ impl ProcessorStage {
             seen,
             cx,
         };
-        let most = match (self.backoff.over(), self.suspect) {
+        let most = match (self.backoff.over(cx.clock.as_ref()), self.suspect) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => usize::MAX,
@@ -242,11 +242,11 @@ impl ProcessorStage {
         self.members.iter().for_each(|m| m.seal(&mut batch));
         let counts = std::mem::take(&mut batch.counts);
         let now = (at.now, at.controls, at.seen);
-        if batch.writes() || !counts.is_empty() || last || self.skipped_at.elapsed() > SKIPPED_MAX {
+        if batch.writes() || !counts.is_empty() || last || cx.clock.elapsed() > self.skipped_at + SKIPPED_MAX {
             for (place, next) in std::mem::take(&mut self.skipped) {
                 batch.offset(place, next);
             }
-            self.skipped_at = Instant::now();
+            self.skipped_at = cx.clock.elapsed();
             let commit = batch.seal();
             if !commit.is_empty() {
                 cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
@@ -349,31 +349,54 @@ fn step(
     Ok(outcome.is_some())
 }
 
+impl ProcessorStage {
+    /// Stage, partition, key and bytes of every state held, for checks.
+    pub fn entries(&self) -> Vec<(String, i32, String, Vec<u8>)> {
+        let members = self.members.iter();
+        let entries = members.flat_map(|m| m.entries().into_iter().map(|(p, k, v)| (m.name().to_owned(), p, k, v)));
+        entries.collect()
+    }
+
+    /// Outside actions in flight.
+    pub fn in_flight(&self) -> usize {
+        self.flying(None)
+    }
+
+    /// Goes round once. False when the process stops and everything is drained.
+    ///
+    /// # Errors
+    /// As [`Stage::run`].
+    pub fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
+        cx.health.beat(&cx.stage);
+        if cx.stopping() {
+            self.backlog.clear();
+            self.drain(cx, &self.partitions())?;
+            return Ok(false);
+        }
+        self.hold_back(cx)?;
+        let wait = self.wait_ms(cx);
+        match cx.log.poll(cx.limits.batch_max, wait) {
+            Ok(Polled::Records(records)) => self.backlog.extend(records),
+            Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
+            Ok(Polled::Revoked(parts)) => self.revoked(cx, &parts)?,
+            // An answer ends this wait; the client's own cannot be ended from outside.
+            Ok(Polled::Idle) if self.flying(None) > 0 => cx.waker.wait(Duration::from_millis(3)),
+            Ok(Polled::Idle) => {}
+            Err(fault) if fault.blame == Blame::Dependency => {
+                cx.metrics.fault(&cx.stage, fault.code.as_str());
+                tracing::debug!(stage = %cx.stage, detail = %fault.detail, "poll");
+                cx.waker.wait(Duration::from_millis(50));
+            }
+            Err(fault) => return Err(fault),
+        }
+        self.turn(cx, false)?;
+        Ok(true)
+    }
+}
+
 impl Stage for ProcessorStage {
     fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        loop {
-            cx.health.beat(&cx.stage);
-            if cx.stopping() {
-                self.backlog.clear();
-                return self.drain(cx, &self.partitions());
-            }
-            self.hold_back(cx)?;
-            let wait = self.wait_ms(cx);
-            match cx.log.poll(cx.limits.batch_max, wait) {
-                Ok(Polled::Records(records)) => self.backlog.extend(records),
-                Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
-                Ok(Polled::Revoked(parts)) => self.revoked(cx, &parts)?,
-                // An answer ends this wait; the client's own cannot be ended from outside.
-                Ok(Polled::Idle) if self.flying(None) > 0 => cx.waker.wait(Duration::from_millis(3)),
-                Ok(Polled::Idle) => {}
-                Err(fault) if fault.blame == Blame::Dependency => {
-                    cx.metrics.fault(&cx.stage, fault.code.as_str());
-                    tracing::debug!(stage = %cx.stage, detail = %fault.detail, "poll");
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err(fault) => return Err(fault),
-            }
-            self.turn(cx, false)?;
-        }
+        while self.go_round(cx)? {}
+        Ok(())
     }
 }

@@ -31,8 +31,8 @@ impl<S: Sink> SinkStage<S> {
     }
 
     /// The log has gathered the batch for as long as the stage lingers; it waits only for a dependency.
-    fn is_due(&self) -> bool {
-        !self.batch.is_empty() && self.backoff.over()
+    fn is_due(&self, cx: &StageContext) -> bool {
+        !self.batch.is_empty() && self.backoff.over(cx.clock.as_ref())
     }
 
     fn wait_ms(&self, cx: &StageContext) -> u64 {
@@ -144,7 +144,7 @@ impl<S: Sink> Stage for SinkStage<S> {
                 }
                 Err(fault) => return Err(fault),
             }
-            if self.is_due() {
+            if self.is_due(cx) {
                 self.write(cx)?;
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernel::{Blame, Clock, Commit, Decoder, Fault, FaultCode, Log};
 
+use crate::SystemClock;
 use crate::controls::SharedControls;
 use crate::health::{Health, StageState};
 use crate::metrics::Metrics;
@@ -41,22 +42,37 @@ impl Default for Limits {
     }
 }
 
-/// Ends a wait from another thread. A call to [`Waker::wake`] while nobody waits ends the next wait.
+/// How the loop waits, and how a wait is ended from another thread. A call to [`Waker::wake`] while nobody waits ends the next
+/// wait.
 #[derive(Clone, Default)]
-pub struct Waker(Arc<(Mutex<bool>, Condvar)>);
+pub struct Waker {
+    woken: Arc<(Mutex<bool>, Condvar)>,
+    instead: Option<Arc<dyn Fn(Duration) + Send + Sync>>,
+}
 
 impl Waker {
+    /// Calls this instead of waiting: a simulation lets time pass and outside actions go on in it.
+    pub fn simulated(instead: Arc<dyn Fn(Duration) + Send + Sync>) -> Self {
+        Self {
+            instead: Some(instead),
+            ..Self::default()
+        }
+    }
+
     /// Ends the wait.
     pub fn wake(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.0.1.notify_one();
+        *self.woken.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.woken.1.notify_one();
     }
 
     /// Waits until woken, at most this long.
     pub fn wait(&self, at_most: Duration) {
-        let woken = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(instead) = &self.instead {
+            return instead(at_most);
+        }
+        let woken = self.woken.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut woken, _) = self
-            .0
+            .woken
             .1
             .wait_timeout_while(woken, at_most, |woken| !*woken)
             .unwrap_or_else(PoisonError::into_inner);
@@ -122,12 +138,12 @@ impl StageContext {
         }
         self.health
             .set(&self.stage, StageState::Waiting(fault.to_string()), partitions);
-        backoff.next(&self.limits);
+        backoff.next(&self.limits, self.clock.as_ref());
     }
 
     /// Keeps the group membership alive for as long as the backoff lasts. True when it is over.
     pub(crate) fn pass_time(&self, backoff: &Backoff) -> u64 {
-        let left = backoff.until.saturating_duration_since(Instant::now());
+        let left = backoff.until.saturating_sub(self.clock.elapsed());
         u64::try_from(left.as_millis()).unwrap_or(u64::MAX).min(100)
     }
 }
@@ -136,30 +152,31 @@ impl StageContext {
 #[derive(Debug)]
 pub(crate) struct Backoff {
     pub(crate) attempts: u32,
-    pub(crate) until: Instant,
+    /// By the clock's elapsed time.
+    pub(crate) until: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
         Self {
             attempts: 0,
-            until: Instant::now(),
+            until: Duration::ZERO,
         }
     }
 }
 
 impl Backoff {
-    fn next(&mut self, limits: &Limits) {
+    fn next(&mut self, limits: &Limits, clock: &dyn Clock) {
         let wait = limits
             .backoff_ms
             .saturating_mul(1 << self.attempts.min(10))
             .min(limits.backoff_ms_max);
         self.attempts += 1;
-        self.until = Instant::now() + Duration::from_millis(wait);
+        self.until = clock.elapsed() + Duration::from_millis(wait);
     }
 
-    pub(crate) fn over(&self) -> bool {
-        Instant::now() >= self.until
+    pub(crate) fn over(&self, clock: &dyn Clock) -> bool {
+        clock.elapsed() >= self.until
     }
 }
 
@@ -198,8 +215,8 @@ pub fn spawn(
                         tracing::warn!(stage = %stage_name, code = %fault.code, detail = %fault.detail, "waiting for a dependency");
                     }
                     health.set(&stage_name, StageState::Waiting(fault.to_string()), 0);
-                    backoff.next(&Limits::default());
-                    while !backoff.over() && !stop.load(Ordering::SeqCst) {
+                    backoff.next(&Limits::default(), &SystemClock);
+                    while !backoff.over(&SystemClock) && !stop.load(Ordering::SeqCst) {
                         std::thread::sleep(Duration::from_millis(20));
                     }
                 }

@@ -86,11 +86,22 @@ impl Store {
         Ok(())
     }
 
+    /// Every key, in order: what follows from it must not depend on how a table is laid out.
     pub(crate) fn keys(&self) -> Vec<(i32, String)> {
-        self.partitions
+        let keys = self
+            .partitions
             .iter()
-            .flat_map(|(p, table)| table.keys().map(|k| (*p, k.clone())))
-            .collect()
+            .flat_map(|(p, table)| table.keys().map(|k| (*p, k.clone())));
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys
+    }
+
+    /// Every key with its state's bytes.
+    pub(crate) fn entries(&self) -> Vec<(i32, String, Vec<u8>)> {
+        let tables = self.partitions.iter();
+        let entries = tables.flat_map(|(p, table)| table.iter().map(|(k, v)| (*p, k.clone(), v.to_vec())));
+        entries.collect()
     }
 
     /// Keys of a partition with outside actions not yet answered.
@@ -99,11 +110,10 @@ impl Store {
             return Vec::new();
         };
         let open = |bytes: &[u8]| header(bytes).is_ok_and(|h| h.p > 0);
-        table
-            .iter()
-            .filter(|(_, bytes)| open(bytes))
-            .map(|(k, _)| k.clone())
-            .collect()
+        let keys = table.iter().filter(|(_, bytes)| open(bytes)).map(|(k, _)| k.clone());
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -109,7 +109,7 @@ impl<W: Window> WindowStage<W> {
 
     fn turn(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         let tick = self.ticked.elapsed() >= TICK;
-        if !self.backoff.over() || (self.backlog.is_empty() && !tick) {
+        if !self.backoff.over(cx.clock.as_ref()) || (self.backlog.is_empty() && !tick) {
             return Ok(());
         }
         let started = Instant::now();
@@ -200,7 +200,7 @@ impl<W: Window> Stage for WindowStage<W> {
                 return Ok(());
             }
             let polled = self.poll(cx);
-            let turned = match (&polled, lost && self.backoff.over()) {
+            let turned = match (&polled, lost && self.backoff.over(cx.clock.as_ref())) {
                 (Err(_), _) => Ok(()),
                 (Ok(()), true) => self.reset(cx).map(|()| lost = false),
                 (Ok(()), false) if lost => Ok(()),
@@ -208,7 +208,7 @@ impl<W: Window> Stage for WindowStage<W> {
             };
             match polled.and(turned) {
                 Ok(()) => {
-                    if !lost && self.backoff.attempts > 0 && self.backoff.over() {
+                    if !lost && self.backoff.attempts > 0 && self.backoff.over(cx.clock.as_ref()) {
                         self.backoff = Backoff::default();
                         cx.running(self.owned.len());
                         self.pause(cx, false)?;

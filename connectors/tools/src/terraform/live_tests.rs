@@ -30,6 +30,9 @@ output "hidden" {
 struct WallClock;
 
 impl Clock for WallClock {
+    fn elapsed(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

@@ -1,0 +1,136 @@
+//! The world the simulated calls act on: what was done, under which key, and answers that get lost.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kernel::{Answer, CallFault, Effect, Fault, FaultCode, Found, Pending, Replay, Tool};
+use runtime::sim::Rng;
+use schemas::records::Call;
+use serde_json::{Value, json};
+
+/// What was done under one idempotency key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deed {
+    pub(crate) times: usize,
+    pub(crate) replay_safe: bool,
+    pub(crate) asked: bool,
+    pub(crate) tenant: String,
+}
+
+/// Everything done, by idempotency key.
+#[derive(Clone)]
+pub(crate) struct World {
+    seed: u64,
+    /// How often an answer goes wrong, times in a thousand.
+    pub(crate) trouble: u64,
+    deeds: Arc<Mutex<BTreeMap<String, Deed>>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, trouble: u64) -> Self {
+        Self {
+            seed,
+            trouble,
+            deeds: Arc::default(),
+        }
+    }
+
+    pub(crate) fn deeds(&self) -> BTreeMap<String, Deed> {
+        self.deeds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Chance that depends on the call alone, so that a disturbed run meets the same world as an undisturbed one.
+    fn draw(&self, call: &Call, times: usize) -> Rng {
+        let text = format!("{}:{}:{times}", self.seed, call.idempotency_key);
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Rng::of(hash)
+    }
+
+    fn act(&self, call: &Call) -> usize {
+        let mut deeds = self.deeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let deed = deeds.entry(call.idempotency_key.clone()).or_default();
+        deed.times += 1;
+        deed.replay_safe = call.replay_safe;
+        deed.tenant.clone_from(&call.tenant);
+        deed.times
+    }
+}
+
+fn fault(code: FaultCode, effect: Effect) -> CallFault {
+    CallFault {
+        fault: Fault::new(code, "simulated"),
+        effect,
+    }
+}
+
+/// A tool whose effects are entries in the world.
+pub(crate) struct SimTool {
+    pub(crate) name: &'static str,
+    pub(crate) world: World,
+}
+
+impl Tool for SimTool {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn check(&self, _: &str, _: &Value) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn replay(&self, call: &Call) -> Replay {
+        match (call.replay_safe, self.name) {
+            (true, _) => Replay::Safe,
+            (false, "terraform") => Replay::AskFirst,
+            (false, _) => Replay::Never,
+        }
+    }
+
+    fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
+        Box::pin(async move {
+            let before = self.world.deeds().get(&call.idempotency_key).map_or(0, |d| d.times);
+            let mut rng = self.world.draw(call, before);
+            let waits = rng.below(4);
+            for _ in 0..waits {
+                tokio::task::yield_now().await;
+            }
+            let trouble = rng.chance(self.world.trouble);
+            let kind = rng.below(3);
+            if trouble && kind == 0 {
+                return Err(fault(FaultCode::ToolUnreachable, Effect::None));
+            }
+            if trouble && kind == 1 {
+                return Err(fault(FaultCode::ToolUnreachable, Effect::Unknown));
+            }
+            self.world.act(call);
+            for _ in 0..rng.below(3) {
+                tokio::task::yield_now().await;
+            }
+            if trouble {
+                return Err(fault(FaultCode::ToolUnreachable, Effect::Unknown));
+            }
+            Ok(Answer {
+                result: json!({"status": 200, "body": {}}),
+                cost_micros_usd: 0,
+            })
+        })
+    }
+
+    fn find<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Found, Fault>> {
+        Box::pin(async move {
+            let mut deeds = self.world.deeds.lock().unwrap_or_else(PoisonError::into_inner);
+            let deed = deeds.entry(call.idempotency_key.clone()).or_default();
+            deed.asked = true;
+            Ok(if deed.times > 0 {
+                Found::Happened(Answer {
+                    result: json!({"status": 200, "body": {}}),
+                    cost_micros_usd: 0,
+                })
+            } else {
+                Found::DidNot
+            })
+        })
+    }
+}
