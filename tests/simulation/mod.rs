@@ -1,6 +1,7 @@
 //! The simulation tier: the production loop and the production stages over a simulated log, clock and world, from one seed. On a
 //! failure the seed is printed; `make sim SEED=<seed>` runs it alone.
 
+mod check;
 mod run;
 mod world;
 
@@ -38,7 +39,7 @@ fn seed(seed: u64) -> (Vec<String>, Duration, u64) {
         simulated += h.simulated;
         crashes += h.counts.crashes + h.counts.failed_commits + h.counts.fenced;
         // Parity: a request without chance in its world ends as it does undisturbed.
-        if seed % 3 == 0 && seed % 2 == 1 {
+        if seed.is_multiple_of(3) && seed % 2 == 1 {
             for (run, end) in &quiet.ends {
                 let other = h.ends.get(run).map(String::as_str);
                 if other != Some(end.as_str()) && other != Some("Unknown") {

@@ -8,19 +8,19 @@ use std::time::Duration;
 use kernel::Clock;
 use runtime::sim::{Chances, Cluster, Counts, Rng, SimClock, SimLog, is_crash};
 use runtime::{Health, Limits, Member, Metrics, Part, ProcessorStage, SharedControls, StageContext, Waker};
-use schemas::records::{Call, Control, ControlAction, Memory, Outcome, Request, Run, Scope};
+use schemas::records::{Control, ControlAction, Request, Run, Scope};
 use schemas::{Timestamp, digest, topics};
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
 use super::world::{SimTool, World};
 use crate::cases::driver::texts;
 
-const PIPELINE: &str = "sim";
+pub(super) const PIPELINE: &str = "sim";
 const PARTITIONS: usize = 3;
 const START: Timestamp = Timestamp(1_790_000_000_000_000);
 /// A history that has not ended by then never will.
 const ROUNDS_MAX: usize = 60_000;
-const DOOMED: &str = "doomed";
+pub(super) const DOOMED: &str = "doomed";
 
 /// Which stages share a task.
 const FUSED: &[&[&str]] = &[
@@ -68,27 +68,27 @@ fn shipped() -> &'static Shipped {
     })
 }
 
-struct Node {
-    group: String,
-    instance: String,
-    names: &'static [&'static str],
-    alive: Option<(ProcessorStage, StageContext)>,
+pub(super) struct Node {
+    pub(super) group: String,
+    pub(super) instance: String,
+    pub(super) names: &'static [&'static str],
+    pub(super) alive: Option<(ProcessorStage, StageContext)>,
 }
 
-struct Simulation {
-    plan: Plan,
-    rng: Rng,
-    cluster: Cluster,
-    clock: SimClock,
-    world: World,
-    controls: SharedControls,
-    metrics: Metrics,
-    runtime: Arc<tokio::runtime::Runtime>,
-    nodes: Vec<Node>,
-    requests: Vec<Request>,
-    killed_at: Option<Timestamp>,
-    violations: Vec<String>,
-    rounds: usize,
+pub(super) struct Simulation {
+    pub(super) plan: Plan,
+    pub(super) rng: Rng,
+    pub(super) cluster: Cluster,
+    pub(super) clock: SimClock,
+    pub(super) world: World,
+    pub(super) controls: SharedControls,
+    pub(super) metrics: Metrics,
+    pub(super) runtime: Arc<tokio::runtime::Runtime>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) requests: Vec<Request>,
+    pub(super) killed_at: Option<Timestamp>,
+    pub(super) violations: Vec<String>,
+    pub(super) rounds: usize,
 }
 
 fn member(name: &str, world: &World, clock: &SimClock) -> Box<dyn Member> {
@@ -202,7 +202,7 @@ impl Simulation {
         let layout = if plan.fused { FUSED } else { APART };
         let instances: &[&str] = if plan.disturbed { &["a", "b"] } else { &["a"] };
         let mut simulation = Self {
-            world: World::new(plan.seed, if plan.seed % 3 == 0 { 0 } else { 120 }),
+            world: World::new(plan.seed, if plan.seed.is_multiple_of(3) { 0 } else { 120 }),
             plan,
             rng,
             cluster,
@@ -326,7 +326,7 @@ impl Simulation {
             let back = self.rng.chance(500);
             self.clock.jump(if back { -2_000 } else { 5_000 });
         }
-        if self.killed_at.is_none() && self.rounds > 150 && self.plan.seed % 2 == 0 {
+        if self.killed_at.is_none() && self.rounds > 150 && self.plan.seed.is_multiple_of(2) {
             self.kill();
         }
     }
@@ -344,13 +344,13 @@ impl Simulation {
         });
     }
 
-    fn expected(&self) -> BTreeMap<String, &Request> {
+    pub(super) fn expected(&self) -> BTreeMap<String, &Request> {
         let all = self.requests.iter();
         all.map(|r| (digest::run_id(&r.tenant, &r.idempotency_key), r))
             .collect()
     }
 
-    fn ended(&self) -> BTreeMap<String, Vec<Run>> {
+    pub(super) fn ended(&self) -> BTreeMap<String, Vec<Run>> {
         let mut ends: BTreeMap<String, Vec<Run>> = BTreeMap::new();
         for run in self.cluster.read(topics::RUNS) {
             if run.finished_at.is_some() {
@@ -382,7 +382,7 @@ impl Simulation {
         let calm_after = 1_500;
         while self.rounds < ROUNDS_MAX {
             self.rounds += 1;
-            if self.rounds % 20 == 0
+            if self.rounds.is_multiple_of(20)
                 && let Some(request) = waiting.pop()
             {
                 let key = format!("{}:{}", request.tenant, request.idempotency_key);
@@ -404,125 +404,14 @@ impl Simulation {
                 self.cluster.calm();
             }
             // Time for retries and timers once nothing else moves.
-            if self.rounds > calm_after && self.rounds % 50 == 0 {
+            if self.rounds > calm_after && self.rounds.is_multiple_of(50) {
                 self.clock.advance(2_000);
             }
-            if self.rounds > calm_after && self.rounds % 100 == 0 && waiting.is_empty() && self.is_quiet() {
+            if self.rounds > calm_after && self.rounds.is_multiple_of(100) && waiting.is_empty() && self.is_quiet() {
                 break;
             }
         }
         self.check()
-    }
-
-    fn check(mut self) -> History {
-        let mut wrong = std::mem::take(&mut self.violations);
-        wrong.extend(self.cluster.broken());
-        let ends = self.ended();
-        let expected = self.expected();
-        for (id, request) in &expected {
-            match ends.get(id).map_or(0, Vec::len) {
-                1 => {}
-                n => wrong.push(format!(
-                    "every request ends once: {} ({}) ended {n} times",
-                    id, request.goal
-                )),
-            }
-        }
-        for (key, deed) in self.world.deeds() {
-            if deed.times > 1 && !deed.replay_safe {
-                wrong.push(format!(
-                    "at most one side effect per key: {key} was done {} times",
-                    deed.times
-                ));
-            }
-        }
-        wrong.extend(self.crossed(&expected));
-        wrong.extend(self.unfolded());
-        if let Some(killed_at) = self.killed_at {
-            let after = self.cluster.read(topics::CALLS).into_iter().filter(|c: &Call| {
-                // One turn may have begun just before the kill was seen, and the clock may have been set back.
-                c.tenant == DOOMED && c.requested_at.0 > killed_at.0 + 5_000_000
-            });
-            wrong
-                .extend(after.map(|c| format!("a killed scope does nothing more: call {} of {}", c.call_id, c.run_id)));
-        }
-        let letters = self.cluster.raw("soma.requests.dlq").len();
-        if letters != 1 {
-            wrong.push(format!("a poison record stops nobody and is kept: {letters} letters"));
-        }
-        let status = |runs: &Vec<Run>| runs.last().map(|r| format!("{:?}", r.status)).unwrap_or_default();
-        History {
-            plan: self.plan,
-            ends: ends.iter().map(|(id, runs)| (id.clone(), status(runs))).collect(),
-            violations: wrong,
-            counts: self.cluster.counts(),
-            simulated: self.clock.elapsed(),
-            digest: self.digest(),
-        }
-    }
-
-    fn crossed(&self, expected: &BTreeMap<String, &Request>) -> Vec<String> {
-        let outcomes = self
-            .cluster
-            .read(topics::OUTCOMES)
-            .into_iter()
-            .map(|o: Outcome| (o.run_id, o.tenant));
-        let runs = self
-            .cluster
-            .read(topics::RUNS)
-            .into_iter()
-            .map(|r: Run| (r.run_id, r.tenant));
-        let memories = self
-            .cluster
-            .read(topics::MEMORIES)
-            .into_iter()
-            .map(|m: Memory| (m.run_id, m.tenant));
-        outcomes
-            .chain(runs)
-            .chain(memories)
-            .filter(|(run, tenant)| expected.get(run).is_none_or(|r| r.tenant != *tenant))
-            .map(|(run, tenant)| format!("no record crosses a tenant: {run} and {tenant}"))
-            .collect()
-    }
-
-    /// State that is not the fold of its changelog.
-    fn unfolded(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for node in &self.nodes {
-            let Some((stage, _)) = &node.alive else { continue };
-            for (name, partition, key, bytes) in stage.entries() {
-                let log = self.cluster.raw(&format!("{PIPELINE}.{name}.state"));
-                let last = log
-                    .iter()
-                    .rev()
-                    .find(|r| r.position.partition == partition && r.key == key);
-                if last.and_then(|r| r.value.as_deref()) != Some(bytes.as_slice()) {
-                    wrong.push(format!(
-                        "state equals the fold of its changelog: {name} {partition} {key}"
-                    ));
-                }
-            }
-        }
-        wrong
-    }
-
-    fn digest(&self) -> String {
-        let mut text = Vec::new();
-        for topic in [
-            "soma.plans",
-            "soma.verdicts",
-            "soma.calls",
-            "soma.outcomes",
-            "soma.runs",
-            "soma.memories",
-            "soma.events",
-        ] {
-            for r in self.cluster.raw(topic) {
-                text.extend(r.key.bytes());
-                text.extend(r.value.unwrap_or_default());
-            }
-        }
-        digest::sha256_hex(&[&hex::encode(text)])
     }
 }
 
