@@ -8,7 +8,7 @@ use kernel::FaultCode;
 use schemas::topics::Catalogue;
 
 const FILE_LINES_MAX: usize = 500;
-const TEST_LINES_MAX: usize = 700;
+const TEST_LINES_MAX: usize = 500;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
