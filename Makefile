@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live bench-e2e clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,15 +63,23 @@ lint: checkout
 		cargo test $(CARGO_FLAGS) --workspace --tests --benches --features soma-tests/live --no-run --quiet
 
 unit: checkout
-	@deploy/dev/step.sh "unit, tidy, contract, cases" cargo test $(CARGO_FLAGS) --workspace --tests --quiet
+	@SOMA_TERRAFORM=$$($(STACK) find terraform) && export SOMA_TERRAFORM && deploy/dev/step.sh "unit, tidy, contract, cases" \
+		cargo test $(CARGO_FLAGS) --workspace --tests --quiet -- --skip simulation::every --skip simulation::the
 
 sim: checkout ## Simulated histories of the loop, from seeds: SEEDS=n SEED_FROM=n, or SEED=n for one
 	@deploy/dev/step.sh "build simulation" cargo test $(CARGO_FLAGS) --workspace --test soma --no-run --quiet
-	@SEEDS=$(or $(SEEDS),2000) SEED_FROM=$(SEED_FROM) SEED=$(SEED) cargo test --workspace --test soma --quiet -- simulation::invariants --nocapture
+	@SEEDS=$(or $(SEEDS),2000) SEED_FROM=$(SEED_FROM) SEED=$(SEED) cargo test --workspace --test soma --quiet -- simulation::$(if $(SEED),invariants) --nocapture --test-threads=1
 
 live: build ## Live tests: real servers in a home of their own, started and stopped here
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/live.sh
 
+chaos: build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
+	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@deploy/dev/chaos.sh
+
 bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
 	@deploy/dev/bench.sh
+
+bench-hop: python ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
+	@deploy/dev/bench-hop.sh

@@ -36,12 +36,6 @@ fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn rss_mb(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb / 1024)
-}
-
 /// Sends at the rate asked for, whatever comes back (an open loop: a slow system does not slow the load down).
 fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str) -> Result<Vec<String>, String> {
     let writer = Writer::open(brokers, registry, "soma/bench").map_err(|e| e.to_string())?;
@@ -109,7 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
                 first
                     .entry(outcome.run_id)
                     .or_insert(record.at.0 - outcome.requested_at.0);
-                rss = rss.max(rss_mb(options.pid).unwrap_or(0));
+                rss = rss.max(crate::rss_mb(options.pid).unwrap_or(0));
             }
             let sent = sender.join().map_err(|_| "the sender panicked".to_owned())??;
             let latencies: Vec<i64> = sent.iter().filter_map(|run| first.get(run).copied()).collect();
@@ -135,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         latencies.get(rank).copied().unwrap_or_default() / 1000
     };
 
-    rss = rss.max(rss_mb(options.pid).unwrap_or(0));
+    rss = rss.max(crate::rss_mb(options.pid).unwrap_or(0));
     let per_s = latencies.len() as u64 / u64::from(options.seconds.max(1));
     Ok(format!(
         "e2e_p50_ms={} e2e_p99_ms={} runs_per_s={per_s} rss_mb={rss}",

@@ -1,5 +1,5 @@
 //! The one test binary. Tiers: tidy (the files), contract (schemas), cases (a pipeline's behaviour in YAML), simulation (the loop over a
-//! simulated log, from one seed), live (real servers).
+//! simulated log, from one seed), live and chaos (real servers).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,6 +8,8 @@
 )]
 
 mod cases;
+#[cfg(feature = "live")]
+mod chaos;
 mod contract;
 #[cfg(feature = "live")]
 mod live;

@@ -5,7 +5,7 @@ use std::path::Path;
 use kernel::ConfigFault;
 use schemas::topics::Catalogue;
 
-use crate::config::{Environment, Pipeline};
+use crate::config::{Environment, Pipeline, StateKept};
 use crate::registry;
 
 /// Loads and checks a pipeline: lines that say what was looked at.
@@ -59,6 +59,20 @@ pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
                 &at,
                 format!("its topics {} are not partitioned alike", topics.join(", ")),
             ));
+        }
+        if stage.state == StateKept::Disk {
+            let keyed = component.stateful && component.fusable;
+            if !keyed {
+                faults.push(ConfigFault::new(
+                    format!("{at}.state"),
+                    "this stage keeps no state by key; remove it",
+                ));
+            } else if pipeline.state_dir.as_ref().is_none_or(|d| d.as_os_str().is_empty()) {
+                faults.push(ConfigFault::new(
+                    format!("{at}.state"),
+                    "`disk` needs a folder; set state_dir",
+                ));
+            }
         }
         match (component.check)(stage, pipeline) {
             Ok(line) => lines.push(format!("{}: {line}", stage.name())),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kafka::Brokers;
 use kernel::ConfigFault;
-use runtime::Limits;
+use runtime::{Limits, StateAt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
@@ -77,9 +77,23 @@ pub struct StageEntry {
     /// Limits of its loop.
     #[serde(default)]
     pub limits: Limits,
+    /// Where its state is kept.
+    #[serde(default)]
+    pub state: StateKept,
     /// The component's own configuration.
     #[serde(default)]
     pub config: Value,
+}
+
+/// Where a stage keeps its state; the changelog topic holds it in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateKept {
+    /// In memory.
+    #[default]
+    Memory,
+    /// On disk, below the pipeline's `state_dir`.
+    Disk,
 }
 
 impl StageEntry {
@@ -183,6 +197,9 @@ pub struct Pipeline {
     /// Milliseconds after which a silent instance loses its partitions.
     #[serde(default = "session_timeout_ms")]
     pub session_timeout_ms: u32,
+    /// Folder for stages with `state: disk`; each instance has one of its own in it. Relative paths start at the pipeline's folder.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// The systems it talks to.
     pub connections: Connections,
     /// The model that embeds text.
@@ -209,7 +226,7 @@ pub struct Pipeline {
 }
 
 fn session_timeout_ms() -> u32 {
-    10_000
+    6_000
 }
 
 impl Pipeline {
@@ -257,6 +274,7 @@ impl Pipeline {
                     "values" | "secrets" => read::<BTreeMap<String, String>>(part, name).err().into_iter().collect(),
                     "pipeline" | "instance" => read::<String>(part, name).err().into_iter().collect(),
                     "fuse" => read::<Vec<Vec<String>>>(part, name).err().into_iter().collect(),
+                    "state_dir" => read::<PathBuf>(part, name).err().into_iter().collect(),
                     "session_timeout_ms" => read::<u32>(part, name).err().into_iter().collect(),
                     "stages" if part.is_sequence() => vec![],
                     "stages" => vec![ConfigFault::new("stages", "must be a list")],
@@ -268,6 +286,19 @@ impl Pipeline {
             return Err(faults);
         }
         read(value, "(file)").map_err(|fault| vec![fault])
+    }
+}
+
+impl Pipeline {
+    /// Where a stage keeps its state.
+    pub fn state_at(&self, entry: &StageEntry) -> StateAt {
+        match (entry.state, &self.state_dir) {
+            (StateKept::Disk, Some(folder)) => {
+                let below = [&self.pipeline, &self.instance, entry.name()];
+                StateAt::Disk(below.iter().fold(self.dir.join(folder), |path, name| path.join(name)))
+            }
+            _ => StateAt::Memory,
+        }
     }
 }
 

@@ -469,7 +469,10 @@ fn part<P: Processor>(
     } else {
         String::new()
     };
-    Built::Member(Box::new(Part::new(entry.name(), state, processor, performer)))
+    let at = shared.pipeline.state_at(entry);
+    Built::Member(Box::new(
+        Part::new(entry.name(), state, processor, performer).state_at(at),
+    ))
 }
 
 #[derive(Deserialize)]

@@ -58,5 +58,6 @@ pub(crate) fn start(pipeline: &Pipeline) -> Result<Telemetry, Fault> {
         .with_resource(resource)
         .build();
     opentelemetry::global::set_tracer_provider(provider.clone());
+    runtime::export_traces();
     Ok(Telemetry(Some(provider)))
 }

@@ -10,8 +10,9 @@ pub mod topics;
 mod values;
 
 pub use json::{from_json, to_json};
-pub use record::{DecodeError, Record, decode_value, incompatible, parse_schema};
+pub use record::{DecodeError, Record, Written, decode_value, incompatible, parse_schema};
 pub use values::{Timestamp, Usd};
 
 pub use apache_avro::Schema;
+pub use apache_avro::reader::datum::GenericDatumReader as Reader;
 pub use apache_avro::writer::datum::GenericDatumWriter as Writer;

@@ -23,6 +23,10 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn schema_text() -> &'static str;
     /// Writer of this schema, its named types resolved once.
     fn writer() -> &'static GenericDatumWriter<'static>;
+    /// Reader of this schema, its named types resolved once.
+    fn reader() -> &'static GenericDatumReader<'static>;
+    /// This schema in Avro's canonical form.
+    fn canonical() -> &'static str;
 
     /// Avro binary, without any framing.
     ///
@@ -36,6 +40,22 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         Ok(bytes)
     }
 
+    /// The record from Avro binary. Bytes of this build's own schema become the record at once; others are resolved field by field.
+    ///
+    /// # Errors
+    /// As [`Record::from_avro`].
+    fn from_written(writer: &Written, bytes: &[u8]) -> Result<Self, DecodeError> {
+        if writer.canonical == Self::canonical() {
+            let mut rest = bytes;
+            let read = Self::reader().read_deser(&mut rest);
+            if let Some(record) = read.ok().filter(|_| rest.is_empty()) {
+                return Ok(record);
+            }
+            // Read again the slow way, which says what is wrong.
+        }
+        Self::from_avro(&writer.schema, bytes)
+    }
+
     /// The record from Avro binary written with `writer`, resolved to this build's schema.
     ///
     /// # Errors
@@ -44,6 +64,32 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         let value = decode_value(writer, bytes, Some(Self::schema()))
             .map_err(|e| DecodeError(format!("{}: {}", Self::NAME, e.0)))?;
         from_value(&value).map_err(|e| DecodeError(format!("{}: {e}", Self::NAME)))
+    }
+}
+
+/// The schema something was written with.
+#[derive(Clone, Debug)]
+pub struct Written {
+    schema: Schema,
+    /// Two schemas with one canonical form write the same bytes.
+    canonical: String,
+}
+
+impl Written {
+    /// What was written with this schema.
+    pub fn with(schema: Schema) -> Self {
+        Self {
+            canonical: schema.canonical_form(),
+            schema,
+        }
+    }
+}
+
+impl std::ops::Deref for Written {
+    type Target = Schema;
+
+    fn deref(&self) -> &Schema {
+        &self.schema
     }
 }
 
@@ -118,6 +164,21 @@ macro_rules! record {
                         .unwrap_or_else(|e| panic!("{}.avsc of this build does not resolve: {e}", $name))
                 });
                 &WRITER
+            }
+
+            fn reader() -> &'static $crate::Reader<'static> {
+                static READER: std::sync::LazyLock<$crate::Reader<'static>> = std::sync::LazyLock::new(|| {
+                    $crate::Reader::builder(<$type as $crate::Record>::schema())
+                        .build()
+                        .unwrap_or_else(|e| panic!("{}.avsc of this build does not resolve: {e}", $name))
+                });
+                &READER
+            }
+
+            fn canonical() -> &'static str {
+                static CANONICAL: std::sync::LazyLock<String> =
+                    std::sync::LazyLock::new(|| <$type as $crate::Record>::schema().canonical_form());
+                &CANONICAL
             }
 
             fn schema_text() -> &'static str {

@@ -22,7 +22,8 @@ impl<R> Clone for Topic<R> {
 impl<R> Copy for Topic<R> {}
 
 impl<R: Record> Topic<R> {
-    const fn new(name: &'static str) -> Self {
+    /// A topic of a pipeline of one's own. The platform's are the constants below.
+    pub const fn new(name: &'static str) -> Self {
         Self {
             name,
             record: PhantomData,

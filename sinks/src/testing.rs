@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use kernel::{Decoder, Fault, FaultCode, Headers, Position, RawRecord};
 use schemas::records::Memory;
-use schemas::{Record, Schema, Timestamp};
+use schemas::{Record, Timestamp, Written};
 
 /// Reads frames whose writer used this build's schema of one record.
 pub(crate) struct Plain {
-    schema: Arc<Schema>,
+    schema: Arc<Written>,
     silent: bool,
 }
 
 impl Plain {
     pub(crate) fn of<R: Record>() -> Self {
         Self {
-            schema: Arc::new(R::schema().clone()),
+            schema: Arc::new(Written::with(R::schema().clone())),
             silent: false,
         }
     }
@@ -30,7 +30,7 @@ impl Plain {
 }
 
 impl Decoder for Plain {
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Written>, &'a [u8]), Fault> {
         if self.silent {
             return Err(Fault::new(FaultCode::RegistryUnavailable, "no answer"));
         }

@@ -11,14 +11,14 @@ use kernel::{
 };
 use schemas::records::{Outcome, Request};
 use schemas::topics::Topic;
-use schemas::{Record, Schema, Timestamp};
+use schemas::{Record, Schema, Timestamp, Written};
 
 /// Frames a record with an index into a table of schemas, in place of a registry's id.
 #[derive(Default)]
-pub(crate) struct Table(HashMap<u8, Arc<Schema>>);
+pub(crate) struct Table(HashMap<u8, Arc<Written>>);
 
 impl Decoder for Table {
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Written>, &'a [u8]), Fault> {
         let (id, rest) = value
             .split_first()
             .ok_or_else(|| Fault::new(FaultCode::RecordNotFramed, "empty"))?;
@@ -208,7 +208,10 @@ impl Driver {
     fn frame(&mut self, record: &'static str, schema: impl FnOnce() -> Schema, avro: &[u8]) -> Vec<u8> {
         let next = u8::try_from(self.ids.len()).unwrap();
         let id = *self.ids.entry(record).or_insert(next);
-        self.table.0.entry(id).or_insert_with(|| Arc::new(schema()));
+        self.table
+            .0
+            .entry(id)
+            .or_insert_with(|| Arc::new(Written::with(schema())));
         [&[id], avro].concat()
     }
 

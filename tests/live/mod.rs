@@ -4,7 +4,7 @@
 mod bad_input;
 mod controls;
 mod demo;
-mod harness;
+pub(crate) mod harness;
 mod kill9;
 mod layout;
 mod outages;

@@ -1,12 +1,16 @@
 //! The named invariants, looked for in what a history left behind. ARCHITECTURE.md lists them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::Clock;
-use schemas::records::{Call, Memory, Outcome, Request, Run};
+use schemas::records::{Call, Event, Memory, Metric, Outcome, Request, Run};
 use schemas::{digest, topics};
 
-use super::run::{DOOMED, History, PIPELINE, Simulation};
+use super::build::DOOMED;
+use super::node::Body;
+use super::outputs::outputs;
+use super::run::{History, PIPELINE, Simulation};
+use super::world::KEPT_TOPICS;
 
 impl Simulation {
     pub(super) fn check(mut self) -> History {
@@ -15,12 +19,14 @@ impl Simulation {
         let ends = self.ended();
         let expected = self.expected();
         for (id, request) in &expected {
-            match ends.get(id).map_or(0, Vec::len) {
-                1 => {}
-                n => wrong.push(format!(
-                    "every request ends once: {} ({}) ended {n} times",
-                    id, request.goal
-                )),
+            // A run killed with a call under way is told once more when the call's fate is known; its end stays what it was.
+            let all = ends.get(id).map(Vec::as_slice).unwrap_or_default();
+            let distinct: BTreeSet<_> = all.iter().map(|r| (format!("{:?}", r.status), r.finished_at)).collect();
+            if distinct.len() != 1 {
+                wrong.push(format!(
+                    "every request ends once: {id} ({}) ended {distinct:?}",
+                    request.goal
+                ));
             }
         }
         for (key, deed) in self.world.deeds() {
@@ -33,27 +39,97 @@ impl Simulation {
         }
         wrong.extend(self.crossed(&expected));
         wrong.extend(self.unfolded());
-        if let Some(killed_at) = self.killed_at {
-            let after = self.cluster.read(topics::CALLS).into_iter().filter(|c: &Call| {
-                // One turn may have begun just before the kill was seen, and the clock may have been set back.
-                c.tenant == DOOMED && c.requested_at.0 > killed_at.0 + 5_000_000
-            });
-            wrong
-                .extend(after.map(|c| format!("a killed scope does nothing more: call {} of {}", c.call_id, c.run_id)));
-        }
+        wrong.extend(self.unkept());
+        wrong.extend(self.miscounted());
+        wrong.extend(self.done_after_the_kill());
         let letters = self.cluster.raw("soma.requests.dlq").len();
         if letters != 1 {
             wrong.push(format!("a poison record stops nobody and is kept: {letters} letters"));
         }
         let status = |runs: &Vec<Run>| runs.last().map(|r| format!("{:?}", r.status)).unwrap_or_default();
         History {
-            plan: self.plan,
             ends: ends.iter().map(|(id, runs)| (id.clone(), status(runs))).collect(),
             violations: wrong,
             counts: self.cluster.counts(),
             simulated: self.clock.elapsed(),
             digest: self.digest(),
+            outputs: outputs(&self.cluster),
+            struck: self.cluster.struck(),
+            boundaries: self.cluster.boundaries(),
+            trace: self.cluster.trace(),
+            deeds: self.world.deeds().values().map(|d| d.times).sum(),
+            plan: self.plan,
         }
+    }
+
+    /// What was asked for or done in the name of a tenant after it was killed. A call that was under way may still have been sent.
+    fn done_after_the_kill(&self) -> Vec<String> {
+        let Some(before) = &self.killed else { return Vec::new() };
+        let calls = self.cluster.read(topics::CALLS).into_iter();
+        let asked = calls.filter(|c: &Call| c.tenant == DOOMED && !before.calls.contains(&c.call_id));
+        let mut wrong: Vec<_> = asked.map(|c| format!("call {} of {}", c.call_id, c.run_id)).collect();
+        let deeds = self.world.deeds();
+        let done: Vec<_> = deeds
+            .iter()
+            .filter(|(key, d)| d.tenant == DOOMED && !before.deeds.contains(*key))
+            .map(|(key, _)| key)
+            .collect();
+        if done.len() > before.under_way {
+            wrong.push(format!("{done:?} were done, {} calls were under way", before.under_way));
+        }
+        wrong
+            .into_iter()
+            .map(|w| format!("a killed scope does nothing more: {w}"))
+            .collect()
+    }
+
+    /// Records a store did not keep.
+    fn unkept(&self) -> Vec<String> {
+        let kept = self.kept.lock().unwrap();
+        let all = KEPT_TOPICS.iter().flat_map(|topic| self.cluster.raw(topic));
+        all.filter(|r| {
+            let at = &r.position;
+            kept.get(&(at.topic.clone(), at.partition, at.offset)) != r.value.as_ref()
+        })
+        .map(|r| format!("a store holds every record: not {}", r.position))
+        .collect()
+    }
+
+    /// Windows whose last revision is not what the events add up to.
+    fn miscounted(&self) -> Vec<String> {
+        if !self.nodes.iter().any(|n| n.names == ["events_per_minute"]) {
+            return Vec::new();
+        }
+        type Counts = BTreeMap<(String, String, i64), f64>;
+        let mut events = Counts::new();
+        for e in self.cluster.read(topics::EVENTS) {
+            let e: Event = e;
+            let minute = e.ts.0.div_euclid(60_000_000) * 60_000_000;
+            *events.entry((e.tenant, e.kind, minute)).or_default() += 1.0;
+        }
+        let mut metrics = Counts::new();
+        for m in self.cluster.read(topics::METRICS) {
+            let m: Metric = m;
+            let label = |name: &str| m.labels.get(name).cloned().unwrap_or_default();
+            if m.name == "soma_events_per_minute" && label("tenant") != "*" && label("type") != "*" {
+                metrics.insert((label("tenant"), label("type"), m.window_start.0), m.value);
+            }
+        }
+        if events == metrics {
+            return Vec::new();
+        }
+        let differ: Vec<_> = events
+            .iter()
+            .filter(|(k, v)| metrics.get(*k) != Some(v))
+            .map(|(k, v)| format!("{k:?} is {:?}, not {v}", metrics.get(k)))
+            .chain(
+                metrics
+                    .keys()
+                    .filter(|k| !events.contains_key(*k))
+                    .map(|k| format!("{k:?} is no event's")),
+            )
+            .collect();
+        vec![format!("a window counts each event once: {}", differ.join("; "))]
     }
 
     fn crossed(&self, expected: &BTreeMap<String, &Request>) -> Vec<String> {
@@ -84,8 +160,10 @@ impl Simulation {
     fn unfolded(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for node in &self.nodes {
-            let Some((stage, _)) = &node.alive else { continue };
-            for (name, partition, key, bytes) in stage.entries() {
+            let Some(Body::Task(stage)) = node.alive.as_ref().map(|a| &a.body) else {
+                continue;
+            };
+            for (name, partition, key, bytes) in stage.entries().unwrap() {
                 let log = self.cluster.raw(&format!("{PIPELINE}.{name}.state"));
                 let last = log
                     .iter()

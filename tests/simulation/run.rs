@@ -1,31 +1,38 @@
 //! One simulated history of the control tower: the production loop and stages on a simulated cluster, from one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use analytics::{EVENTS_PER_MINUTE_SQL, EventsPerMinute};
 use kernel::Clock;
-use runtime::sim::{Chances, Cluster, Counts, Rng, SimClock, SimLog, is_crash};
-use runtime::{Health, Limits, Member, Metrics, Part, ProcessorStage, SharedControls, StageContext, Waker};
-use schemas::records::{Control, ControlAction, Request, Run, Scope};
-use schemas::{Timestamp, digest, topics};
-use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
+use runtime::sim::{Chances, Cluster, Counts, Rng, SimClock, SimLog, Struck, is_crash};
+use runtime::{
+    Health, Limits, Metrics, ProcessorStage, SharedControls, SinkStage, StageContext, StateAt, Waker, WindowStage,
+};
+use schemas::records::{Call, Control, ControlAction, Request, Run, Scope};
+use schemas::{digest, topics};
+use tokio::runtime::Runtime;
 
-use super::world::{SimTool, World};
-use crate::cases::driver::texts;
+use super::build::{DOOMED, START, Surroundings, member, requests};
+use super::mutants::{self, Mutant};
+use super::node::{Alive, Body, Folder, Node};
+use super::outputs::Outputs;
+use super::world::{KEPT_TOPICS, Kept, SimSink, World};
 
 pub(super) const PIPELINE: &str = "sim";
 const PARTITIONS: usize = 3;
-const START: Timestamp = Timestamp(1_790_000_000_000_000);
 /// A history that has not ended by then never will.
 const ROUNDS_MAX: usize = 60_000;
-pub(super) const DOOMED: &str = "doomed";
+pub(super) const SINK: &str = "store";
+const WINDOW: &str = "events_per_minute";
 
 /// Which stages share a task.
 const FUSED: &[&[&str]] = &[
     &["intake"],
     &["policy_gate", "orchestrator", "invoker", "memory_indexer"],
+    &[SINK],
 ];
 const APART: &[&[&str]] = &[
     &["intake"],
@@ -33,14 +40,54 @@ const APART: &[&[&str]] = &[
     &["orchestrator"],
     &["invoker"],
     &["memory_indexer"],
+    &[SINK],
 ];
 
 /// What a history is made of.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) fused: bool,
     pub(crate) disturbed: bool,
+    pub(crate) mutant: Option<Mutant>,
+    /// Of all misfortunes only these.
+    pub(crate) only: Option<BTreeSet<u64>>,
+    /// Requests left out, by index.
+    pub(crate) without: BTreeSet<usize>,
+    /// A process dies at the nth place where one may.
+    pub(crate) die_at: Option<u64>,
+    pub(crate) trace: bool,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64, fused: bool, disturbed: bool) -> Self {
+        Self {
+            seed,
+            fused,
+            disturbed,
+            ..Self::default()
+        }
+    }
+
+    /// Answers of the world go wrong.
+    pub(crate) fn is_troubled(&self) -> bool {
+        !self.seed.is_multiple_of(3)
+    }
+
+    /// A tenant is killed half-way.
+    pub(crate) fn is_killing(&self) -> bool {
+        self.seed.is_multiple_of(2)
+    }
+
+    /// States are on disk, by the same engine as in service.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.seed % 16 == 5
+    }
+
+    /// The window stage takes part: its query engine costs more than all the rest.
+    fn has_window(&self) -> bool {
+        self.seed.is_multiple_of(16)
+    }
 }
 
 /// What came of a history.
@@ -49,30 +96,24 @@ pub(crate) struct History {
     pub(crate) violations: Vec<String>,
     /// Final status by run.
     pub(crate) ends: BTreeMap<String, String>,
+    pub(crate) outputs: Outputs,
     pub(crate) counts: Counts,
+    pub(crate) struck: Vec<Struck>,
+    pub(crate) boundaries: u64,
+    /// What was done in the world.
+    pub(crate) deeds: usize,
+    pub(crate) trace: Vec<String>,
     pub(crate) simulated: Duration,
     /// Digest of every record's key and value, topic by topic.
     pub(crate) digest: String,
 }
 
-struct Shipped {
-    catalogue: Vec<(String, String)>,
-    policy: Vec<(String, String)>,
-}
-
-fn shipped() -> &'static Shipped {
-    static SHIPPED: OnceLock<Shipped> = OnceLock::new();
-    SHIPPED.get_or_init(|| Shipped {
-        catalogue: [texts("capsules"), texts("wizards")].concat(),
-        policy: texts("policies/base"),
-    })
-}
-
-pub(super) struct Node {
-    pub(super) group: String,
-    pub(super) instance: String,
-    pub(super) names: &'static [&'static str],
-    pub(super) alive: Option<(ProcessorStage, StageContext)>,
+/// What had been asked for and done in a tenant's name when it was killed.
+pub(super) struct Before {
+    pub(super) calls: BTreeSet<String>,
+    pub(super) deeds: BTreeSet<String>,
+    /// Calls of all tenants under way.
+    pub(super) under_way: usize,
 }
 
 pub(super) struct Simulation {
@@ -83,205 +124,192 @@ pub(super) struct Simulation {
     pub(super) world: World,
     pub(super) controls: SharedControls,
     pub(super) metrics: Metrics,
-    pub(super) runtime: Arc<tokio::runtime::Runtime>,
     pub(super) nodes: Vec<Node>,
     pub(super) requests: Vec<Request>,
-    pub(super) killed_at: Option<Timestamp>,
+    pub(super) kept: Kept,
+    pub(super) killed: Option<Before>,
     pub(super) violations: Vec<String>,
     pub(super) rounds: usize,
+    /// After the nodes, which have files open in it.
+    folder: Option<Folder>,
 }
 
-fn member(name: &str, world: &World, clock: &SimClock) -> Box<dyn Member> {
-    let state = format!("{PIPELINE}.{name}.state");
-    let key = [7; 32];
-    match name {
-        "intake" => {
-            let catalogue = intake::Catalogue::parse(&shipped().catalogue).unwrap();
-            let values = [("receiver_url".to_owned(), "http://sim".to_owned())].into();
-            let intake = intake::Intake::new(catalogue, values, 24).unwrap();
-            Box::new(Part::new(name, state, intake, None))
-        }
-        "policy_gate" => {
-            let bundle = policy_gate::Bundle::parse(&shipped().policy).unwrap();
-            let gate = policy_gate::PolicyGate::new(bundle, key, || 0);
-            Box::new(Part::new(name, String::new(), gate, None))
-        }
-        "orchestrator" => {
-            let orchestrator = orchestrator::Orchestrator::new(Default::default());
-            Box::new(Part::new(name, state, orchestrator, None))
-        }
-        "invoker" => {
-            let tools = ["http", "terraform", "notify"].map(|name| {
-                let world = world.clone();
-                Arc::new(SimTool { name, world }) as Arc<dyn kernel::Tool>
-            });
-            let engine = tools::Engine::new(
-                tools.into(),
-                tools::Secrets(BTreeMap::new()),
-                Default::default(),
-                Arc::new(clock.clone()),
-            );
-            let invoker = invoker::Invoker::new(policy_gate::public_key(key), Default::default());
-            Box::new(Part::new(name, state, invoker, Some(Arc::new(engine))))
-        }
-        _ => {
-            let memory = memory_indexer::MemoryIndexer::new();
-            Box::new(Part::new(name, String::new(), memory, None))
-        }
+fn cluster(plan: &Plan, rng: &mut Rng) -> Cluster {
+    let chances = if plan.disturbed {
+        chances(rng)
+    } else {
+        Chances::default()
+    };
+    let cluster = Cluster::new(plan.seed ^ 0xc1_05_7e, chances);
+    let everything = [
+        "soma.requests",
+        "soma.plans",
+        "soma.proposals",
+        "soma.verdicts",
+        "soma.approvals",
+        "soma.calls",
+        "soma.outcomes",
+        "soma.runs",
+        "soma.memories",
+        "soma.events",
+        "soma.metrics",
+    ];
+    for topic in everything {
+        cluster.create(topic, PARTITIONS);
+        cluster.create(&topics::dlq_of(topic), 1);
     }
-}
-
-fn requests(rng: &mut Rng) -> Vec<Request> {
-    let count = 4 + rng.below(8);
-    let mut all: Vec<Request> = (0..count)
-        .map(|i| {
-            let tenant = ["acme", "globex", DOOMED][usize::try_from(rng.below(3)).unwrap()];
-            let url = format!("http://sim/{i}");
-            let (capsule, inputs): (_, Vec<(&str, &str)>) = match rng.below(4) {
-                0 => ("endpoint_probe", vec![("url", url.as_str())]),
-                1 => ("http_call", vec![("url", url.as_str()), ("body", "{}")]),
-                2 => (
-                    "http_call",
-                    vec![("url", url.as_str()), ("body", "{}"), ("idempotent", "true")],
-                ),
-                _ => ("service_rollout", vec![("service", "web"), ("replicas", "2")]),
-            };
-            Request {
-                tenant: tenant.into(),
-                actor: "ada".into(),
-                idempotency_key: format!("key-{i}"),
-                goal: format!("simulated {i}"),
-                capsule: Some(capsule.into()),
-                inputs: inputs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-                requested_at: START,
-                ..Request::default()
-            }
-        })
-        .collect();
-    // Somebody sends twice.
-    let again = all[usize::try_from(rng.below(count)).unwrap()].clone();
-    all.push(again);
-    all
+    for name in ["intake", "orchestrator", "invoker", WINDOW] {
+        cluster.create(&format!("{PIPELINE}.{name}.state"), PARTITIONS);
+    }
+    if let Some(only) = &plan.only {
+        cluster.only(only.clone());
+    }
+    if let Some(nth) = plan.die_at {
+        cluster.die_at(nth);
+    }
+    if plan.trace {
+        cluster.keep_trace();
+    }
+    cluster
 }
 
 impl Simulation {
     fn new(plan: Plan) -> Self {
         let mut rng = Rng::of(plan.seed);
-        let chances = if plan.disturbed {
-            chances(&mut rng)
-        } else {
-            Chances::default()
-        };
-        let cluster = Cluster::new(plan.seed ^ 0xc1_05_7e, chances);
-        let everything = [
-            "soma.requests",
-            "soma.plans",
-            "soma.proposals",
-            "soma.verdicts",
-            "soma.approvals",
-            "soma.calls",
-            "soma.outcomes",
-            "soma.runs",
-            "soma.memories",
-            "soma.events",
-        ];
-        for topic in everything {
-            cluster.create(topic, PARTITIONS);
-            cluster.create(&topics::dlq_of(topic), 1);
-        }
-        for name in ["intake", "orchestrator", "invoker"] {
-            cluster.create(&format!("{PIPELINE}.{name}.state"), PARTITIONS);
-        }
-        let clock = SimClock::at(START);
-        // Draws for requests come from a stream of their own: a disturbed run is asked for the same as an undisturbed one.
-        let requests = requests(&mut Rng::of(plan.seed ^ 0x5eed));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
-        let layout = if plan.fused { FUSED } else { APART };
-        let instances: &[&str] = if plan.disturbed { &["a", "b"] } else { &["a"] };
+        let cluster = cluster(&plan, &mut rng);
+        let all = requests(plan.seed).into_iter().enumerate();
         let mut simulation = Self {
-            world: World::new(plan.seed, if plan.seed.is_multiple_of(3) { 0 } else { 120 }),
-            plan,
+            world: World::new(plan.seed, if plan.is_troubled() { 120 } else { 0 }, plan.mutant),
+            requests: all.filter(|(i, _)| !plan.without.contains(i)).map(|(_, r)| r).collect(),
             rng,
             cluster,
-            clock,
+            clock: SimClock::at(START),
             controls: SharedControls::default(),
             metrics: Metrics::new(PIPELINE).unwrap(),
-            runtime: Arc::new(runtime),
             nodes: Vec::new(),
-            requests,
-            killed_at: None,
+            kept: Kept::default(),
+            killed: None,
             violations: Vec::new(),
             rounds: 0,
+            folder: plan.is_on_disk().then(Folder::new),
+            plan,
         };
+        let layout = if simulation.plan.fused { FUSED } else { APART };
+        let instances: &[&str] = if simulation.plan.disturbed { &["a", "b"] } else { &["a"] };
         for names in layout.iter().copied() {
             for instance in instances {
-                simulation.nodes.push(Node {
-                    group: format!("{PIPELINE}.{}", names.join("+")),
-                    instance: (*instance).to_owned(),
-                    names,
-                    alive: None,
-                });
+                simulation.join(names, instance);
             }
         }
-        for names in layout.iter().copied() {
-            simulation.rebalance(names);
+        if simulation.plan.has_window() {
+            // Its numbers are sums over all partitions: one instance.
+            simulation.join(&[WINDOW], "a");
+        }
+        let groups: BTreeSet<_> = simulation.nodes.iter().map(|n| n.group.clone()).collect();
+        for group in groups {
+            simulation.rebalance(&group, &mut Rng::of(simulation.plan.seed));
         }
         simulation
     }
 
-    fn lead(names: &[&str], world: &World, clock: &SimClock) -> &'static str {
-        member(names[0], world, clock).topics()[0]
+    fn join(&mut self, names: &'static [&'static str], instance: &str) {
+        let members = names.iter().map(|n| match *n {
+            SINK => KEPT_TOPICS.to_vec(),
+            WINDOW => vec!["soma.events"],
+            name => member(name, &self.surroundings("")).topics(),
+        });
+        let mut topics: Vec<String> = Vec::new();
+        for topic in members.flatten() {
+            if !topics.iter().any(|t| t == topic) {
+                topics.push(topic.to_owned());
+            }
+        }
+        self.nodes.push(Node {
+            group: format!("{PIPELINE}.{}", names.join("+")),
+            instance: instance.to_owned(),
+            names,
+            topics,
+            alive: None,
+        });
+    }
+
+    fn surroundings(&self, instance: &str) -> Surroundings<'_> {
+        let folder = self.folder.as_ref().map(|f| f.0.join(instance));
+        Surroundings {
+            world: &self.world,
+            clock: &self.clock,
+            mutant: self.plan.mutant,
+            state_at: Box::new(move |name| match &folder {
+                Some(folder) => StateAt::Disk(folder.join(name)),
+                None => StateAt::Memory,
+            }),
+        }
     }
 
     /// Gives every partition of a group to some instance.
-    fn rebalance(&mut self, names: &[&str]) {
-        let group = format!("{PIPELINE}.{}", names.join("+"));
-        let instances: Vec<String> = self
-            .nodes
+    fn rebalance(&mut self, group: &str, rng: &mut Rng) {
+        let members: Vec<&Node> = self.nodes.iter().filter(|n| n.group == group).collect();
+        let dead: BTreeSet<String> = members
             .iter()
-            .filter(|n| n.group == group)
-            .map(|n| n.instance.clone())
-            .collect();
-        let dead: BTreeSet<String> = self
-            .nodes
-            .iter()
-            .filter(|n| n.group == group && n.alive.is_none())
+            .filter(|n| n.alive.is_none())
             .map(|n| n.instance.clone())
             .collect();
         let owners: BTreeMap<i32, String> = (0..i32::try_from(PARTITIONS).unwrap())
             .map(|p| {
-                let at = usize::try_from(self.rng.below(u64::try_from(instances.len()).unwrap())).unwrap();
-                (p, instances[at].clone())
+                let at = usize::try_from(rng.below(u64::try_from(members.len()).unwrap())).unwrap();
+                (p, members[at].instance.clone())
             })
             .collect();
-        let topic = Self::lead(names, &self.world, &self.clock);
-        self.cluster.assign(&group, topic, &owners, &dead);
+        let abruptly = rng.chance(500);
+        self.cluster
+            .assign(group, members[0].subscribed(), &owners, &dead, abruptly);
+    }
+
+    fn body(&self, node: &Node) -> Body {
+        match node.names {
+            [SINK] => Body::Other(Box::new(SinkStage::new(SimSink {
+                cluster: self.cluster.clone(),
+                kept: self.kept.clone(),
+            }))),
+            [WINDOW] => {
+                let window = EventsPerMinute::new(Default::default(), EVENTS_PER_MINUTE_SQL).unwrap();
+                Body::Other(Box::new(WindowStage::new(window)))
+            }
+            names => {
+                let surroundings = self.surroundings(&node.instance);
+                let members = names.iter().map(|n| member(n, &surroundings)).collect();
+                Body::Task(Box::new(ProcessorStage::new(PIPELINE, members)))
+            }
+        }
     }
 
     fn start(&mut self, at: usize) {
         let node = &self.nodes[at];
-        let members: Vec<_> = node.names.iter().map(|n| member(n, &self.world, &self.clock)).collect();
-        let mut read: Vec<String> = Vec::new();
-        for topic in members.iter().flat_map(|m| m.topics()) {
-            if !read.iter().any(|t| t == topic) {
-                read.push(topic.to_owned());
-            }
-        }
-        self.cluster.join(&node.group, &read[0], &node.instance);
-        let log = SimLog::new(&self.cluster, &self.clock, &node.group, &node.instance, read);
-        let (clock, runtime) = (self.clock.clone(), self.runtime.clone());
+        let body = self.body(node);
+        self.cluster.join(&node.group, node.subscribed(), &node.instance);
+        let topics = node.topics.clone();
+        let log = SimLog::new(&self.cluster, &self.clock, &node.group, &node.instance, topics);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = Arc::new(runtime.unwrap());
+        let (clock, inner) = (self.clock.clone(), runtime.clone());
         let pass = move |wait: Duration| {
             clock.advance(i64::try_from(wait.as_millis()).unwrap());
-            go_on(&runtime);
+            (0..3).for_each(|_| go_on(&inner));
         };
+        let state_topic = match node.names {
+            [WINDOW] => format!("{PIPELINE}.{WINDOW}.state"),
+            _ => String::new(),
+        };
+        let deaf = self.plan.mutant == Some(Mutant::KillUnheard);
         let cx = StageContext {
             stage: node.names.join("+"),
-            log: Box::new(log),
+            log: mutants::log(self.plan.mutant, log),
             decoder: self.cluster.decoder(),
-            controls: self.controls.clone(),
+            controls: if deaf {
+                SharedControls::default()
+            } else {
+                self.controls.clone()
+            },
             clock: Arc::new(self.clock.clone()),
             metrics: self.metrics.clone(),
             health: Health::default(),
@@ -290,19 +318,19 @@ impl Simulation {
                 ..Limits::default()
             },
             stop: Arc::new(AtomicBool::new(false)),
-            state_topic: String::new(),
-            handle: self.runtime.handle().clone(),
+            state_topic,
+            handle: runtime.handle().clone(),
             waker: Waker::simulated(Arc::new(pass)),
         };
-        self.nodes[at].alive = Some((ProcessorStage::new(PIPELINE, members), cx));
+        self.nodes[at].alive = Some(Alive { body, cx, runtime });
     }
 
     /// Lets one instance go round once.
     fn go_round(&mut self, at: usize) {
-        let Some((stage, cx)) = self.nodes[at].alive.as_mut() else {
+        let Some(alive) = self.nodes[at].alive.as_mut() else {
             return self.start(at);
         };
-        match stage.go_round(cx) {
+        match alive.go_round() {
             Ok(_) => {}
             Err(fault) if is_crash(&fault) => {
                 // Everything in the process is gone: its state, what it had in flight, what it had heard.
@@ -310,37 +338,60 @@ impl Simulation {
             }
             Err(fault) => {
                 self.violations
-                    .push(format!("{} halted: {fault}", self.nodes[at].group));
+                    .push(format!("no stage halts: {}: {fault}", self.nodes[at].group));
                 self.nodes[at].alive = None;
             }
         }
     }
 
+    /// Lets every call under way come to its next await, where its process may be killed.
+    fn calls_go_on(&mut self) {
+        for node in &mut self.nodes {
+            for _ in 0..3 {
+                let Some(alive) = node.alive.as_ref().filter(|a| a.in_flight() > 0) else {
+                    break;
+                };
+                if self.cluster.kills(&format!("{}/{}", node.group, node.instance)) {
+                    node.alive = None;
+                    break;
+                }
+                go_on(&alive.runtime);
+            }
+        }
+    }
+
     fn misfortune(&mut self) {
-        if self.rng.chance(15) {
-            let names =
-                self.nodes[usize::try_from(self.rng.below(u64::try_from(self.nodes.len()).unwrap())).unwrap()].names;
-            self.rebalance(names);
+        if let Some(mut rng) = self.cluster.strikes("partitions change hands", 15) {
+            let at = usize::try_from(rng.below(u64::try_from(self.nodes.len()).unwrap())).unwrap();
+            let group = self.nodes[at].group.clone();
+            self.rebalance(&group, &mut rng);
         }
-        if self.rng.chance(2) {
-            let back = self.rng.chance(500);
+        if let Some(mut rng) = self.cluster.strikes("the clock jumps", 2) {
+            let back = rng.chance(500);
             self.clock.jump(if back { -2_000 } else { 5_000 });
-        }
-        if self.killed_at.is_none() && self.rounds > 150 && self.plan.seed.is_multiple_of(2) {
-            self.kill();
         }
     }
 
     fn kill(&mut self) {
-        let now = self.clock.now();
-        self.killed_at = Some(now);
+        let calls = self.cluster.read(topics::CALLS).into_iter();
+        let deeds = self.world.deeds().into_iter();
+        self.killed = Some(Before {
+            calls: calls.filter(|c: &Call| c.tenant == DOOMED).map(|c| c.call_id).collect(),
+            deeds: deeds.filter(|(_, d)| d.tenant == DOOMED).map(|(key, _)| key).collect(),
+            under_way: self
+                .nodes
+                .iter()
+                .filter_map(|n| n.alive.as_ref())
+                .map(Alive::in_flight)
+                .sum(),
+        });
         self.controls.apply(Control {
             scope: Scope::Tenant,
             target: DOOMED.into(),
             action: ControlAction::Kill,
             reason: "simulated".into(),
             actor: "carol".into(),
-            issued_at: now,
+            issued_at: self.clock.now(),
         });
     }
 
@@ -361,25 +412,25 @@ impl Simulation {
     }
 
     fn is_quiet(&self) -> bool {
-        let idle = self
-            .nodes
+        let idle = |n: &Node| n.alive.as_ref().is_some_and(|a| a.in_flight() == 0);
+        self.nodes
             .iter()
-            .all(|n| n.alive.as_ref().is_some_and(|(s, _)| s.in_flight() == 0));
-        idle && self.ended().len() >= self.expected().len()
-            && self.nodes.iter().all(|n| {
-                let topics = n
-                    .names
-                    .iter()
-                    .flat_map(|m| member(m, &self.world, &self.clock).topics());
-                self.cluster
-                    .is_read(&n.group, &topics.map(str::to_owned).collect::<Vec<_>>())
-            })
+            .all(|n| idle(n) && self.cluster.is_read(&n.group, &n.topics))
+            && self.ended().len() >= self.expected().len()
+    }
+
+    fn round(&mut self) {
+        let at = usize::try_from(self.rng.below(u64::try_from(self.nodes.len()).unwrap())).unwrap();
+        self.go_round(at);
+        let ms = i64::try_from(self.rng.below(40)).unwrap();
+        self.clock.advance(ms);
+        self.calls_go_on();
     }
 
     fn run(mut self) -> History {
         let mut waiting = self.requests.clone();
         waiting.reverse();
-        let calm_after = 1_500;
+        let calm_after = if self.plan.disturbed { 1_500 } else { 0 };
         while self.rounds < ROUNDS_MAX {
             self.rounds += 1;
             if self.rounds.is_multiple_of(20)
@@ -392,13 +443,12 @@ impl Simulation {
                         .produce_raw("soma.requests", "acme:poison", b"{}", self.clock.now());
                 }
             }
-            let at = usize::try_from(self.rng.below(u64::try_from(self.nodes.len()).unwrap())).unwrap();
-            self.go_round(at);
-            let ms = i64::try_from(self.rng.below(40)).unwrap();
-            self.clock.advance(ms);
-            go_on(&self.runtime);
-            if self.plan.disturbed && self.rounds < calm_after {
+            self.round();
+            if self.rounds < calm_after {
                 self.misfortune();
+                if self.rounds == 150 && self.plan.is_killing() {
+                    self.kill();
+                }
             }
             if self.rounds == calm_after {
                 self.cluster.calm();
@@ -411,16 +461,19 @@ impl Simulation {
                 break;
             }
         }
+        if self.plan.has_window() {
+            // Windows close a while after their last event.
+            for _ in 0..200 * self.nodes.len() {
+                self.clock.advance(1_000);
+                self.round();
+            }
+        }
         self.check()
     }
 }
 
-fn go_on(runtime: &tokio::runtime::Runtime) {
-    runtime.block_on(async {
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-    });
+fn go_on(runtime: &Runtime) {
+    runtime.block_on(tokio::task::yield_now());
 }
 
 fn chances(rng: &mut Rng) -> Chances {
@@ -428,10 +481,14 @@ fn chances(rng: &mut Rng) -> Chances {
     Chances {
         crash_before: some(150),
         crash_after: some(150),
+        crash_reading: some(60),
         commit_refused: some(150),
         commit_unknown: some(150),
         commit_slow: some(200),
         registry_down: some(100),
+        restore_failed: some(300),
+        store_down: some(300),
+        killed_in_flight: some(80),
         poll_failed: some(60),
         short_poll: some(400),
     }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kernel::{Answer, CallFault, Effect, Fault, FaultCode, Found, Pending, Replay, Tool};
-use runtime::sim::Rng;
+use kernel::{
+    Answer, CallFault, Decoder, Effect, Fault, FaultCode, Found, Pending, RawRecord, Rejected, Replay, Sink, Tool,
+};
+use runtime::sim::{Cluster, Rng};
 use schemas::records::Call;
 use serde_json::{Value, json};
+
+use super::mutants::Mutant;
 
 /// What was done under one idempotency key.
 #[derive(Clone, Debug, Default)]
@@ -23,14 +27,16 @@ pub(crate) struct World {
     seed: u64,
     /// How often an answer goes wrong, times in a thousand.
     pub(crate) trouble: u64,
+    mutant: Option<Mutant>,
     deeds: Arc<Mutex<BTreeMap<String, Deed>>>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, trouble: u64) -> Self {
+    pub(crate) fn new(seed: u64, trouble: u64, mutant: Option<Mutant>) -> Self {
         Self {
             seed,
             trouble,
+            mutant,
             deeds: Arc::default(),
         }
     }
@@ -40,15 +46,15 @@ impl World {
     }
 
     /// Chance that depends on the call alone, so that a disturbed run meets the same world as an undisturbed one.
-    fn draw(&self, call: &Call, times: usize) -> Rng {
-        let text = format!("{}:{}:{times}", self.seed, call.idempotency_key);
+    fn draw(&self, call: &Call) -> Rng {
+        let text = format!("{}:{}:{}", self.seed, call.idempotency_key, call.attempt);
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         });
         Rng::of(hash)
     }
 
-    fn act(&self, call: &Call) -> usize {
+    pub(super) fn act(&self, call: &Call) -> usize {
         let mut deeds = self.deeds.lock().unwrap_or_else(PoisonError::into_inner);
         let deed = deeds.entry(call.idempotency_key.clone()).or_default();
         deed.times += 1;
@@ -81,6 +87,9 @@ impl Tool for SimTool {
     }
 
     fn replay(&self, call: &Call) -> Replay {
+        if self.world.mutant == Some(Mutant::BlindRepeat) {
+            return Replay::Safe;
+        }
         match (call.replay_safe, self.name) {
             (true, _) => Replay::Safe,
             (false, "terraform") => Replay::AskFirst,
@@ -90,8 +99,7 @@ impl Tool for SimTool {
 
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(async move {
-            let before = self.world.deeds().get(&call.idempotency_key).map_or(0, |d| d.times);
-            let mut rng = self.world.draw(call, before);
+            let mut rng = self.world.draw(call);
             let waits = rng.below(4);
             for _ in 0..waits {
                 tokio::task::yield_now().await;
@@ -104,7 +112,9 @@ impl Tool for SimTool {
             if trouble && kind == 1 {
                 return Err(fault(FaultCode::ToolUnreachable, Effect::Unknown));
             }
-            self.world.act(call);
+            if self.world.mutant != Some(Mutant::CallBeforeIntent) {
+                self.world.act(call);
+            }
             for _ in 0..rng.below(3) {
                 tokio::task::yield_now().await;
             }
@@ -133,4 +143,52 @@ impl Tool for SimTool {
             })
         })
     }
+}
+
+/// What a store holds, by topic, partition and offset.
+pub(crate) type Kept = Arc<Mutex<BTreeMap<(String, i32, i64), Vec<u8>>>>;
+
+/// A sink whose store is a map. It falters before and after it has kept a batch.
+pub(crate) struct SimSink {
+    pub(crate) cluster: Cluster,
+    pub(crate) kept: Kept,
+}
+
+pub(crate) const KEPT_TOPICS: [&str; 3] = ["soma.runs", "soma.memories", "soma.events"];
+
+impl Sink for SimSink {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    fn topics(&self) -> Vec<&'static str> {
+        KEPT_TOPICS.to_vec()
+    }
+
+    fn write<'a>(
+        &'a mut self,
+        batch: &'a [RawRecord],
+        _: &'a dyn Decoder,
+    ) -> Pending<'a, Result<Vec<Rejected>, Fault>> {
+        Box::pin(async move {
+            if self.cluster.store_is_down() {
+                return Err(Fault::new(FaultCode::StoreUnavailable, "simulated"));
+            }
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for record in batch {
+                let at = &record.position;
+                let value = record.value.clone().unwrap_or_default();
+                kept.insert((at.topic.clone(), at.partition, at.offset), value);
+            }
+            if self.cluster.store_is_down() {
+                return Err(Fault::new(
+                    FaultCode::StoreUnavailable,
+                    "simulated: kept, and not answered",
+                ));
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    fn reassigned(&mut self) {}
 }

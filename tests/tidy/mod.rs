@@ -97,7 +97,7 @@ const OURS: &[&str] = &[
 
 /// Third-party client -> the only crates that may depend on it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("rdkafka", &["connectors/kafka"]),
+    ("rdkafka", &["connectors/kafka", "benches"]),
     ("schema_registry_converter", &["connectors/kafka"]),
     ("clickhouse", &["sinks"]),
     ("redis", &["sinks"]),
@@ -108,6 +108,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("apache-avro", &["schemas"]),
     ("prometheus", &["processors/runtime"]),
     ("ort", &["connectors/models"]),
+    ("fjall", &["processors/runtime"]),
 ];
 
 fn dependencies(krate: &str) -> BTreeSet<String> {

@@ -8,11 +8,11 @@ pub(crate) fn unavailable(what: &str, e: &KafkaError) -> Fault {
     Fault::new(FaultCode::BrokerUnavailable, format!("{what}: {e}"))
 }
 
-/// Whether another instance took our transactional id.
+/// Whether another living instance joined the group under our name.
 pub(crate) fn is_fenced(e: &KafkaError) -> bool {
     matches!(
         code(e),
-        Some(RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch)
+        Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::Fatal)
     )
 }
 

@@ -4,34 +4,71 @@ use kernel::Headers;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
 use schemas::Timestamp;
 
+/// A record's attributes in the CloudEvents binding, with tenant and trace.
+pub(crate) struct CloudEvent<'a> {
+    pub(crate) source: &'a str,
+    /// Short name of the record.
+    pub(crate) record: &'a str,
+    /// When it is written, RFC 3339.
+    pub(crate) time: &'a str,
+    pub(crate) tenant: &'a str,
+    pub(crate) traceparent: Option<&'a str>,
+}
+
+impl CloudEvent<'_> {
+    fn each(&self, mut put: impl FnMut(&str, &str)) {
+        put("ce_specversion", "1.0");
+        put("ce_id", &uuid::Uuid::new_v4().to_string());
+        put("ce_source", self.source);
+        put("ce_type", &format!("soma.{}", self.record));
+        put("ce_time", self.time);
+        put("content-type", "application/avro");
+        if !self.tenant.is_empty() {
+            put("soma-tenant", self.tenant);
+        }
+        if let Some(trace) = self.traceparent {
+            put("traceparent", trace);
+        }
+    }
+
+    /// As the client sends them, with room for more.
+    pub(crate) fn wire(&self, more: usize) -> OwnedHeaders {
+        let mut wire = Some(OwnedHeaders::new_with_capacity(8 + more));
+        self.each(|name, value| wire = wire.take().map(|w| w.insert(header(name, value.as_bytes()))));
+        wire.unwrap_or_default()
+    }
+}
+
 /// CloudEvents headers of a record (`ce_id`, `ce_source`, `ce_type`, `ce_time`, `ce_specversion`).
 pub fn cloud_event(source: &str, record: &str, at: Timestamp, tenant: &str, traceparent: Option<&str>) -> Headers {
     let mut headers = Headers::default();
-    headers.set("ce_specversion", "1.0");
-    headers.set("ce_id", uuid::Uuid::new_v4().to_string());
-    headers.set("ce_source", source);
-    headers.set("ce_type", format!("soma.{record}"));
-    headers.set("ce_time", at.to_string());
-    headers.set("content-type", "application/avro");
-    if !tenant.is_empty() {
-        headers.set("soma-tenant", tenant);
-    }
-    if let Some(trace) = traceparent {
-        headers.set("traceparent", trace);
-    }
+    let time = at.to_string();
+    let event = CloudEvent {
+        source,
+        record,
+        time: &time,
+        tenant,
+        traceparent,
+    };
+    event.each(|name, value| headers.set(name, value));
     headers
 }
 
+pub(crate) fn header<'a>(name: &'a str, value: &'a [u8]) -> Header<'a, &'a [u8]> {
+    Header {
+        key: name,
+        value: Some(value),
+    }
+}
+
 pub(crate) fn to_wire(headers: &Headers) -> OwnedHeaders {
-    headers.0.iter().fold(
-        OwnedHeaders::new_with_capacity(headers.0.len()),
-        |wire, (name, value)| {
-            wire.insert(Header {
-                key: name,
-                value: Some(value.as_slice()),
-            })
-        },
-    )
+    let wire = OwnedHeaders::new_with_capacity(headers.0.len());
+    add(wire, headers)
+}
+
+pub(crate) fn add(wire: OwnedHeaders, headers: &Headers) -> OwnedHeaders {
+    let all = headers.0.iter();
+    all.fold(wire, |wire, (name, value)| wire.insert(header(name, value)))
 }
 
 pub(crate) fn from_wire(message: &BorrowedMessage<'_>) -> Headers {

@@ -10,6 +10,7 @@ mod headers;
 mod log;
 mod offsets;
 mod registry;
+mod send;
 mod tail;
 mod writer;
 

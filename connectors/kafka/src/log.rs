@@ -1,22 +1,26 @@
 //! The log of one stage on Kafka: a consumer and a transactional producer that commit together.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Commit, Fault, FaultCode, Log, Polled, Position, RawRecord};
+use kernel::{Commit, Committed, EachChange, Fault, FaultCode, Log, Polled};
+use rdkafka::Offset;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::Producer;
 use schemas::Timestamp;
 
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
-use crate::headers::{cloud_event, from_wire, to_wire};
+use crate::headers::{CloudEvent, add, header, to_wire};
+use crate::send::{
+    Deliveries, KafkaOrFault, Sender, acknowledged, clock_micros, lost, offsets, partitions, places, raw, send,
+};
 use crate::{Brokers, Registry};
 
-const REQUEST: Duration = Duration::from_secs(15);
+pub(crate) const REQUEST: Duration = Duration::from_secs(15);
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// What one stage instance needs to know about its log.
@@ -51,8 +55,10 @@ pub struct KafkaLog {
     config: LogConfig,
     registry: Arc<Registry>,
     consumer: BaseConsumer<Deferred>,
-    producer: Option<BaseProducer>,
+    producer: Option<Sender>,
     owned: Vec<(String, i32)>,
+    /// Next offset to read of every partition that is owned, as the group has it.
+    committed: BTreeMap<(String, i32), i64>,
     paused: bool,
 }
 
@@ -68,6 +74,7 @@ impl KafkaLog {
             registry,
             producer: None,
             owned: Vec::new(),
+            committed: BTreeMap::new(),
             paused: false,
         };
         log.producer = Some(log.new_producer()?);
@@ -83,21 +90,19 @@ impl KafkaLog {
         Ok(log)
     }
 
-    fn new_producer(&self) -> Result<BaseProducer, Fault> {
+    fn new_producer(&self) -> Result<Sender, Fault> {
         let id = format!("{}.{}", self.config.group, self.config.instance);
-        let producer: BaseProducer = self
-            .config
-            .brokers
-            .client()
+        let mut client = self.config.brokers.client();
+        client
             .set("transactional.id", &id)
             .set("client.id", &id)
             .set("transaction.timeout.ms", self.config.transaction_timeout_ms.to_string())
             .set("compression.type", "lz4")
             .set("linger.ms", "0")
             .set("message.max.bytes", "10485760")
-            .set("queue.buffering.max.kbytes", "65536")
-            .create()
-            .map_err(|e| unavailable("producer", &e))?;
+            .set("queue.buffering.max.kbytes", "65536");
+        let producer =
+            Sender::from_config_and_context(&client, Deliveries::default()).map_err(|e| unavailable("producer", &e))?;
         producer
             .init_transactions(REQUEST)
             .map_err(|e| unavailable(&format!("init transactions of {id}"), &e))?;
@@ -117,6 +122,22 @@ impl KafkaLog {
             .collect()
     }
 
+    /// Where the group stands on these partitions.
+    fn positions(&self, parts: &[(String, i32)]) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
+        let committed = self
+            .consumer
+            .committed_offsets(partitions(parts), REQUEST)
+            .map_err(|e| unavailable("committed offsets", &e))?;
+        let at = committed.elements().into_iter().map(|e| {
+            let at = match e.offset() {
+                Offset::Offset(at) => Offset::Offset(at),
+                _ => Offset::Beginning,
+            };
+            ((e.topic().to_owned(), e.partition()), at)
+        });
+        Ok(at.collect())
+    }
+
     fn rebalance(&mut self) -> Option<Polled> {
         let mut queue = self
             .consumer
@@ -130,6 +151,7 @@ impl KafkaLog {
         Some(match queue.remove(0) {
             Rebalance::Assigned(parts) => Polled::Assigned(parts),
             Rebalance::Revoked(parts) => Polled::Revoked(parts),
+            Rebalance::Lost(parts) => Polled::Lost(parts),
         })
     }
 
@@ -142,10 +164,12 @@ impl KafkaLog {
         }
     }
 
-    fn try_commit(&self, producer: &BaseProducer, commit: &Commit) -> Result<(), KafkaOrFault> {
+    fn try_commit(&self, producer: &Sender, commit: &Commit) -> Result<Committed, KafkaOrFault> {
         let started = Instant::now();
         producer.begin_transaction()?;
-        let now = Timestamp(clock_micros());
+        let places = || producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);
+        places().clear();
+        let now = Timestamp(clock_micros()).to_string();
         for (i, emit) in commit.emits.iter().enumerate() {
             let value = self.registry.frame(&emit.topic, emit.schema_text, emit.avro.clone())?;
             let trace = commit.traces.get(i).and_then(Option::as_deref);
@@ -154,13 +178,19 @@ impl KafkaLog {
             } else {
                 &emit.stage
             };
-            let source = format!("soma/{}/{stage}", self.config.pipeline);
-            let mut headers = cloud_event(&source, emit.record, now, &emit.tenant, trace);
+            let event = CloudEvent {
+                source: &format!("soma/{}/{stage}", self.config.pipeline),
+                record: emit.record,
+                time: &now,
+                tenant: &emit.tenant,
+                traceparent: trace,
+            };
+            let mut headers = event.wire(1 + emit.headers.0.len());
             if !emit.taken_by.is_empty() {
-                headers.set(kernel::TAKEN_BY, emit.taken_by.join(","));
+                headers = headers.insert(header(kernel::TAKEN_BY, emit.taken_by.join(",").as_bytes()));
             }
-            headers.0.extend(emit.headers.0.iter().cloned());
-            send(producer, &emit.topic, None, &emit.key, Some(&value), &headers)?;
+            let headers = add(headers, &emit.headers);
+            send(producer, &emit.topic, None, &emit.key, Some(&value), headers)?;
         }
         for raw in &commit.raw {
             send(
@@ -169,14 +199,11 @@ impl KafkaLog {
                 raw.partition,
                 &raw.key,
                 raw.value.as_deref(),
-                &raw.headers,
+                to_wire(&raw.headers),
             )?;
         }
         let sent = started.elapsed();
-        if !commit.offsets.is_empty() {
-            let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
-            producer.send_offsets_to_transaction(&offsets(&commit.offsets)?, &group, REQUEST)?;
-        }
+        self.send_offsets(producer, commit)?;
         let offsets = started.elapsed();
         acknowledged(producer)?;
         let acknowledged = started.elapsed();
@@ -189,6 +216,25 @@ impl KafkaLog {
             committed_us = (started.elapsed() - acknowledged).as_micros(),
             "transaction"
         );
+        Ok(std::mem::take(&mut *places()))
+    }
+
+    /// Offsets in a transaction are what fences a zombie: the group's coordinator refuses those of a member it has thrown out.
+    /// So every transaction has some, if only where we stand already.
+    fn send_offsets(&self, producer: &Sender, commit: &Commit) -> Result<(), KafkaOrFault> {
+        let mut list = offsets(&commit.offsets)?;
+        if commit.offsets.is_empty() {
+            let place = self.committed.iter().next();
+            let ((topic, partition), at) = place.ok_or_else(|| lost("no partition is owned"))?;
+            list.add_partition_offset(topic, *partition, Offset::Offset(*at))?;
+        }
+        let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
+        // Thrown out, the client forgets who it was, and the coordinator takes offsets of nobody for those of an old client.
+        // Asked in this order: whoever was forgotten before is known as lost now.
+        if self.consumer.assignment_lost() {
+            return Err(lost("the group has gone on without this instance").into());
+        }
+        producer.send_offsets_to_transaction(&list, &group, REQUEST)?;
         Ok(())
     }
 
@@ -207,108 +253,6 @@ impl KafkaLog {
         self.producer = None;
         self.producer = Some(self.new_producer()?);
         Ok(())
-    }
-}
-
-/// What can go wrong while a transaction is made.
-enum KafkaOrFault {
-    Kafka(KafkaError),
-    Fault(Fault),
-}
-impl From<KafkaError> for KafkaOrFault {
-    fn from(e: KafkaError) -> Self {
-        Self::Kafka(e)
-    }
-}
-impl From<Fault> for KafkaOrFault {
-    fn from(e: Fault) -> Self {
-        Self::Fault(e)
-    }
-}
-
-fn clock_micros() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn send(
-    producer: &BaseProducer,
-    topic: &str,
-    partition: Option<i32>,
-    key: &str,
-    value: Option<&[u8]>,
-    headers: &kernel::Headers,
-) -> Result<(), KafkaError> {
-    let started = Instant::now();
-    loop {
-        let mut record: BaseRecord<'_, str, [u8]> = BaseRecord::to(topic).key(key).headers(to_wire(headers));
-        record.partition = partition;
-        record.payload = value;
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if started.elapsed() < REQUEST => {
-                producer.poll(Duration::ZERO);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err((e, _)) => return Err(e),
-        }
-    }
-}
-
-/// Waits until the brokers have everything. Neither the client's flush nor its timed poll will do: flush polls in slices of
-/// 100 ms and stays for the whole slice, and a timed poll spins through the last millisecond of its time, which at one
-/// transaction after another was half of the processor time of this process.
-fn acknowledged(producer: &BaseProducer) -> Result<(), KafkaError> {
-    const PAUSE: Duration = Duration::from_micros(500);
-    let started = Instant::now();
-    let mut left = producer.in_flight_count();
-    while left > 0 {
-        // One poll takes one report, which is one partition's: go on while there are more.
-        producer.poll(Duration::ZERO);
-        let now = producer.in_flight_count();
-        if now == left {
-            if started.elapsed() > REQUEST {
-                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        left = now;
-    }
-    Ok(())
-}
-
-fn offsets(positions: &[Position]) -> Result<TopicPartitionList, KafkaError> {
-    let mut list = TopicPartitionList::new();
-    for p in positions {
-        list.add_partition_offset(&p.topic, p.partition, Offset::Offset(p.offset))?;
-    }
-    Ok(list)
-}
-
-fn partitions(parts: &[(String, i32)]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in parts {
-        list.add_partition(topic, *partition);
-    }
-    list
-}
-
-pub(crate) fn raw(message: &BorrowedMessage<'_>) -> RawRecord {
-    RawRecord {
-        position: Position {
-            topic: message.topic().to_owned(),
-            partition: message.partition(),
-            offset: message.offset(),
-        },
-        key: message
-            .key()
-            .map(|k| String::from_utf8_lossy(k).into_owned())
-            .unwrap_or_default(),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: from_wire(message),
-        at: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default()),
     }
 }
 
@@ -334,6 +278,11 @@ impl Log for KafkaLog {
                     let left = gathered.saturating_duration_since(Instant::now());
                     wait = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0));
                 }
+                Some(Err(e)) if is_fenced(&e) => {
+                    let (group, instance) = (&self.config.group, &self.config.instance);
+                    let detail = format!("another instance joined {group} as {instance}: {e}");
+                    return Err(Fault::new(FaultCode::Fenced, detail));
+                }
                 // librdkafka reconnects by itself; what it already fetched is still good.
                 Some(Err(e)) if records.is_empty() => return Err(unavailable("poll", &e)),
                 Some(Err(_)) => break,
@@ -345,14 +294,21 @@ impl Log for KafkaLog {
         Ok(self.rebalance().unwrap_or(Polled::Idle))
     }
 
-    fn commit(&mut self, commit: &Commit) -> Result<(), Fault> {
+    fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
         if commit.is_empty() {
-            return Ok(());
+            return Ok(Committed::new());
         }
         if commit.emits.is_empty() && commit.raw.is_empty() {
             let list = offsets(&commit.offsets).map_err(|e| unavailable("offsets", &e))?;
-            let done = self.consumer.commit(&list, rdkafka::consumer::CommitMode::Sync);
-            return done.map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")));
+            self.consumer
+                .commit(&list, rdkafka::consumer::CommitMode::Sync)
+                .map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")))?;
+            let read = commit
+                .offsets
+                .iter()
+                .map(|p| ((p.topic.clone(), p.partition), p.offset));
+            self.committed.extend(read);
+            return Ok(Committed::new());
         }
         if self.producer.is_none() {
             self.producer = Some(self.new_producer()?);
@@ -361,18 +317,18 @@ impl Log for KafkaLog {
             return Err(Fault::new(FaultCode::Internal, "no producer"));
         };
         match self.try_commit(producer, commit) {
-            Ok(()) => Ok(()),
+            Ok(places) => {
+                let read = commit
+                    .offsets
+                    .iter()
+                    .map(|p| ((p.topic.clone(), p.partition), p.offset));
+                self.committed.extend(read);
+                Ok(places)
+            }
             Err(KafkaOrFault::Fault(fault)) => {
                 self.settle(&KafkaError::Canceled)?;
                 Err(fault)
             }
-            Err(KafkaOrFault::Kafka(e)) if is_fenced(&e) => Err(Fault::new(
-                FaultCode::Fenced,
-                format!(
-                    "{}.{} is used by another instance: {e}",
-                    self.config.group, self.config.instance
-                ),
-            )),
             Err(KafkaOrFault::Kafka(e)) => {
                 let too_large = is_too_large(&e);
                 self.settle(&e)?;
@@ -386,55 +342,46 @@ impl Log for KafkaLog {
         }
     }
 
-    fn restore(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        each: &mut dyn FnMut(String, Option<Vec<u8>>),
-    ) -> Result<(), Fault> {
-        crate::tail::read_to_end(&self.config.brokers, topic, partition, each)
+    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
+        crate::tail::extent(&self.config.brokers, topic, partition)
+    }
+
+    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
+        crate::tail::read_to_end(&self.config.brokers, (topic, partition), from, each)
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
         let parts = &self.along(parts);
-        let fresh: Vec<_> = parts.iter().filter(|p| !self.owned.contains(p)).cloned().collect();
-        let known: Vec<_> = parts.iter().filter(|p| self.owned.contains(p)).cloned().collect();
+        let at = self.positions(parts)?;
+        let fresh = |p: &(String, i32)| !self.owned.contains(p);
+        let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));
         if !known.is_empty() {
-            let mut at = self
-                .consumer
-                .committed_offsets(partitions(&known), REQUEST)
-                .map_err(|e| unavailable("committed offsets", &e))?;
-            let none: Vec<_> = at
-                .elements()
-                .iter()
-                .filter(|e| e.offset() == Offset::Invalid)
-                .map(|e| (e.topic().to_owned(), e.partition()))
-                .collect();
-            for (topic, partition) in none {
-                at.set_partition_offset(&topic, partition, Offset::Beginning)
-                    .map_err(|e| unavailable("rewind", &e))?;
-            }
             self.consumer
-                .seek_partitions(at, REQUEST)
+                .seek_partitions(places(&known)?, REQUEST)
                 .map_err(|e| unavailable("rewind", &e))?;
         }
-        if !fresh.is_empty() {
+        if !new.is_empty() {
+            let list = places(&new)?;
             self.consumer
-                .incremental_assign(&partitions(&fresh))
+                .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
             if self.paused {
-                self.consumer
-                    .pause(&partitions(&fresh))
-                    .map_err(|e| unavailable("pause", &e))?;
+                self.consumer.pause(&list).map_err(|e| unavailable("pause", &e))?;
             }
-            self.owned.extend(fresh);
+            self.owned.extend(new.into_keys());
         }
+        let at = at.into_iter().map(|(place, at)| match at {
+            Offset::Offset(at) => (place, at),
+            _ => (place, 0),
+        });
+        self.committed.extend(at);
         Ok(())
     }
 
     fn release(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
         let parts = &self.along(parts);
         self.owned.retain(|p| !parts.contains(p));
+        self.committed.retain(|p, _| !parts.contains(p));
         match self.consumer.incremental_unassign(&partitions(parts)) {
             Ok(()) => Ok(()),
             Err(e) => {

@@ -8,14 +8,14 @@ use kernel::{Decoder, Fault, FaultCode};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id_and_type, post_schema};
 use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema, get_payload};
-use schemas::Schema;
+use schemas::Written;
 
 /// A client of a Confluent-compatible registry. What it has learnt is kept: an id never changes its meaning.
 pub struct Registry {
     url: String,
     settings: SrSettings,
     handle: tokio::runtime::Handle,
-    by_id: Mutex<HashMap<u32, Arc<Schema>>>,
+    by_id: Mutex<HashMap<u32, Arc<Written>>>,
     ids: Mutex<HashMap<String, u32>>,
 }
 
@@ -157,7 +157,7 @@ impl Registry {
             .map_err(|e| self.unavailable(&e))
     }
 
-    fn schema(&self, id: u32) -> Result<Arc<Schema>, Fault> {
+    fn schema(&self, id: u32) -> Result<Arc<Written>, Fault> {
         if let Some(schema) = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(schema.clone());
         }
@@ -175,7 +175,7 @@ impl Registry {
             })?;
         let schema = schemas::parse_schema(&found.schema)
             .map_err(|e| Fault::new(FaultCode::SchemaUnknown, format!("schema id {id} does not parse: {e}")))?;
-        let schema = Arc::new(schema);
+        let schema = Arc::new(Written::with(schema));
         self.by_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -207,7 +207,7 @@ fn is_status(e: &SRCError, status: &str) -> bool {
 }
 
 impl Decoder for Registry {
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Written>, &'a [u8]), Fault> {
         let [0, a, b, c, d, avro @ ..] = value else {
             let head = &value[..value.len().min(5)];
             let detail = format!(

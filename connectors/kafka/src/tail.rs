@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kernel::{Fault, FaultCode, RawRecord};
+use kernel::{EachChange, Fault, FaultCode, RawRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -11,7 +11,7 @@ use schemas::Timestamp;
 
 use crate::Brokers;
 use crate::faults::unavailable;
-use crate::log::raw;
+use crate::send::raw;
 
 const REQUEST: Duration = Duration::from_secs(10);
 /// A changelog whose end does not come for this long has an open transaction nobody finishes, or a broker that is gone.
@@ -38,41 +38,52 @@ fn list(topic: &str, partition: i32, offset: Offset) -> Result<TopicPartitionLis
     Ok(list)
 }
 
-/// Reads a partition from its beginning until everything that was written before the call is read or known to be aborted.
-pub(crate) fn read_to_end(
-    brokers: &Brokers,
-    topic: &str,
-    partition: i32,
-    each: &mut dyn FnMut(String, Option<Vec<u8>>),
-) -> Result<(), Fault> {
-    let reader = consumer(brokers)?;
-    // With read_committed the client's own idea of the end is the last stable offset; ask without isolation for the true one.
+/// First offset of a partition and the one behind its last, open and aborted transactions included. With read_committed the
+/// client's own idea of the end is the last stable offset; this asks without isolation for the true one.
+pub(crate) fn extent(brokers: &Brokers, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
     let plain: BaseConsumer = brokers
         .client()
         .set("group.id", "soma-tail")
         .set("isolation.level", "read_uncommitted")
         .create()
         .map_err(|e| unavailable("consumer", &e))?;
-    let (_, end) = plain
+    plain
         .fetch_watermarks(topic, partition, REQUEST)
-        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
-    drop(plain);
-    if end == 0 {
-        return Ok(());
+        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))
+}
+
+/// Reads a partition from an offset until everything that was written before the call is read or known to be aborted; where it
+/// goes on.
+pub(crate) fn read_to_end(
+    brokers: &Brokers,
+    (topic, partition): (&str, i32),
+    from: i64,
+    each: &mut EachChange<'_>,
+) -> Result<i64, Fault> {
+    let (_, end) = extent(brokers, topic, partition)?;
+    if end <= from {
+        return Ok(from);
     }
+    let reader = consumer(brokers)?;
+    let begin = if from > 0 {
+        Offset::Offset(from)
+    } else {
+        Offset::Beginning
+    };
     reader
-        .assign(&list(topic, partition, Offset::Beginning)?)
+        .assign(&list(topic, partition, begin)?)
         .map_err(|e| unavailable("assign", &e))?;
     let started = Instant::now();
-    let mut next = 0;
+    let mut next = from;
     loop {
         match reader.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
-                next = message.offset() + 1;
-                let record = raw(&message);
-                each(record.key, record.value);
+                let offset = message.offset();
+                next = offset + 1;
+                let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+                each(key, message.payload().map(<[u8]>::to_vec), offset)?;
                 if next >= end {
-                    return Ok(());
+                    return Ok(next);
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => {
@@ -81,7 +92,7 @@ pub(crate) fn read_to_end(
                     .fetch_watermarks(topic, partition, REQUEST)
                     .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
                 if stable >= end {
-                    return Ok(());
+                    return Ok(end);
                 }
             }
             Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),

@@ -6,7 +6,7 @@ import string
 import sys
 import time
 
-from . import control, devenv, proc, setup
+from . import control, devenv, proc, setup, terraform
 from .base import StackError
 from .home import Home
 from .parts import ALL, pick
@@ -53,6 +53,8 @@ def _parser():
     sub.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL")
     sub = command("status", _status, "health, port, pid, memory and log of each part; exit code 1 if one is down")
     sub.add_argument("--json", action="store_true")
+    sub = command("find", _find, "print the path of a program that setup has found or built")
+    sub.add_argument("program", choices=("terraform",))
     command("reset", _reset, "down, and remove the data, logs and secrets")
     sub = command("run", _run, "start any other program under the stack's care, with dev.env in its environment")
     sub.add_argument("--health", metavar="URL", help="wait until GET URL answers 2xx; $KEY of dev.env is replaced")
@@ -195,6 +197,13 @@ def _table(rows):
             print("\n{} {}: {}. Last lines of {}:".format(row["name"], row["state"], row["problem"], row["log"]))
             for line in row["last_log"]:
                 print("    " + line[:300])
+
+
+def _find(options):
+    found = terraform.find(Home(options.home).cache)
+    if not found:
+        raise StackError("there is no working {}".format(options.program), "run `python3 deploy/dev/stack.py setup`")
+    print(found)
 
 
 def _reset(options):

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use schemas::{Record, Schema, Timestamp};
+use schemas::{Record, Timestamp, Written};
 
 use crate::fault::{Fault, FaultCode};
 
@@ -80,7 +80,7 @@ pub trait Decoder: Send + Sync {
     ///
     /// # Errors
     /// Input faults for bytes that are not framed or name an unknown schema; a dependency fault when the registry does not answer.
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(std::sync::Arc<Schema>, &'a [u8]), Fault>;
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(std::sync::Arc<Written>, &'a [u8]), Fault>;
 }
 
 /// What a stage reads: one record type, or an enum of several made with [`inputs!`](crate::inputs).
@@ -99,8 +99,8 @@ pub trait Input: Sized + Send + 'static {
 /// # Errors
 /// As [`Input::decode`].
 pub fn decode<R: Record>(value: &[u8], decoder: &dyn Decoder) -> Result<R, Fault> {
-    let (schema, bytes) = decoder.unframe(value)?;
-    R::from_avro(&schema, bytes).map_err(|e| Fault::new(FaultCode::RecordUnreadable, e.0))
+    let (written, bytes) = decoder.unframe(value)?;
+    R::from_written(&written, bytes).map_err(|e| Fault::new(FaultCode::RecordUnreadable, e.0))
 }
 
 /// Declares what a stage reads: an enum with one variant per topic.

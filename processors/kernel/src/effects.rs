@@ -76,6 +76,8 @@ pub enum Approach {
     Fresh,
     /// The intent was written, the outcome was not: ask the tool's replay rule first.
     Recover,
+    /// As [`Approach::Recover`], and a kill or cancel has come since: ask what became of it, send nothing.
+    Inquire,
 }
 
 /// An outside action to be started once the transaction that records its intent has committed.

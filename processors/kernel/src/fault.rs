@@ -99,10 +99,12 @@ fault_codes! {
     StoreRefused = "STORE_REFUSED", Ourselves;
     /// The model that embeds text cannot be loaded or run.
     ModelUnavailable = "MODEL_UNAVAILABLE", Dependency;
-    /// Another instance took over our transactional id; this one must stop.
+    /// Another living instance joined the group under our instance name; this one must stop.
     Fenced = "FENCED", Ourselves;
     /// A stage's state cannot be read by this version.
     StateUnreadable = "STATE_UNREADABLE", Ourselves;
+    /// State on disk cannot be read or written.
+    StateOnDisk = "STATE_ON_DISK", Ourselves;
     /// `fuse` was changed and what the former layout left cannot be taken over.
     LayoutChanged = "LAYOUT_CHANGED", Ourselves;
     /// The topics a stage needs are missing or not partitioned alike.

@@ -1,5 +1,7 @@
 //! The log as the loop sees it. `commit` is the whole delivery guarantee: outputs, state changes and consumed offsets, all or nothing.
 
+use std::collections::BTreeMap;
+
 use schemas::Timestamp;
 
 use crate::delivery::{Headers, Position, RawRecord};
@@ -15,6 +17,8 @@ pub enum Polled {
     Assigned(Vec<(String, i32)>),
     /// Partitions to give up. Answer with [`Log::release`] once drained.
     Revoked(Vec<(String, i32)>),
+    /// Partitions that are gone: others may own them by now. Nothing of them may be committed. Answer with [`Log::release`].
+    Lost(Vec<(String, i32)>),
     /// Nothing for now.
     Idle,
 }
@@ -54,6 +58,13 @@ impl Commit {
     }
 }
 
+/// By topic and partition, where a changelog goes on behind what a transaction wrote to it; those it wrote to whose place the
+/// broker told.
+pub type Committed = BTreeMap<(String, i32), i64>;
+
+/// Takes the key and value of one changelog record, and its offset.
+pub type EachChange<'a> = dyn FnMut(String, Option<Vec<u8>>, i64) -> Result<(), Fault> + 'a;
+
 /// The log of one stage instance.
 pub trait Log: Send {
     /// Waits at most `wait_ms` for something to do.
@@ -65,17 +76,17 @@ pub trait Log: Send {
     ///
     /// # Errors
     /// `COMMIT_FAILED`: nothing of it is visible, make it again after [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
-    fn commit(&mut self, commit: &Commit) -> Result<(), Fault>;
-    /// Reads a changelog partition from its beginning to its end.
+    fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault>;
+    /// First offset kept of a changelog partition, and the one its next record will have.
     ///
     /// # Errors
     /// A dependency fault when the broker does not answer.
-    fn restore(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        each: &mut dyn FnMut(String, Option<Vec<u8>>),
-    ) -> Result<(), Fault>;
+    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault>;
+    /// Reads a changelog partition from an offset to its end, and says where it goes on.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer; what `each` says.
+    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault>;
     /// Begins reading partitions at their committed offsets; on partitions already begun, goes back to them.
     ///
     /// # Errors

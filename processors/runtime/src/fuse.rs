@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kernel::{Blame, Decoder, Emit, Fault, Headers, Position, RawRecord};
-use schemas::Schema;
+use schemas::Written;
 
 use crate::batch::Batch;
 use crate::part::{Member, Moment};
@@ -19,14 +19,14 @@ const CASCADE_MAX: usize = 10_000;
 pub(crate) struct Fuse {
     pipeline: String,
     readers: BTreeMap<String, Vec<usize>>,
-    schemas: HashMap<&'static str, Arc<Schema>>,
+    schemas: HashMap<&'static str, Arc<Written>>,
 }
 
 /// Bytes written in this very transaction: their schema is the one they were written with.
-struct Own(Arc<Schema>);
+struct Own(Arc<Written>);
 
 impl Decoder for Own {
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Written>, &'a [u8]), Fault> {
         Ok((self.0.clone(), value))
     }
 }
@@ -87,7 +87,7 @@ impl Fuse {
             let own = Own(self
                 .schemas
                 .entry(emit.record)
-                .or_insert_with(|| Arc::new((emit.schema)().clone()))
+                .or_insert_with(|| Arc::new(Written::with((emit.schema)().clone())))
                 .clone());
             let seed = format!("{}>{nth}", cause.seed);
             let record = record(emit, trace, cause.partition, at);

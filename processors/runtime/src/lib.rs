@@ -4,7 +4,7 @@
 //! poll a batch -> for each delivery: decode, load state, step -> collect effects
 //!   Fault Input -> DLQ record | Dependency -> back off, pause | Ourselves -> halt, commit nothing
 //! one transaction: emits + state changelog + timers + consumed offsets -> commit -> count the batch -> repeat
-//!   Revoked or SIGTERM -> drain (one path for both)
+//!   Revoked or SIGTERM -> drain (one path for both); Lost -> let go, commit nothing
 //! ```
 //!
 //! It knows nothing of Kafka, of any store or of any capability: those come in through the kernel's traits.
@@ -25,15 +25,17 @@ mod store;
 mod trace;
 mod window_loop;
 
+pub use batch::Batch;
 pub use controls::SharedControls;
 pub use health::{Health, StageHealth, StageState};
 pub use http::serve as serve_http;
 pub use metrics::Metrics;
-pub use part::{Member, Part};
+pub use part::{Member, Moment, Part};
 pub use processor_loop::ProcessorStage;
 pub use sink_loop::SinkStage;
 pub use stage::{Limits, Stage, StageContext, Waker, spawn};
-pub use trace::Trace;
+pub use store::StateAt;
+pub use trace::{Trace, export_traces};
 pub use window_loop::WindowStage;
 
 /// The wall clock.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// The process's metrics.
@@ -117,12 +117,9 @@ impl Metrics {
             .observe(seconds);
     }
 
-    /// A record had this age.
-    pub fn age(&self, stage: &str, seconds: f64) {
-        self.0
-            .age
-            .with_label_values(&[&self.0.pipeline, stage])
-            .observe(seconds);
+    /// Where a stage counts the age of its records, seconds: looked up once, since every record counts.
+    pub(crate) fn ages(&self, stage: &str) -> Histogram {
+        self.0.age.with_label_values(&[&self.0.pipeline, stage])
     }
 
     /// Sets a stage's gauge.

@@ -7,17 +7,21 @@ use std::time::Instant;
 
 use kernel::controls::Controls;
 use kernel::{
-    Approach, Decoder, Delivery, Effects, Fault, FaultCode, Input, Performer, Processor, RawRecord, Signal, Timer,
+    Approach, Committed, Decoder, Delivery, Effects, Fault, FaultCode, Input, Performer, Processor, RawRecord, Signal,
+    Timer,
 };
 use schemas::Timestamp;
 use schemas::records::Outcome;
 
 use crate::batch::{Batch, Cause};
+use crate::health::StageState;
 use crate::stage::StageContext;
-use crate::store::{Overlay, Store};
+use crate::store::{Overlay, StateAt, Store};
 use crate::trace::Trace;
 
 const TIMERS_MAX: usize = 200;
+/// A restore says how far it is once in so many records.
+const PROGRESS_ROWS: u64 = 50_000;
 
 /// What holds for all steps of one turn.
 pub struct Moment<'a> {
@@ -33,7 +37,10 @@ pub trait Member: Send {
     /// Stage name.
     fn name(&self) -> &str;
     /// Partition, key and bytes of every state it holds.
-    fn entries(&self) -> Vec<(i32, String, Vec<u8>)>;
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK`.
+    fn entries(&self) -> Result<Vec<(i32, String, Vec<u8>)>, Fault>;
     /// Topics it reads; the first leads.
     fn topics(&self) -> Vec<&'static str>;
     /// Whether it keeps state.
@@ -79,8 +86,8 @@ pub trait Member: Send {
     /// The transaction is true: so is the state, and actions start.
     ///
     /// # Errors
-    /// `INTERNAL` when state cannot be applied.
-    fn committed(&mut self, at: &Moment<'_>) -> Result<(), Fault>;
+    /// `INTERNAL` or `STATE_ON_DISK` when state cannot be applied.
+    fn committed(&mut self, at: &Moment<'_>, places: &Committed) -> Result<(), Fault>;
 }
 
 /// An outside action that has been answered.
@@ -116,9 +123,17 @@ pub struct Part<P: Processor> {
     /// How many of `dones` and `restored` the turn in hand has taken.
     taken: (usize, usize),
     controls_seen: usize,
+    ages: Option<prometheus::Histogram>,
 }
 
 impl<P: Processor> Part<P> {
+    /// Keeps its state elsewhere than in memory.
+    #[must_use]
+    pub fn state_at(mut self, at: StateAt) -> Self {
+        self.store = Store::at(at);
+        self
+    }
+
     /// A member called `name` whose state goes to `state_topic` (empty when it has none); `performer` is needed when it asks
     /// for outside actions.
     pub fn new(name: &str, state_topic: String, processor: P, performer: Option<Arc<dyn Performer>>) -> Self {
@@ -136,6 +151,7 @@ impl<P: Processor> Part<P> {
             restored: Vec::new(),
             taken: (0, 0),
             controls_seen: 0,
+            ages: None,
         }
     }
 
@@ -260,7 +276,7 @@ impl<P: Processor> Member for Part<P> {
         &self.name
     }
 
-    fn entries(&self) -> Vec<(i32, String, Vec<u8>)> {
+    fn entries(&self) -> Result<Vec<(i32, String, Vec<u8>)>, Fault> {
         self.store.entries()
     }
 
@@ -274,22 +290,36 @@ impl<P: Processor> Member for Part<P> {
 
     fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault> {
         let started = Instant::now();
-        self.store.own(partition);
+        let now = cx.clock.now();
+        let mut from = self.store.own(partition, now)?;
+        let mut read = 0;
         if self.is_stateful() {
-            let store = &mut self.store;
-            cx.log.restore(&self.state_topic, partition, &mut |key, value| {
-                store.restore(partition, key, value);
-            })?;
-            store.restored(partition)?;
+            let (first, end) = cx.log.extent(&self.state_topic, partition)?;
+            if from > 0 && !(first..=end).contains(&from) {
+                tracing::warn!(stage = %self.name, partition, from, first, end, "the changelog is not the one the state on disk was read from; reading it all");
+                self.store.clear(partition)?;
+                from = 0;
+            }
+            let (store, health) = (&mut self.store, &cx.health);
+            let mut each = |key: String, value: Option<Vec<u8>>, offset: i64| {
+                read += 1;
+                if read % PROGRESS_ROWS == 0 {
+                    let what = format!("{} partition {partition}: at {offset} of {end}", self.name);
+                    health.set(&cx.stage, StageState::Restoring(what), 0);
+                }
+                store.restore(partition, key, value)
+            };
+            let next = cx.log.restore(&self.state_topic, partition, from, &mut each)?;
+            self.store.restored(partition, next, now)?;
         }
-        let open = self.store.performing(partition);
+        let open = self.store.performing(partition)?;
         let flying: BTreeSet<_> = self.flying.keys().map(|(p, key, _)| (*p, key.clone())).collect();
         self.restored.extend(
             open.into_iter()
                 .map(|key| (partition, key))
                 .filter(|at| !flying.contains(at)),
         );
-        tracing::info!(stage = %self.name, partition, keys = self.store.len(), ms = started.elapsed().as_millis(), "state restored");
+        tracing::info!(stage = %self.name, partition, keys = self.store.len(), from, read, ms = started.elapsed().as_millis(), "state restored");
         Ok(())
     }
 
@@ -337,7 +367,7 @@ impl<P: Processor> Member for Part<P> {
         if at.seen > self.controls_seen && self.is_stateful() {
             for control in at.cx.controls.since(self.controls_seen) {
                 let signal = Signal::Control(Box::new(control));
-                for (p, key) in self.store.keys() {
+                for (p, key) in self.store.keys()? {
                     self.signal(at, (p, &key), &signal, None, batch)?;
                 }
             }
@@ -353,7 +383,7 @@ impl<P: Processor> Member for Part<P> {
         self.taken = (self.restored.len(), dones.len());
         self.dones = dones;
         signalled?;
-        for (p, key, timer) in self.store.due(at.now, TIMERS_MAX) {
+        for (p, key, timer) in self.store.due(at.now, TIMERS_MAX)? {
             self.timer(at, (p, &key), &timer, batch)?;
         }
         Ok(())
@@ -372,7 +402,9 @@ impl<P: Processor> Member for Part<P> {
         let mut trace = Trace::of(&record.headers);
         #[allow(clippy::cast_precision_loss, reason = "seconds for a histogram")]
         let age = (at.now.0 - record.at.0).max(0) as f64 / 1e6;
-        at.cx.metrics.age(&self.name, age);
+        self.ages
+            .get_or_insert_with(|| at.cx.metrics.ages(&self.name))
+            .observe(age);
         let input = <P::In as Input>::decode(&record.position.topic, value, decoder)?;
         let delivery = Delivery {
             input,
@@ -398,12 +430,13 @@ impl<P: Processor> Member for Part<P> {
 
     fn seal(&self, batch: &mut Batch) {
         if !self.state_topic.is_empty() {
-            batch.raws(self.overlay.changelog(&self.store, &self.state_topic));
+            batch.raws(self.overlay.changelog(&self.state_topic));
         }
     }
 
-    fn committed(&mut self, at: &Moment<'_>) -> Result<(), Fault> {
-        self.store.apply(std::mem::take(&mut self.overlay))?;
+    fn committed(&mut self, at: &Moment<'_>, places: &Committed) -> Result<(), Fault> {
+        let next = |partition| places.get(&(self.state_topic.clone(), partition)).copied();
+        self.store.apply(std::mem::take(&mut self.overlay), next, at.now)?;
         for start in std::mem::take(&mut self.starts) {
             self.start(at.cx, start)?;
         }

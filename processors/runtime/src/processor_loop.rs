@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use kernel::{Blame, Fault, FaultCode, Polled, RawRecord};
+use kernel::{Blame, Committed, Fault, FaultCode, Polled, RawRecord};
 
 use crate::batch::Batch;
 use crate::dead;
@@ -149,7 +149,20 @@ impl ProcessorStage {
         let going: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
         self.backlog.retain(|r| !going.contains(&r.position.partition));
         self.drain(cx, &going)?;
-        for p in &going {
+        self.release(cx, parts)
+    }
+
+    /// Others may own them by now: what is in flight or was about to be committed is theirs to find.
+    fn lost(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
+        tracing::warn!(stage = %cx.stage, partitions = ?parts, "partitions lost: this instance was silent for too long");
+        let gone: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+        self.backlog.retain(|r| !gone.contains(&r.position.partition));
+        self.skipped.retain(|(_, p), _| !gone.contains(p));
+        self.release(cx, parts)
+    }
+
+    fn release(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
+        for (_, p) in parts {
             self.members.iter_mut().for_each(|m| m.release(*p));
         }
         self.owned.retain(|o| !parts.contains(o));
@@ -242,6 +255,7 @@ impl ProcessorStage {
         self.members.iter().for_each(|m| m.seal(&mut batch));
         let counts = std::mem::take(&mut batch.counts);
         let now = (at.now, at.controls, at.seen);
+        let mut places = Committed::new();
         if batch.writes() || !counts.is_empty() || last || cx.clock.elapsed() > self.skipped_at + SKIPPED_MAX {
             for (place, next) in std::mem::take(&mut self.skipped) {
                 batch.offset(place, next);
@@ -250,8 +264,9 @@ impl ProcessorStage {
             let commit = batch.seal();
             if !commit.is_empty() {
                 cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
-                if let Err(fault) = cx.commit(&commit) {
-                    return self.commit_failed(cx, fault, taken);
+                match cx.commit(&commit) {
+                    Ok(committed) => places = committed,
+                    Err(fault) => return self.commit_failed(cx, fault, taken),
                 }
             }
         }
@@ -262,7 +277,7 @@ impl ProcessorStage {
             seen: now.2,
         };
         for member in &mut self.members {
-            member.committed(&at)?;
+            member.committed(&at, &places)?;
         }
         for ((topic, outcome), n) in counts {
             cx.metrics.records(&cx.stage, &topic, outcome, n);
@@ -310,7 +325,7 @@ impl ProcessorStage {
         batch.consumed(&record, "dead_lettered");
         self.suspect = false;
         match cx.commit(&batch.seal()) {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(fault) => self.commit_failed(cx, fault, 0),
         }
     }
@@ -351,22 +366,27 @@ fn step(
 
 impl ProcessorStage {
     /// Stage, partition, key and bytes of every state held, for checks.
-    pub fn entries(&self) -> Vec<(String, i32, String, Vec<u8>)> {
-        let members = self.members.iter();
-        let entries = members.flat_map(|m| m.entries().into_iter().map(|(p, k, v)| (m.name().to_owned(), p, k, v)));
-        entries.collect()
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK`.
+    pub fn entries(&self) -> Result<Vec<(String, i32, String, Vec<u8>)>, Fault> {
+        let mut all = Vec::new();
+        for member in &self.members {
+            let name = member.name();
+            let entries = member.entries()?.into_iter();
+            all.extend(entries.map(|(p, k, v)| (name.to_owned(), p, k, v)));
+        }
+        Ok(all)
     }
 
     /// Outside actions in flight.
     pub fn in_flight(&self) -> usize {
         self.flying(None)
     }
+}
 
-    /// Goes round once. False when the process stops and everything is drained.
-    ///
-    /// # Errors
-    /// As [`Stage::run`].
-    pub fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
+impl Stage for ProcessorStage {
+    fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
         cx.health.beat(&cx.stage);
         if cx.stopping() {
             self.backlog.clear();
@@ -379,6 +399,7 @@ impl ProcessorStage {
             Ok(Polled::Records(records)) => self.backlog.extend(records),
             Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
             Ok(Polled::Revoked(parts)) => self.revoked(cx, &parts)?,
+            Ok(Polled::Lost(parts)) => self.lost(cx, &parts)?,
             // An answer ends this wait; the client's own cannot be ended from outside.
             Ok(Polled::Idle) if self.flying(None) > 0 => cx.waker.wait(Duration::from_millis(3)),
             Ok(Polled::Idle) => {}
@@ -391,12 +412,5 @@ impl ProcessorStage {
         }
         self.turn(cx, false)?;
         Ok(true)
-    }
-}
-
-impl Stage for ProcessorStage {
-    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        while self.go_round(cx)? {}
-        Ok(())
     }
 }

@@ -14,6 +14,8 @@ pub struct SinkStage<S: Sink> {
     sink: S,
     batch: Vec<RawRecord>,
     owned: BTreeSet<(String, i32)>,
+    /// Assigned, and not begun yet.
+    fresh: Vec<(String, i32)>,
     backoff: Backoff,
     paused: bool,
 }
@@ -25,6 +27,7 @@ impl<S: Sink> SinkStage<S> {
             sink,
             batch: Vec::new(),
             owned: BTreeSet::new(),
+            fresh: Vec::new(),
             backoff: Backoff::default(),
             paused: false,
         }
@@ -106,11 +109,10 @@ impl<S: Sink> SinkStage<S> {
             }
             Polled::Assigned(parts) => {
                 self.sink.reassigned();
-                cx.log.start(&parts)?;
-                self.owned.extend(parts);
-                cx.running(self.owned.len());
+                self.fresh.extend(parts);
             }
-            Polled::Revoked(parts) => {
+            Polled::Revoked(parts) | Polled::Lost(parts) => {
+                self.fresh.retain(|f| !parts.contains(f));
                 self.batch.retain(|r| {
                     !parts
                         .iter()
@@ -120,6 +122,11 @@ impl<S: Sink> SinkStage<S> {
                 self.owned.retain(|o| !parts.contains(o));
                 cx.log.release(&parts)?;
                 cx.running(self.owned.len());
+                // What it waited to write may be gone: nothing else would let it read again.
+                if self.batch.is_empty() {
+                    self.backoff = Backoff::default();
+                    self.pause(cx, false)?;
+                }
             }
             Polled::Idle => {}
         }
@@ -127,26 +134,40 @@ impl<S: Sink> SinkStage<S> {
     }
 }
 
+impl<S: Sink> SinkStage<S> {
+    /// Begins what was assigned; tried again while the broker does not answer.
+    fn begin(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        if !self.fresh.is_empty() {
+            cx.log.start(&self.fresh)?;
+            self.owned.extend(std::mem::take(&mut self.fresh));
+            cx.running(self.owned.len());
+        }
+        Ok(())
+    }
+}
+
 impl<S: Sink> Stage for SinkStage<S> {
-    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        loop {
-            cx.health.beat(&cx.stage);
-            if cx.stopping() {
-                // One last try; what is not kept stays uncommitted and comes again.
-                return if self.batch.is_empty() { Ok(()) } else { self.write(cx) };
-            }
-            match self.poll(cx) {
-                Ok(()) => {}
-                Err(fault) if fault.blame == Blame::Dependency => {
-                    cx.metrics.fault(&cx.stage, fault.code.as_str());
-                    tracing::debug!(stage = %cx.stage, detail = %fault.detail, "poll");
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err(fault) => return Err(fault),
-            }
-            if self.is_due(cx) {
+    fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
+        cx.health.beat(&cx.stage);
+        if cx.stopping() {
+            // One last try; what is not kept stays uncommitted and comes again.
+            if !self.batch.is_empty() {
                 self.write(cx)?;
             }
+            return Ok(false);
         }
+        match self.poll(cx).and_then(|()| self.begin(cx)) {
+            Ok(()) => {}
+            Err(fault) if fault.blame == Blame::Dependency => {
+                cx.metrics.fault(&cx.stage, fault.code.as_str());
+                tracing::debug!(stage = %cx.stage, detail = %fault.detail, "poll");
+                cx.waker.wait(Duration::from_millis(50));
+            }
+            Err(fault) => return Err(fault),
+        }
+        if self.is_due(cx) {
+            self.write(cx)?;
+        }
+        Ok(true)
     }
 }

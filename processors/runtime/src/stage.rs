@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Blame, Clock, Commit, Decoder, Fault, FaultCode, Log};
+use kernel::{Blame, Clock, Commit, Committed, Decoder, Fault, FaultCode, Log};
 
 use crate::SystemClock;
 use crate::controls::SharedControls;
@@ -120,13 +120,13 @@ impl StageContext {
     }
 
     /// Commits and counts.
-    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), Fault> {
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
         let started = Instant::now();
-        self.log.commit(commit)?;
+        let places = self.log.commit(commit)?;
         #[allow(clippy::cast_precision_loss, reason = "seconds for a gauge")]
         let now_s = self.clock.now().0 as f64 / 1e6;
         self.metrics.commit(&self.stage, started.elapsed().as_secs_f64(), now_s);
-        Ok(())
+        Ok(places)
     }
 
     /// Notes a dependency fault once per new cause, so that an outage is one log line and not thousands.
@@ -182,11 +182,20 @@ impl Backoff {
 
 /// A loop over one stage's log.
 pub trait Stage: Send {
-    /// Runs until the process stops. An error is a halt: nothing more is committed.
+    /// Goes round once. False when the process stops and everything is drained. An error is a halt: nothing more is committed.
     ///
     /// # Errors
     /// Faults that are our own.
-    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault>;
+    fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault>;
+
+    /// Runs until the process stops.
+    ///
+    /// # Errors
+    /// As [`Stage::go_round`].
+    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        while self.go_round(cx)? {}
+        Ok(())
+    }
 }
 
 /// Starts a stage on a thread of its own. `open` builds it and joins the group; while its dependencies are down it is tried again.

@@ -1,5 +1,6 @@
 //! W3C trace context through a step, and a span exported when a collector is configured.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use kernel::Headers;
@@ -7,6 +8,14 @@ use opentelemetry::trace::{
     Span, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
 };
 use opentelemetry::{Context, KeyValue, global};
+
+/// Whether spans go anywhere: making one costs more than a small step.
+static EXPORTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on steps are exported as spans; the process has set a tracer provider up.
+pub fn export_traces() {
+    EXPORTED.store(true, Ordering::Relaxed);
+}
 
 /// The trace of one step: continues the one its record carried, or begins one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +58,9 @@ impl Trace {
 
     /// Exports the step as a span, when a collector is configured; its children then hang under it.
     pub fn export(&mut self, name: &str, took: Duration, attributes: &[(&'static str, &str)], fault: Option<&str>) {
+        if !EXPORTED.load(Ordering::Relaxed) {
+            return;
+        }
         let tracer = global::tracer("soma");
         let parent = self.parent_id.as_deref().and_then(|id| SpanId::from_hex(id).ok());
         let context = match (parent, TraceId::from_hex(&self.trace_id)) {

@@ -19,10 +19,15 @@ const KEY: &str = "window";
 pub struct WindowStage<W: Window> {
     window: W,
     owned: BTreeSet<(String, i32)>,
+    /// Assigned, and not begun yet.
+    fresh: Vec<(String, i32)>,
     backlog: Vec<RawRecord>,
     backoff: Backoff,
-    ticked: Instant,
+    /// By the clock's elapsed time.
+    ticked: Duration,
     paused: bool,
+    /// A transaction failed: state and offsets are to be read back.
+    lost: bool,
 }
 
 impl<W: Window> WindowStage<W> {
@@ -31,10 +36,12 @@ impl<W: Window> WindowStage<W> {
         Self {
             window,
             owned: BTreeSet::new(),
+            fresh: Vec::new(),
             backlog: Vec::new(),
             backoff: Backoff::default(),
-            ticked: Instant::now(),
+            ticked: Duration::ZERO,
             paused: false,
+            lost: false,
         }
     }
 
@@ -44,23 +51,25 @@ impl<W: Window> WindowStage<W> {
             cx.health
                 .set(&cx.stage, StageState::Restoring(detail), self.owned.len());
             let mut last: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
-            cx.log.restore(&cx.state_topic, p, &mut |key, value| {
+            cx.log.restore(&cx.state_topic, p, 0, &mut |key, value, _| {
                 last.insert(key, value);
+                Ok(())
             })?;
             self.window.restore(p, last.get(KEY).and_then(|v| v.as_deref()))?;
         }
         Ok(())
     }
 
-    fn assigned(&mut self, cx: &mut StageContext, parts: Vec<(String, i32)>) -> Result<(), Fault> {
-        let fresh = parts
-            .iter()
-            .map(|p| p.1)
-            .filter(|p| !self.owned.iter().any(|o| o.1 == *p))
-            .collect();
-        self.restore(cx, &fresh)?;
-        cx.log.start(&parts)?;
-        self.owned.extend(parts);
+    /// Begins what was assigned; tried again while the broker does not answer.
+    fn begin(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
+        let new = |p: &i32| !self.owned.iter().any(|o| o.1 == *p);
+        let partitions = self.fresh.iter().map(|f| f.1).filter(new).collect();
+        self.restore(cx, &partitions)?;
+        cx.log.start(&self.fresh)?;
+        self.owned.extend(std::mem::take(&mut self.fresh));
         cx.running(self.owned.len());
         Ok(())
     }
@@ -108,7 +117,7 @@ impl<W: Window> WindowStage<W> {
     }
 
     fn turn(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        let tick = self.ticked.elapsed() >= TICK;
+        let tick = cx.clock.elapsed() >= self.ticked + TICK;
         if !self.backoff.over(cx.clock.as_ref()) || (self.backlog.is_empty() && !tick) {
             return Ok(());
         }
@@ -122,7 +131,7 @@ impl<W: Window> WindowStage<W> {
             self.window.on_batch(&deliveries, now)?
         };
         if tick {
-            self.ticked = Instant::now();
+            self.ticked = cx.clock.elapsed();
             metrics.extend(self.window.on_tick(now)?);
         }
         if self.backlog.is_empty() && metrics.is_empty() {
@@ -163,8 +172,9 @@ impl<W: Window> WindowStage<W> {
         };
         match cx.log.poll(cx.limits.batch_max, wait)? {
             Polled::Records(records) => self.backlog.extend(records),
-            Polled::Assigned(parts) => self.assigned(cx, parts)?,
-            Polled::Revoked(parts) => {
+            Polled::Assigned(parts) => self.fresh.extend(parts),
+            Polled::Revoked(parts) | Polled::Lost(parts) => {
+                self.fresh.retain(|f| !parts.contains(f));
                 let going: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
                 self.backlog.retain(|r| !going.contains(&r.position.partition));
                 going.iter().for_each(|p| self.window.release(*p));
@@ -192,36 +202,34 @@ fn key_of(metric: &Metric) -> String {
 }
 
 impl<W: Window> Stage for WindowStage<W> {
-    fn run(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        let mut lost = false;
-        loop {
-            cx.health.beat(&cx.stage);
-            if cx.stopping() {
-                return Ok(());
-            }
-            let polled = self.poll(cx);
-            let turned = match (&polled, lost && self.backoff.over(cx.clock.as_ref())) {
-                (Err(_), _) => Ok(()),
-                (Ok(()), true) => self.reset(cx).map(|()| lost = false),
-                (Ok(()), false) if lost => Ok(()),
-                (Ok(()), false) => self.turn(cx),
-            };
-            match polled.and(turned) {
-                Ok(()) => {
-                    if !lost && self.backoff.attempts > 0 && self.backoff.over(cx.clock.as_ref()) {
-                        self.backoff = Backoff::default();
-                        cx.running(self.owned.len());
-                        self.pause(cx, false)?;
-                    }
-                }
-                Err(fault) if fault.blame == Blame::Dependency => {
-                    // The window may have taken the batch in: go back to what the log says.
-                    lost = true;
-                    cx.waiting(&fault, &mut self.backoff, self.owned.len());
-                    self.pause(cx, true)?;
-                }
-                Err(fault) => return Err(fault),
-            }
+    fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
+        cx.health.beat(&cx.stage);
+        if cx.stopping() {
+            return Ok(false);
         }
+        let polled = self.poll(cx);
+        let turned = match (&polled, self.lost && self.backoff.over(cx.clock.as_ref())) {
+            (Err(_), _) => Ok(()),
+            (Ok(()), true) => self.reset(cx).map(|()| self.lost = false),
+            (Ok(()), false) if self.lost => Ok(()),
+            (Ok(()), false) => self.begin(cx).and_then(|()| self.turn(cx)),
+        };
+        match polled.and(turned) {
+            Ok(()) => {
+                if !self.lost && self.backoff.attempts > 0 && self.backoff.over(cx.clock.as_ref()) {
+                    self.backoff = Backoff::default();
+                    cx.running(self.owned.len());
+                    self.pause(cx, false)?;
+                }
+            }
+            Err(fault) if fault.blame == Blame::Dependency => {
+                // The window may have taken the batch in: go back to what the log says.
+                self.lost = true;
+                cx.waiting(&fault, &mut self.backoff, self.owned.len());
+                self.pause(cx, true)?;
+            }
+            Err(fault) => return Err(fault),
+        }
+        Ok(true)
     }
 }

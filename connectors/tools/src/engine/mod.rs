@@ -13,7 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use kernel::{Approach, CallFault, Clock, Effect, Fault, FaultCode, Found, Pending, Performer, Replay, Tool};
@@ -108,9 +108,9 @@ impl Performer for Engine {
 
 impl Inner {
     async fn perform(&self, call: Call, approach: Approach) -> Outcome {
-        let asked = Instant::now();
+        let asked = self.clock.elapsed();
         let turn = self.queues.turn(&call.tool, &call.tenant).await;
-        let started = Instant::now();
+        let started = self.clock.elapsed();
         let ending = AssertUnwindSafe(self.act(&call, approach))
             .catch_unwind()
             .await
@@ -124,7 +124,7 @@ impl Inner {
             });
         drop(turn);
         let times = Times {
-            latency_us: micros(started.elapsed()),
+            latency_us: micros(self.clock.elapsed().saturating_sub(started)),
             finished_at: self.clock.now(),
         };
         let bounds = Bounds {
@@ -133,7 +133,7 @@ impl Inner {
         };
         let outcome = ending::outcome(call, ending, times, &self.redactor, bounds);
         let fault = outcome.fault.as_ref().map_or("", |f| f.code.as_str());
-        let queued_us = micros(started - asked);
+        let queued_us = micros(started.saturating_sub(asked));
         tracing::info!(status = ?outcome.status, fault, latency_us = outcome.latency_us, queued_us, "call answered");
         outcome
     }
@@ -142,14 +142,15 @@ impl Inner {
         let ready = match self.ready(call) {
             Ok(ready) => ready,
             // The same arguments were refused the first time too. Anything else may have been different then.
-            Err(fault) if approach == Approach::Recover && fault.code != FaultCode::ArgumentsInvalid => {
+            Err(fault) if approach != Approach::Fresh && fault.code != FaultCode::ArgumentsInvalid => {
                 return Ending::unknown(format!("after a restart the call cannot be looked into: {fault}"));
             }
             Err(fault) => return Ending::Refused(fault),
         };
         match approach {
             Approach::Fresh => ready.call().await,
-            Approach::Recover => ready.recover().await,
+            Approach::Recover => ready.recover(true).await,
+            Approach::Inquire => ready.recover(false).await,
         }
     }
 
@@ -246,10 +247,11 @@ impl Ready {
         }
     }
 
-    /// An earlier attempt wrote its intent and was cut off before its outcome.
-    async fn recover(&self) -> Ending {
+    /// An earlier attempt wrote its intent and was cut off before its outcome. It may be sent `again`, or a stop forbids it.
+    async fn recover(&self, again: bool) -> Ending {
         match self.replay {
-            Replay::Safe => self.call().await,
+            Replay::Safe if again => self.call().await,
+            Replay::Safe => Ending::unknown("the platform stopped during the call, and it must not be sent again now"),
             Replay::Never => Ending::unknown("the platform stopped during the call, which must not be repeated"),
             Replay::AskFirst => match self.find().await {
                 Ok(Found::Happened(answer)) => Ending::Done(answer),
@@ -257,7 +259,14 @@ impl Ready {
                     fault,
                     retryable: false,
                 },
-                Ok(Found::DidNot) => self.call().await,
+                Ok(Found::DidNot) if again => self.call().await,
+                Ok(Found::DidNot) => Ending::Failed {
+                    fault: Fault::new(
+                        FaultCode::ControlStopped,
+                        "stopped before it was sent; nothing was done",
+                    ),
+                    retryable: false,
+                },
                 Ok(Found::Unknown) => Ending::unknown("the platform stopped during the call"),
                 Err(asked) => Ending::unknown(format!(
                     "the platform stopped during the call; then asking the tool failed: {asked}"

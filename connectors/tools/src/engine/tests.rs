@@ -90,8 +90,9 @@ impl Tool for Ledger {
 struct Noon;
 
 impl Clock for Noon {
-    fn elapsed(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
+    fn elapsed(&self) -> Duration {
+        static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed()
     }
     fn now(&self) -> Timestamp {
         Timestamp(43_200_000_000)
@@ -275,6 +276,19 @@ async fn after_a_crash_the_replay_rule_decides() {
         (Unknown, "OUTCOME_UNKNOWN", false)
     );
     assert_eq!(never.lines("key"), 0);
+    for (replay, status) in [
+        (Replay::Safe, Unknown),
+        (Replay::Never, Unknown),
+        (Replay::AskFirst, Failed),
+    ] {
+        let (engine, stopped) = ledger(replay);
+        let outcome = engine.perform(call("append"), Approach::Inquire).await;
+        assert_eq!(
+            (outcome.status, stopped.lines("key")),
+            (status, 0),
+            "a stop forbids sending: {replay:?}"
+        );
+    }
     let gone = Call {
         tool: "abacus".into(),
         ..call("append")

@@ -15,7 +15,8 @@ struct WallClock;
 
 impl Clock for WallClock {
     fn elapsed(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
+        static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed()
     }
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now()

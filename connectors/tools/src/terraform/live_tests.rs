@@ -27,6 +27,11 @@ output "hidden" {
 }
 "#;
 
+/// What the stack's setup found or built; `make` names it.
+fn program() -> String {
+    std::env::var("SOMA_TERRAFORM").unwrap_or_else(|_| "terraform".to_owned())
+}
+
 struct WallClock;
 
 impl Clock for WallClock {
@@ -81,7 +86,7 @@ impl Drop for Place {
 
 fn engine(root: &Path) -> Engine {
     let config: Config =
-        serde_json::from_value(json!({"terraform_path": "terraform", "workspaces_dir": root.join("workspaces")}))
+        serde_json::from_value(json!({"terraform_path": program(), "workspaces_dir": root.join("workspaces")}))
             .unwrap();
     Engine::new(
         crate::all(&config),

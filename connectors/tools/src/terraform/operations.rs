@@ -70,6 +70,7 @@ impl Terraform {
         // The summary first: a plan file alone would be one whose counts nobody can check.
         let to = workspace.plan_summary(plan_id);
         fs::write(&to, told.to_string()).map_err(|e| disk("write", &to, &e))?;
+        workspace.keep_plan_files(plan_id, &files)?;
         let to = workspace.plan(plan_id);
         fs::rename(&draft, &to).map_err(|e| disk("write", &to, &e))?;
         staged.keep();
@@ -110,11 +111,16 @@ impl Terraform {
         apply: &ApplyArguments,
     ) -> Result<Value, CallFault> {
         let marks = Marks::new(workspace, &call.idempotency_key, call.attempt);
+        let mut staged = None;
         if marks.standing() == Standing::Absent {
             saved(workspace, apply).map_err(|fault| CallFault {
                 fault,
                 effect: Effect::None,
             })?;
+            // A plan goes with the files and variables it was made from, whatever was planned since.
+            let files = workspace.files_of_plan(&apply.plan_id)?;
+            staged = Some(Staged::new(workspace, &files)?);
+            self.init(workspace, &modules_digest(&files)).await?;
             let plan = workspace.plan(&apply.plan_id);
             let plan = plan.to_string_lossy();
             let arguments = ["apply", "-input=false", "-no-color", "-json", LOCK_TIMEOUT, &plan];
@@ -122,12 +128,13 @@ impl Terraform {
                 .start(&self.program, &workspace.dir, &workspace.module(), &arguments)
                 .await?;
         }
-        settled(
-            call,
-            &marks,
-            marks.wait(work_time(call)).await,
-            &named_plan(&apply.plan_id),
-        )
+        let standing = marks.wait(work_time(call)).await;
+        if let Some(staged) = staged
+            && !matches!(standing, Standing::Done(code) if code != 0)
+        {
+            staged.keep();
+        }
+        settled(call, &marks, standing, &named_plan(&apply.plan_id))
     }
 
     pub(super) async fn destroy(&self, call: &Call, workspace: &Workspace) -> Result<Value, CallFault> {

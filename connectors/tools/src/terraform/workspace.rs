@@ -1,6 +1,6 @@
 //! A workspace on disk, one per tenant and name, and who may work in it.
 //!
-//! `module/` holds the files, the variables and terraform's state; `plans/<plan_id>.tfplan` and `.json` what may be applied;
+//! `module/` holds the files, the variables and terraform's state; `plans/<plan_id>.tfplan`, `.json` and `.files.json` what may be applied;
 //! `calls/<idempotency_key>.*` the marks of applies and destroys. Everything is readable by our user only: a state holds secrets.
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +45,23 @@ impl Workspace {
 
     pub(super) fn plan_summary(&self, plan_id: &str) -> PathBuf {
         self.dir.join("plans").join(format!("{plan_id}.json"))
+    }
+
+    fn plan_files(&self, plan_id: &str) -> PathBuf {
+        self.dir.join("plans").join(format!("{plan_id}.files.json"))
+    }
+
+    /// Keeps the files a plan was made from: another plan may be made before this one is applied.
+    pub(super) fn keep_plan_files(&self, plan_id: &str, files: &BTreeMap<String, String>) -> Result<(), CallFault> {
+        let to = self.plan_files(plan_id);
+        fs::write(&to, serde_json::json!(files).to_string()).map_err(|e| disk("write", &to, &e))
+    }
+
+    /// The files a plan was made from.
+    pub(super) fn files_of_plan(&self, plan_id: &str) -> Result<BTreeMap<String, String>, CallFault> {
+        let from = self.plan_files(plan_id);
+        let text = fs::read(&from).map_err(|e| disk("read", &from, &e))?;
+        serde_json::from_slice(&text).map_err(|e| disk("read", &from, &e.into()))
     }
 
     pub(super) fn calls(&self) -> PathBuf {

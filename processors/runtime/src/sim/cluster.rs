@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernel::{Commit, Decoder, Fault, FaultCode, Headers, Polled, Position, RawRecord};
-use schemas::{Record, Schema, Timestamp, topics::Topic};
+use kernel::{Commit, Committed, Decoder, Fault, FaultCode, Headers, Polled, Position, RawRecord};
+use schemas::{Record, Schema, Timestamp, Written, topics::Topic};
 
 use super::Rng;
+use super::fate::{Fate, Struck};
 
 /// How often each thing goes wrong, times in a thousand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Chances {
     pub crash_before: u64,
     /// The process dies after its transaction is true and before it hears of it.
     pub crash_after: u64,
+    /// The process dies with the records it was just given, or in the middle of reading its state back.
+    pub crash_reading: u64,
     /// The broker refuses a transaction: nothing of it is true.
     pub commit_refused: u64,
     /// A transaction is true and the producer is told it failed.
@@ -23,6 +26,12 @@ pub struct Chances {
     pub commit_slow: u64,
     /// The registry does not answer.
     pub registry_down: u64,
+    /// State cannot be read back, or reading cannot begin, this time.
+    pub restore_failed: u64,
+    /// A store does not answer, before or after it has kept a batch.
+    pub store_down: u64,
+    /// A process is killed while the calls it made are under way.
+    pub killed_in_flight: u64,
     /// A poll fails.
     pub poll_failed: u64,
     /// A poll gives one record only.
@@ -52,19 +61,45 @@ struct Entry {
 pub(super) struct Inner {
     topics: BTreeMap<String, Vec<Vec<Entry>>>,
     offsets: BTreeMap<(String, String, i32), i64>,
-    owners: BTreeMap<(String, i32), String>,
-    inbox: BTreeMap<(String, String), VecDeque<Polled>>,
-    schemas: Vec<(&'static str, Arc<Schema>)>,
+    pub(super) owners: BTreeMap<(String, i32), String>,
+    /// Partitions their owner is asked to give up, and who is to have them then.
+    pub(super) handing: BTreeMap<(String, i32), String>,
+    pub(super) inbox: BTreeMap<(String, String), VecDeque<Polled>>,
+    schemas: Vec<(&'static str, Arc<Written>)>,
     tick: u64,
     broken: Vec<String>,
+    /// What the instances did, when it is asked for.
+    trace: Option<Vec<String>>,
     pub(super) counts: Counts,
     pub(super) chances: Chances,
-    pub(super) rng: Option<Rng>,
+    pub(super) fate: Fate,
 }
 
 impl Inner {
-    pub(super) fn chance(&mut self, per_mille: u64) -> bool {
-        self.rng.as_mut().is_some_and(|rng| rng.chance(per_mille))
+    /// Whether something goes wrong here.
+    pub(super) fn strikes(&mut self, who: &str, what: &str, per_mille: u64) -> bool {
+        let struck = self.fate.strikes(who, what, per_mille).is_some();
+        if struck {
+            self.note(|| format!("{who}: {what}"));
+        }
+        struck
+    }
+
+    /// Whether the process dies here.
+    pub(super) fn dies(&mut self, who: &str, what: &str, per_mille: u64) -> bool {
+        let boundary = self.fate.boundary();
+        if boundary {
+            self.note(|| format!("{who}: {what}"));
+        }
+        let dies = self.strikes(who, what, per_mille) || boundary;
+        self.counts.crashes += u64::from(dies);
+        dies
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
     }
 
     fn partition_of(&self, topic: &str, key: &str) -> usize {
@@ -75,7 +110,7 @@ impl Inner {
         usize::try_from(hash % u64::try_from(count).unwrap_or(1)).unwrap_or(0)
     }
 
-    fn append(&mut self, topic: &str, partition: Option<i32>, record: RawRecord, visible_at: u64) {
+    fn append(&mut self, topic: &str, partition: Option<i32>, record: RawRecord, visible_at: u64) -> i64 {
         let at = partition
             .and_then(|p| usize::try_from(p).ok())
             .unwrap_or_else(|| self.partition_of(topic, &record.key));
@@ -85,7 +120,7 @@ impl Inner {
             .or_insert_with(|| vec![Vec::new()])
             .get_mut(at)
         else {
-            return;
+            return 0;
         };
         let position = Position {
             topic: topic.to_owned(),
@@ -96,6 +131,7 @@ impl Inner {
             record: RawRecord { position, ..record },
             visible_at,
         });
+        i64::try_from(entries.len()).unwrap_or_default()
     }
 
     fn frame(&mut self, text: &'static str, schema: fn() -> &'static Schema, avro: &[u8]) -> Vec<u8> {
@@ -104,7 +140,7 @@ impl Inner {
             .iter()
             .position(|(known, _)| *known == text)
             .unwrap_or_else(|| {
-                self.schemas.push((text, Arc::new(schema().clone())));
+                self.schemas.push((text, Arc::new(Written::with(schema().clone()))));
                 self.schemas.len() - 1
             });
         let mut framed = vec![0];
@@ -113,15 +149,10 @@ impl Inner {
         framed
     }
 
-    pub(super) fn owns(&self, group: &str, instance: &str, partition: i32) -> bool {
-        self.owners
-            .get(&(group.to_owned(), partition))
-            .is_some_and(|o| o == instance)
-    }
-
-    /// Makes a transaction true.
-    pub(super) fn apply(&mut self, group: &str, commit: &Commit, at: Timestamp, slow: bool) {
+    /// Makes a transaction true. Where the changelogs it wrote to go on.
+    pub(super) fn apply(&mut self, group: &str, commit: &Commit, at: Timestamp, slow: bool) -> Committed {
         self.counts.commits += 1;
+        let mut places = Committed::new();
         let visible_at = if slow { self.tick + 20 } else { 0 };
         for (i, emit) in commit.emits.iter().enumerate() {
             let value = self.frame(emit.schema_text, emit.schema, &emit.avro);
@@ -149,7 +180,10 @@ impl Inner {
                 at,
                 ..RawRecord::default()
             };
-            self.append(&raw.topic, raw.partition, record, visible_at);
+            let next = self.append(&raw.topic, raw.partition, record, visible_at);
+            if let Some(partition) = raw.partition {
+                places.insert((raw.topic.clone(), partition), next);
+            }
         }
         for p in &commit.offsets {
             let place = (group.to_owned(), p.topic.clone(), p.partition);
@@ -159,12 +193,7 @@ impl Inner {
                     .push(format!("offsets never go back: {group} {p} after {before}"));
             }
         }
-    }
-
-    pub(super) fn next_event(&mut self, group: &str, instance: &str) -> Option<Polled> {
-        self.inbox
-            .get_mut(&(group.to_owned(), instance.to_owned()))?
-            .pop_front()
+        places
     }
 
     pub(super) fn committed(&self, group: &str, topic: &str, partition: i32) -> i64 {
@@ -206,7 +235,7 @@ impl Cluster {
     /// A cluster whose misfortunes follow from a seed.
     pub fn new(seed: u64, chances: Chances) -> Self {
         let inner = Inner {
-            rng: Some(Rng::of(seed)),
+            fate: Fate::of(seed),
             chances,
             ..Inner::default()
         };
@@ -215,6 +244,63 @@ impl Cluster {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only these misfortunes strike, of all that the chances would allow.
+    pub fn only(&self, only: BTreeSet<u64>) {
+        self.lock().fate.only = Some(only);
+    }
+
+    /// Some process dies at its `nth` place where one may: before and after every transaction, with records in hand, with its
+    /// state half read.
+    pub fn die_at(&self, nth: u64) {
+        self.lock().fate.dies_at = Some(nth);
+    }
+
+    /// Places where a process may die, so far.
+    pub fn boundaries(&self) -> u64 {
+        self.lock().fate.boundaries
+    }
+
+    /// What has gone wrong, in order.
+    pub fn struck(&self) -> Vec<Struck> {
+        self.lock().fate.struck.clone()
+    }
+
+    /// Writes down from now on what the instances do.
+    pub fn keep_trace(&self) {
+        self.lock().trace = Some(Vec::new());
+    }
+
+    /// What the instances did since [`Cluster::keep_trace`].
+    pub fn trace(&self) -> Vec<String> {
+        self.lock().trace.clone().unwrap_or_default()
+    }
+
+    /// Whether something else goes wrong here, and the draws that say how.
+    pub fn strikes(&self, what: &str, per_mille: u64) -> Option<Rng> {
+        let mut inner = self.lock();
+        let struck = inner.fate.strikes("", what, per_mille);
+        if struck.is_some() {
+            inner.note(|| what.to_owned());
+        }
+        struck
+    }
+
+    /// Whether a store does not answer this time.
+    pub fn store_is_down(&self) -> bool {
+        let mut inner = self.lock();
+        let chance = inner.chances.store_down;
+        inner.strikes("store", "does not answer", chance)
+    }
+
+    /// Whether a process with calls under way is killed here.
+    pub fn kills(&self, who: &str) -> bool {
+        let mut inner = self.lock();
+        let chance = inner.chances.killed_in_flight;
+        let dies = inner.strikes(who, "is killed with calls under way", chance);
+        inner.counts.crashes += u64::from(dies);
+        dies
     }
 
     /// Makes a topic.
@@ -305,39 +391,6 @@ impl Cluster {
             falters: true,
         })
     }
-
-    /// Gives partitions to instances: `owners` by partition. Former owners are told; one that is dead is not asked. Instances
-    /// that never polled again stay fenced out.
-    pub fn assign(&self, group: &str, topic: &str, owners: &BTreeMap<i32, String>, dead: &BTreeSet<String>) {
-        let mut inner = self.lock();
-        for (&partition, owner) in owners {
-            let place = (group.to_owned(), partition);
-            let before = inner.owners.insert(place, owner.clone());
-            if before.as_ref() == Some(owner) && !dead.contains(owner) {
-                continue;
-            }
-            let parts = vec![(topic.to_owned(), partition)];
-            if let Some(before) = before.filter(|b| b != owner && !dead.contains(b)) {
-                let inbox = inner.inbox.entry((group.to_owned(), before)).or_default();
-                inbox.push_back(Polled::Revoked(parts.clone()));
-            }
-            let inbox = inner.inbox.entry((group.to_owned(), owner.clone())).or_default();
-            inbox.push_back(Polled::Assigned(parts));
-        }
-    }
-
-    /// A process begins: what its predecessor of the same name was told is forgotten, and it is given what it owns.
-    pub fn join(&self, group: &str, topic: &str, instance: &str) {
-        let mut inner = self.lock();
-        let mine: Vec<_> = inner
-            .owners
-            .iter()
-            .filter(|((g, _), owner)| g == group && *owner == instance)
-            .map(|((_, p), _)| (topic.to_owned(), *p))
-            .collect();
-        let inbox = VecDeque::from([Polled::Assigned(mine)]);
-        inner.inbox.insert((group.to_owned(), instance.to_owned()), inbox);
-    }
 }
 
 struct SimDecoder {
@@ -346,10 +399,10 @@ struct SimDecoder {
 }
 
 impl Decoder for SimDecoder {
-    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Schema>, &'a [u8]), Fault> {
+    fn unframe<'a>(&self, value: &'a [u8]) -> Result<(Arc<Written>, &'a [u8]), Fault> {
         let mut inner = self.cluster.lock();
         let chance = inner.chances.registry_down;
-        if self.falters && inner.chance(chance) {
+        if self.falters && inner.strikes("registry", "does not answer", chance) {
             return Err(Fault::new(FaultCode::RegistryUnavailable, "simulated"));
         }
         let [0, a, b, c, d, avro @ ..] = value else {

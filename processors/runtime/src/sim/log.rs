@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Clock, Commit, Fault, FaultCode, Log, Polled};
+use kernel::{Clock, Commit, Committed, EachChange, Fault, FaultCode, Log, Polled};
 
 use super::{Cluster, SimClock, crash};
 
@@ -34,6 +34,28 @@ impl SimLog {
     }
 }
 
+impl SimLog {
+    fn who(&self) -> String {
+        format!("{}/{}", self.group, self.instance)
+    }
+}
+
+/// What a transaction holds, for a trace.
+fn outline(commit: &Commit) -> String {
+    let mut topics: BTreeMap<&str, usize> = BTreeMap::new();
+    for topic in commit
+        .emits
+        .iter()
+        .map(|e| &e.topic)
+        .chain(commit.raw.iter().map(|r| &r.topic))
+    {
+        *topics.entry(topic).or_default() += 1;
+    }
+    let wrote: Vec<_> = topics.iter().map(|(t, n)| format!("{n} to {t}")).collect();
+    let read: Vec<_> = commit.offsets.iter().map(ToString::to_string).collect();
+    format!("{}; read up to {}", wrote.join(", "), read.join(", "))
+}
+
 impl Log for SimLog {
     fn poll(&mut self, records_max: usize, _wait_ms: u64) -> Result<Polled, Fault> {
         let mut inner = self.cluster.lock();
@@ -42,13 +64,14 @@ impl Log for SimLog {
             return Ok(event);
         }
         let chances = inner.chances;
-        if inner.chance(chances.poll_failed) {
+        let who = self.who();
+        if inner.strikes(&who, "poll fails", chances.poll_failed) {
             return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
         }
         if self.paused {
             return Ok(Polled::Idle);
         }
-        let most = if inner.chance(chances.short_poll) {
+        let most = if inner.strikes(&who, "is given one record", chances.short_poll) {
             1
         } else {
             records_max
@@ -66,18 +89,20 @@ impl Log for SimLog {
                 records.extend(fresh);
             }
         }
-        Ok(if records.is_empty() {
-            Polled::Idle
-        } else {
-            Polled::Records(records)
-        })
+        if records.is_empty() {
+            return Ok(Polled::Idle);
+        }
+        if inner.dies(&who, "dies with records in hand", chances.crash_reading) {
+            return Err(crash());
+        }
+        Ok(Polled::Records(records))
     }
 
-    fn commit(&mut self, commit: &Commit) -> Result<(), Fault> {
+    fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
         let mut inner = self.cluster.lock();
         let chances = inner.chances;
-        if inner.chance(chances.crash_before) {
-            inner.counts.crashes += 1;
+        let who = self.who();
+        if inner.dies(&who, "dies before its transaction", chances.crash_before) {
             return Err(crash());
         }
         let touched: BTreeSet<i32> = commit
@@ -88,48 +113,65 @@ impl Log for SimLog {
             .collect();
         if touched.iter().any(|p| !inner.owns(&self.group, &self.instance, *p)) {
             inner.counts.fenced += 1;
+            inner.note(|| format!("{who}: is fenced"));
             return Err(Fault::new(
                 FaultCode::CommitFailed,
                 "simulated: another member owns the partition",
             ));
         }
-        if inner.chance(chances.commit_refused) {
+        if inner.strikes(&who, "transaction refused", chances.commit_refused) {
             inner.counts.failed_commits += 1;
             return Err(Fault::new(FaultCode::CommitFailed, "simulated: refused"));
         }
-        let slow = inner.chance(chances.commit_slow);
-        inner.apply(&self.group, commit, self.clock.now(), slow);
-        if inner.chance(chances.crash_after) {
-            inner.counts.crashes += 1;
+        let slow = inner.strikes(&who, "transaction seen late", chances.commit_slow);
+        let places = inner.apply(&self.group, commit, self.clock.now(), slow);
+        inner.note(|| format!("{who}: commits {}", outline(commit)));
+        if inner.dies(&who, "dies after its transaction", chances.crash_after) {
             return Err(crash());
         }
-        if inner.chance(chances.commit_unknown) {
+        if inner.strikes(&who, "transaction made and reported failed", chances.commit_unknown) {
             inner.counts.failed_commits += 1;
             return Err(Fault::new(
                 FaultCode::CommitFailed,
                 "simulated: made, and reported as failed",
             ));
         }
-        Ok(())
+        Ok(places)
     }
 
-    fn restore(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        each: &mut dyn FnMut(String, Option<Vec<u8>>),
-    ) -> Result<(), Fault> {
+    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
         let mut inner = self.cluster.lock();
         inner.settle();
-        for record in inner.visible(topic, partition, 0) {
-            each(record.key.clone(), record.value.clone());
+        let end = inner.visible(topic, partition, 0).count();
+        Ok((0, i64::try_from(end).unwrap_or_default()))
+    }
+
+    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
+        let mut inner = self.cluster.lock();
+        inner.settle();
+        let (who, chance) = (self.who(), inner.chances.crash_reading);
+        if inner.dies(&who, "dies while reading its state back", chance) {
+            return Err(crash());
         }
-        Ok(())
+        let chance = inner.chances.restore_failed;
+        if inner.strikes(&who, "cannot read its state back", chance) {
+            return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
+        }
+        let mut next = from;
+        for record in inner.visible(topic, partition, from) {
+            next = record.position.offset + 1;
+            each(record.key.clone(), record.value.clone(), record.position.offset)?;
+        }
+        Ok(next)
     }
 
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
         let mut inner = self.cluster.lock();
         inner.settle();
+        let chance = inner.chances.restore_failed;
+        if inner.strikes(&self.who(), "cannot begin reading", chance) {
+            return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
+        }
         for (_, p) in partitions {
             self.owned.insert(*p);
             for topic in &self.topics {
@@ -141,9 +183,12 @@ impl Log for SimLog {
     }
 
     fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
-        for (_, p) in partitions {
-            self.owned.remove(p);
-        }
+        let numbers: BTreeSet<i32> = partitions.iter().map(|p| p.1).collect();
+        let subscribed: BTreeSet<String> = partitions.iter().map(|p| p.0.clone()).collect();
+        self.owned.retain(|p| !numbers.contains(p));
+        let (subscribed, numbers): (Vec<_>, Vec<_>) = (subscribed.into_iter().collect(), numbers.into_iter().collect());
+        let mut inner = self.cluster.lock();
+        inner.release(&self.group, &subscribed, &self.instance, &numbers);
         Ok(())
     }
 

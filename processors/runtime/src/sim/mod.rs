@@ -3,6 +3,8 @@
 //! for a server: what a server does is shown on the real one, in the live tier.
 
 mod cluster;
+mod fate;
+mod group;
 mod log;
 mod rng;
 
@@ -14,6 +16,7 @@ use kernel::{Clock, Fault, FaultCode};
 use schemas::Timestamp;
 
 pub use cluster::{Chances, Cluster, Counts};
+pub use fate::Struck;
 pub use log::SimLog;
 pub use rng::Rng;
 

@@ -4,7 +4,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use kernel::controls::{self, Covers};
 use kernel::{Effects, EventTime, Fault, FaultCode};
 use schemas::digest;
-use schemas::records::{Call, CallKind, ControlAction, FaultInfo, Outcome, OutcomeStatus};
+use schemas::records::{Call, CallKind, Control, ControlAction, FaultInfo, Outcome, OutcomeStatus};
 
 /// Checks calls against one gate's public key.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ fn permit_step(call: &Call) -> String {
     }
 }
 
-fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
+/// The stop that covers a call; a cancel lets its way back go on.
+pub(super) fn stop<'a>(call: &Call, fx: &'a Effects<'_>) -> Option<&'a Control> {
     let capsule = call.capsule.as_deref().unwrap_or_default();
     let covers = Covers {
         tenant: &call.tenant,
@@ -85,12 +86,12 @@ fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
         tool: &call.tool,
         run_id: &call.run_id,
     };
-    let Some(control) = fx.controls().covering(covers) else {
-        return Ok(());
-    };
-    if control.action == ControlAction::Cancel && call.kind == CallKind::Compensation {
-        return Ok(());
-    }
+    let goes_back = |c: &Control| c.action == ControlAction::Cancel && call.kind == CallKind::Compensation;
+    fx.controls().covering(covers).filter(|c| !goes_back(c))
+}
+
+fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
+    let Some(control) = stop(call, fx) else { return Ok(()) };
     let scope = controls::key_of(control.scope, &control.target);
     let detail = format!(
         "{:?} by {} at {scope}: {}; nothing was done",

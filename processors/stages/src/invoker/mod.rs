@@ -5,10 +5,10 @@ mod admit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::{Approach, ConfigFault, Delivery, Effects, EventTime, Fault, FaultCode, Processor, Signal, Timer};
-use schemas::records::{Call, Outcome, OutcomeStatus};
+use schemas::records::{Call, ControlAction, Outcome, OutcomeStatus};
 use schemas::topics;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,10 @@ use admit::Gatekeeper;
 
 /// Timer that drops finished calls.
 const FORGET: &str = "forget";
+/// Timer that looks whether a pause has ended.
+const HELD: &str = "held";
+/// How long a held call waits before it looks again, milliseconds.
+const HELD_MS: i64 = 2_000;
 
 /// How the invoker is set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,9 @@ pub struct State {
     pub open: BTreeMap<String, Call>,
     /// Calls that are over, by call id.
     pub finished: BTreeMap<String, Finished>,
+    /// Open calls a crash cut off that wait for a pause to end before they are looked into.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<String>,
 }
 
 kernel::inputs! {
@@ -96,6 +103,22 @@ impl Invoker {
         state.finished.insert(outcome.call_id.clone(), Finished { outcome, at });
         self.forget_later(state, fx);
         Ok(())
+    }
+
+    /// Looks into a call a crash cut off; what a stop covers is not sent again, what is paused waits.
+    fn recover(state: &mut State, call_id: &str, fx: &mut Effects<'_>) {
+        state.held.remove(call_id);
+        let Some(call) = state.open.get(call_id).cloned() else {
+            return;
+        };
+        match admit::stop(&call, fx).map(|c| c.action) {
+            None => fx.perform(call, Approach::Recover),
+            Some(ControlAction::Pause) => {
+                state.held.insert(call_id.to_owned());
+                fx.wake_at(HELD, fx.now().plus_ms(HELD_MS));
+            }
+            Some(_) => fx.perform(call, Approach::Inquire),
+        }
     }
 
     fn forget_later(&self, state: &State, fx: &mut Effects<'_>) {
@@ -147,6 +170,11 @@ impl Processor for Invoker {
                 .retain(|_, f| f.at.plus_ms(self.config.finished_ms) > now);
             self.forget_later(state, fx);
         }
+        if timer.name == HELD {
+            for call_id in state.held.clone() {
+                Self::recover(state, &call_id, fx);
+            }
+        }
         Ok(())
     }
 
@@ -156,10 +184,9 @@ impl Processor for Invoker {
             Signal::Done(outcome) if !state.open.contains_key(&outcome.call_id) => Ok(()),
             Signal::Done(outcome) => self.finish(state, (**outcome).clone(), fx),
             Signal::Restored => {
-                state
-                    .open
-                    .values()
-                    .for_each(|call| fx.perform(call.clone(), Approach::Recover));
+                for call_id in state.open.keys().cloned().collect::<Vec<_>>() {
+                    Self::recover(state, &call_id, fx);
+                }
                 Ok(())
             }
             // What is under way cannot be called back; what has not begun is refused when its record comes.

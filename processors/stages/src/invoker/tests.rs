@@ -156,6 +156,45 @@ fn an_intent_then_an_outcome_and_every_repeat_is_answered_the_same() {
 }
 
 #[test]
+fn a_call_a_crash_cut_off_is_not_sent_again_under_a_stop_and_waits_for_a_pause_to_end() {
+    let stopped = |action| {
+        let mut controls = Controls::default();
+        controls.apply(Control {
+            scope: Scope::Run,
+            target: "run_1".into(),
+            action,
+            ..Control::default()
+        });
+        controls
+    };
+    let restored = |state: &mut State, controls: &Controls| {
+        let mut fx = Effects::new(NOW, "run_1", "s", controls);
+        invoker().on_signal(state, &Signal::Restored, &mut fx).unwrap();
+        collect(fx)
+    };
+    let open = || {
+        let mut state = State::default();
+        step(&mut state, &call("call_1"), &Controls::default(), NOW);
+        state
+    };
+    for action in [ControlAction::Kill, ControlAction::Cancel] {
+        let ran = restored(&mut open(), &stopped(action));
+        assert_eq!(ran.performs[0].approach, Approach::Inquire, "{action:?}");
+    }
+    let mut state = open();
+    let paused = stopped(ControlAction::Pause);
+    let ran = restored(&mut state, &paused);
+    assert_eq!((ran.performs.len(), ran.timers.len()), (0, 1));
+    for (controls, wanted) in [(paused, None), (Controls::default(), Some(Approach::Recover))] {
+        let mut fx = Effects::new(ran.timers[0].due, "run_1", "t", &controls);
+        invoker().on_timer(&mut state, &ran.timers[0], &mut fx).unwrap();
+        let ran = collect(fx);
+        assert_eq!(ran.performs.first().map(|p| p.approach), wanted);
+        assert_eq!(state.held.is_empty(), wanted.is_some());
+    }
+}
+
+#[test]
 fn a_call_without_a_valid_allow_for_exactly_its_digest_is_refused() {
     let none = Controls::default();
     let cases: [(&str, fn(&mut Call)); 8] = [

@@ -1,0 +1,305 @@
+//! A partition's keys on disk: one embedded database per stage instance, and in it for each partition the states, an index of
+//! timers, an index of keys with open actions, and up to where the changelog is known.
+//!
+//! The changelog stays the truth. A batch of changes and the checkpoint behind them are written together once their
+//! transaction is true, so the checkpoint may lag behind what is held, never run ahead of it; what lies behind it is read again
+//! at the next start and changes nothing. What was read before a checkpoint this old may hide removals the broker has compacted
+//! away since: it is dropped, and everything is read again.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use kernel::{Fault, FaultCode};
+use schemas::Timestamp;
+
+use super::{Change, Marks, Table, marks};
+
+/// Half of the time the broker keeps the mark of a removal (`delete.retention.ms`, a day).
+const CHECKPOINT_AGE_MAX_MICROS: i64 = 12 * 3600 * 1_000_000;
+/// Rows of one write while a changelog is read.
+const RESTORE_ROWS: usize = 5_000;
+/// Memory of each index before it goes to disk; small, since a start reads back what had not.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Read cache of a stage.
+const CACHE_BYTES: u64 = 32 << 20;
+/// The engine takes keys of up to 64 KiB, timers' names included.
+const KEY_BYTES_MAX: usize = 32 << 10;
+const CHECKPOINT: &str = "checkpoint";
+
+fn failed(what: &str, e: &fjall::Error) -> Fault {
+    let detail = format!(
+        "state on disk: {what}: {e}. Is the disk full, or the folder another process's? What the folder holds can be read back from the changelog: it may be deleted while the process is stopped"
+    );
+    Fault::new(FaultCode::StateOnDisk, detail)
+}
+
+/// The database of a stage instance.
+pub(super) struct Disk(Database);
+
+impl Disk {
+    pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
+        let shown = folder.display();
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Fault::new(FaultCode::StateOnDisk, format!("state_dir {shown}: {e}")))?;
+        let database = Database::builder(folder)
+            .worker_threads(1)
+            .cache_size(CACHE_BYTES)
+            .open()
+            .map_err(|e| failed(&format!("open {shown}"), &e))?;
+        Ok(Self(database))
+    }
+
+    pub(super) fn table(&self, partition: i32) -> Result<Rows, Fault> {
+        let open = |what: &str| {
+            let name = format!("p{partition}.{what}");
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            self.0.keyspace(&name, options).map_err(|e| failed(&name, &e))
+        };
+        Ok(Rows {
+            states: open("states")?,
+            timers: open("timers")?,
+            open: open("open")?,
+            place: open("place")?,
+            database: self.0.clone(),
+            pending: None,
+            opened: None,
+            floor: Vec::new(),
+            next_due: None,
+        })
+    }
+}
+
+/// One partition.
+pub(super) struct Rows {
+    database: Database,
+    states: Keyspace,
+    timers: Keyspace,
+    open: Keyspace,
+    place: Keyspace,
+    /// Rows of the changelog not written yet.
+    pending: Option<OwnedWriteBatch>,
+    /// Keys with open actions while the changelog is read: most are opened and closed many times in it.
+    opened: Option<BTreeSet<String>>,
+    /// No timer lies before: what was removed there need not be walked over again.
+    floor: Vec<u8>,
+    next_due: Option<Timestamp>,
+}
+
+/// Sorts by time, then key, then name.
+fn timer_key(due: Timestamp, key: &str, name: &str) -> Vec<u8> {
+    // Flipping the sign makes the order of bytes the order of numbers.
+    let due = (due.0 ^ i64::MIN).to_be_bytes();
+    let length = u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [due.as_slice(), &length, key.as_bytes(), name.as_bytes()].concat()
+}
+
+fn timer_of(bytes: &[u8]) -> Option<(Timestamp, String, String)> {
+    let (due, rest) = bytes.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (key, name) = rest.split_at_checked(length)?;
+    let text = |b: &[u8]| String::from_utf8(b.to_vec()).ok();
+    Some((Timestamp(i64::from_be_bytes(*due) ^ i64::MIN), text(key)?, text(name)?))
+}
+
+impl Rows {
+    fn batch(&self) -> OwnedWriteBatch {
+        self.database.batch().durability(Some(PersistMode::Buffer))
+    }
+
+    fn set_timers(&mut self, batch: &mut OwnedWriteBatch, key: &str, marks: &Marks) {
+        for t in &marks.timers {
+            let at = timer_key(t.due, key, &t.name);
+            self.next_due = Some(self.next_due.map_or(t.due, |known| known.min(t.due)));
+            if at < self.floor {
+                self.floor.clone_from(&at);
+            }
+            batch.insert(&self.timers, at, "");
+        }
+    }
+
+    fn put_place(&self, batch: &mut OwnedWriteBatch, next: i64, now: Timestamp) {
+        let place = [next.to_be_bytes(), now.0.to_be_bytes()].concat();
+        batch.insert(&self.place, CHECKPOINT, place);
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        match self.pending.take() {
+            Some(batch) => batch.commit().map_err(|e| failed("write", &e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for the first timer that is left.
+    fn seek(&mut self) -> Result<(), Fault> {
+        let first = self.timers.range(self.floor.clone()..).next();
+        let first = first.map(fjall::Guard::key).transpose();
+        let first = first.map_err(|e| failed("timers", &e))?;
+        self.next_due = first.as_deref().and_then(timer_of).map(|t| t.0);
+        if let Some(key) = first {
+            self.floor = key.to_vec();
+        }
+        Ok(())
+    }
+
+    /// The index may name timers that a changelog read back has since moved or removed.
+    fn has(&self, timer: &(Timestamp, String, String)) -> Result<bool, Fault> {
+        let (due, key, name) = timer;
+        let Some(bytes) = self.get(key)? else { return Ok(false) };
+        Ok(marks(key, &bytes)?
+            .timers
+            .iter()
+            .any(|t| t.due == *due && t.name == *name))
+    }
+
+    fn names(of: &Keyspace) -> Result<Vec<String>, Fault> {
+        let keys = of.iter().map(|row| row.key().map_err(|e| failed("keys", &e)));
+        keys.map(|key| Ok(String::from_utf8_lossy(&key?).into_owned()))
+            .collect()
+    }
+}
+
+impl Table for Rows {
+    fn get(&self, key: &str) -> Result<Option<Box<[u8]>>, Fault> {
+        if key.len() > KEY_BYTES_MAX {
+            let detail = format!(
+                "a key of {} bytes; state on disk takes up to {KEY_BYTES_MAX}",
+                key.len()
+            );
+            return Err(Fault::new(FaultCode::RecordInvalid, detail));
+        }
+        let bytes = self.states.get(key).map_err(|e| failed("read", &e))?;
+        Ok(bytes.map(|b| Box::from(&*b)))
+    }
+
+    fn apply(&mut self, changes: Vec<Change>, next: Option<i64>, now: Timestamp) -> Result<(), Fault> {
+        let mut batch = self.batch();
+        let mut gone = false;
+        for change in changes {
+            for t in &change.before.timers {
+                gone |= self.next_due == Some(t.due);
+                batch.remove(&self.timers, timer_key(t.due, &change.key, &t.name));
+            }
+            match (change.before.performing > 0, change.marks.performing > 0) {
+                (true, false) => batch.remove(&self.open, change.key.as_str()),
+                (false, true) => batch.insert(&self.open, change.key.as_str(), ""),
+                _ => {}
+            }
+            self.set_timers(&mut batch, &change.key, &change.marks);
+            match change.bytes {
+                Some(bytes) => batch.insert(&self.states, change.key.as_str(), &*bytes),
+                None => batch.remove(&self.states, change.key.as_str()),
+            }
+        }
+        if let Some(next) = next {
+            self.put_place(&mut batch, next, now);
+        }
+        batch.commit().map_err(|e| failed("write", &e))?;
+        if gone { self.seek() } else { Ok(()) }
+    }
+
+    fn checkpoint(&mut self, now: Timestamp) -> Result<Option<i64>, Fault> {
+        let place = self.place.get(CHECKPOINT).map_err(|e| failed("checkpoint", &e))?;
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
+        let known = place.and_then(|p| Some((number(p.get(..8)?)?, number(p.get(8..)?)?)));
+        let fresh = known.filter(|(_, at)| now.0.saturating_sub(*at) < CHECKPOINT_AGE_MAX_MICROS);
+        if fresh.is_none() {
+            self.clear()?;
+        }
+        Ok(fresh.map(|(next, _)| next))
+    }
+
+    fn clear(&mut self) -> Result<(), Fault> {
+        // The checkpoint first: a death half-way must not leave one that promises what is gone.
+        for part in [&self.place, &self.states, &self.timers, &self.open] {
+            part.clear().map_err(|e| failed("clear", &e))?;
+        }
+        (self.pending, self.opened, self.floor, self.next_due) = (None, None, Vec::new(), None);
+        Ok(())
+    }
+
+    fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
+        let mut batch = self.pending.take().unwrap_or_else(|| self.batch());
+        let marks = value
+            .as_deref()
+            .map_or_else(|| Ok(Marks::default()), |bytes| marks(&key, bytes))?;
+        let opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => Self::names(&self.open)?.into_iter().collect(),
+        };
+        let opened = self.opened.insert(opened);
+        if marks.performing > 0 {
+            opened.insert(key.clone());
+        } else {
+            opened.remove(&key);
+        }
+        self.set_timers(&mut batch, &key, &marks);
+        match value {
+            Some(bytes) => batch.insert(&self.states, key, bytes),
+            None => batch.remove(&self.states, key),
+        }
+        let full = batch.len() >= RESTORE_ROWS;
+        self.pending = Some(batch);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    fn restored(&mut self, next: i64, now: Timestamp) -> Result<(), Fault> {
+        let mut batch = self.pending.take().unwrap_or_else(|| self.batch());
+        if let Some(opened) = self.opened.take() {
+            let before = Self::names(&self.open)?.into_iter();
+            before
+                .filter(|k| !opened.contains(k))
+                .for_each(|k| batch.remove(&self.open, k));
+            opened.into_iter().for_each(|k| batch.insert(&self.open, k, ""));
+        }
+        self.put_place(&mut batch, next, now);
+        self.pending = Some(batch);
+        self.flush()?;
+        self.floor.clear();
+        self.seek()
+    }
+
+    fn keys(&self) -> Result<Vec<String>, Fault> {
+        Self::names(&self.states)
+    }
+
+    fn performing(&self) -> Result<Vec<String>, Fault> {
+        Self::names(&self.open)
+    }
+
+    fn due(&mut self, now: Timestamp, max: usize) -> Result<Vec<(Timestamp, String, String)>, Fault> {
+        let mut ready = Vec::new();
+        let mut stale = Vec::new();
+        for row in self.timers.range(self.floor.clone()..) {
+            let bytes = row.key().map_err(|e| failed("timers", &e))?;
+            let Some(timer) = timer_of(&bytes).filter(|t| t.0 <= now && ready.len() < max) else {
+                break;
+            };
+            if self.has(&timer)? {
+                ready.push(timer);
+            } else {
+                stale.push(bytes);
+            }
+        }
+        if !stale.is_empty() {
+            let mut batch = self.batch();
+            stale.into_iter().for_each(|key| batch.remove(&self.timers, key));
+            batch.commit().map_err(|e| failed("write", &e))?;
+            self.seek()?;
+        }
+        Ok(ready)
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        self.next_due
+    }
+
+    fn len(&self) -> usize {
+        self.states.approximate_len()
+    }
+
+    fn timers_len(&self) -> usize {
+        self.timers.approximate_len()
+    }
+}

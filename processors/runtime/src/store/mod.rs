@@ -1,0 +1,366 @@
+//! State of a stage's keys: a table per partition, the fold of the changelog, in memory or on disk. Changes go through an overlay
+//! that becomes true only with its transaction.
+
+mod disk;
+mod memory;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kernel::{Fault, FaultCode, Headers, RawEmit, State, Timer};
+use schemas::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use disk::Disk;
+use memory::Memory;
+
+/// Version of the envelope. A higher one found in a changelog was written by a newer build: refuse to start.
+const VERSION: u32 = 1;
+
+/// What the changelog holds per key.
+#[derive(Serialize, Deserialize)]
+struct Envelope<S> {
+    v: u32,
+    s: S,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    t: Vec<Timer>,
+    /// Outside actions asked for and not yet answered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    p: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// Timers and open actions of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) timers: Vec<Timer>,
+    /// Outside actions asked for and not yet answered.
+    pub(crate) performing: u32,
+}
+
+/// A key's state with its timers and open actions.
+pub(crate) struct Loaded<S> {
+    pub(crate) state: S,
+    pub(crate) timers: Vec<Timer>,
+    pub(crate) performing: u32,
+    /// What the table holds, which an overlay may have changed.
+    held: Held,
+}
+
+/// What a table holds of a key.
+#[derive(Clone, Default)]
+struct Held {
+    bytes: Option<Box<[u8]>>,
+    marks: Marks,
+}
+
+/// What one transaction makes of a key; no bytes: it is removed.
+pub(crate) struct Change {
+    pub(crate) key: String,
+    pub(crate) bytes: Option<Box<[u8]>>,
+    pub(crate) marks: Marks,
+    /// Marks the table holds for it.
+    pub(crate) before: Marks,
+}
+
+/// The keys of one partition.
+pub(crate) trait Table: Send {
+    /// State of a key.
+    fn get(&self, key: &str) -> Result<Option<Box<[u8]>>, Fault>;
+    /// Makes changes true; `next` is where the changelog goes on behind them.
+    fn apply(&mut self, changes: Vec<Change>, next: Option<i64>, now: Timestamp) -> Result<(), Fault>;
+    /// Up to where it knows the changelog, if it can go on there; otherwise it is emptied.
+    fn checkpoint(&mut self, now: Timestamp) -> Result<Option<i64>, Fault>;
+    /// Forgets everything.
+    fn clear(&mut self) -> Result<(), Fault>;
+    /// Takes one changelog record in; most are overwritten by later ones.
+    fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault>;
+    /// The changelog has been read up to `next`.
+    fn restored(&mut self, next: i64, now: Timestamp) -> Result<(), Fault>;
+    /// Every key.
+    fn keys(&self) -> Result<Vec<String>, Fault>;
+    /// Keys with outside actions not yet answered.
+    fn performing(&self) -> Result<Vec<String>, Fault>;
+    /// Timers due at `now`, with their keys, at most `max`, the earliest first.
+    fn due(&mut self, now: Timestamp, max: usize) -> Result<Vec<(Timestamp, String, String)>, Fault>;
+    /// When the next timer is due, or earlier.
+    fn next_due(&self) -> Option<Timestamp>;
+    /// Number of keys; on disk an estimate.
+    fn len(&self) -> usize;
+    /// Number of timers; on disk an estimate.
+    fn timers_len(&self) -> usize;
+}
+
+/// Where a stage keeps its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StateAt {
+    /// In memory: read back whole from the changelog at every start.
+    #[default]
+    Memory,
+    /// In this folder: larger than memory, and a restart reads the tail of the changelog only.
+    Disk(PathBuf),
+}
+
+/// All keys of a stage instance.
+#[derive(Default)]
+pub(crate) struct Store {
+    at: StateAt,
+    disk: Option<Disk>,
+    partitions: BTreeMap<i32, Box<dyn Table>>,
+}
+
+/// Changes of one batch, by partition and key.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    changes: BTreeMap<(i32, String), (Held, Held)>,
+}
+
+impl Store {
+    pub(crate) fn at(at: StateAt) -> Self {
+        Self { at, ..Self::default() }
+    }
+
+    /// Takes a partition over, with what the disk holds of it, and says where its changelog is to be read from.
+    pub(crate) fn own(&mut self, partition: i32, now: Timestamp) -> Result<i64, Fault> {
+        self.release(partition);
+        let mut table: Box<dyn Table> = match &self.at {
+            StateAt::Memory => Box::new(Memory::default()),
+            StateAt::Disk(folder) => {
+                let disk = match self.disk.take() {
+                    Some(disk) => disk,
+                    None => Disk::open(folder)?,
+                };
+                let table = disk.table(partition);
+                self.disk = Some(disk);
+                Box::new(table?)
+            }
+        };
+        let from = table.checkpoint(now)?.unwrap_or(0);
+        self.partitions.insert(partition, table);
+        Ok(from)
+    }
+
+    fn table(&mut self, partition: i32) -> Result<&mut Box<dyn Table>, Fault> {
+        let missing = || Fault::new(FaultCode::Internal, format!("partition {partition} is not owned"));
+        self.partitions.get_mut(&partition).ok_or_else(missing)
+    }
+
+    /// Forgets what is held of a partition: its changelog is not the one that was read.
+    pub(crate) fn clear(&mut self, partition: i32) -> Result<(), Fault> {
+        self.table(partition)?.clear()
+    }
+
+    /// Gives a partition up; what is on disk stays, for when it comes back.
+    pub(crate) fn release(&mut self, partition: i32) {
+        self.partitions.remove(&partition);
+    }
+
+    /// Takes one changelog record in.
+    pub(crate) fn restore(&mut self, partition: i32, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
+        self.table(partition)?.restore(key, value)
+    }
+
+    /// The changelog of a partition has been read up to `next`.
+    pub(crate) fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault> {
+        self.table(partition)?.restored(next, now)
+    }
+
+    /// Every key, in order: what follows from it must not depend on how a table is laid out.
+    pub(crate) fn keys(&self) -> Result<Vec<(i32, String)>, Fault> {
+        let mut keys = Vec::new();
+        for (p, table) in &self.partitions {
+            keys.extend(table.keys()?.into_iter().map(|k| (*p, k)));
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Every key with its state's bytes.
+    pub(crate) fn entries(&self) -> Result<Vec<(i32, String, Vec<u8>)>, Fault> {
+        let mut entries = Vec::new();
+        for (p, key) in self.keys()? {
+            let bytes = self.get(p, &key)?;
+            entries.extend(bytes.map(|bytes| (p, key, bytes.into_vec())));
+        }
+        Ok(entries)
+    }
+
+    /// Keys of a partition with outside actions not yet answered.
+    pub(crate) fn performing(&self, partition: i32) -> Result<Vec<String>, Fault> {
+        let table = self.partitions.get(&partition);
+        let mut keys = table.map_or_else(|| Ok(Vec::new()), |t| t.performing())?;
+        keys.sort();
+        Ok(keys)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.partitions.values().map(|t| t.len()).sum()
+    }
+
+    pub(crate) fn timers_len(&self) -> usize {
+        self.partitions.values().map(|t| t.timers_len()).sum()
+    }
+
+    /// Timers due at `now`, at most `max`.
+    pub(crate) fn due(&mut self, now: Timestamp, max: usize) -> Result<Vec<(i32, String, Timer)>, Fault> {
+        let mut all = Vec::new();
+        for (p, table) in &mut self.partitions {
+            if table.next_due().is_some_and(|due| due <= now) {
+                all.extend(
+                    table
+                        .due(now, max)?
+                        .into_iter()
+                        .map(|(due, key, name)| (due, *p, key, name)),
+                );
+            }
+        }
+        all.sort();
+        all.truncate(max);
+        let timers = all.into_iter();
+        Ok(timers
+            .map(|(due, p, key, name)| (p, key, Timer { name, due }))
+            .collect())
+    }
+
+    /// When the next timer is due, or earlier.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.partitions.values().filter_map(|t| t.next_due()).min()
+    }
+
+    fn get(&self, partition: i32, key: &str) -> Result<Option<Box<[u8]>>, Fault> {
+        self.partitions.get(&partition).map_or(Ok(None), |t| t.get(key))
+    }
+
+    /// State of a key, as the overlay or else the table has it.
+    pub(crate) fn load<S: State>(&self, overlay: &Overlay, partition: i32, key: &str) -> Result<Loaded<S>, Fault> {
+        let changed = overlay.changes.get(&(partition, key.to_owned()));
+        let bytes = match changed {
+            Some((change, _)) => change.bytes.clone(),
+            None => self.get(partition, key)?,
+        };
+        let (state, marks) = match bytes.as_deref().map(|bytes| read::<S>(key, bytes)).transpose()? {
+            Some((state, marks)) => (state, marks),
+            None => (S::default(), Marks::default()),
+        };
+        let held = match changed {
+            Some((_, held)) => held.clone(),
+            None => Held {
+                bytes,
+                marks: marks.clone(),
+            },
+        };
+        Ok(Loaded {
+            state,
+            timers: marks.timers,
+            performing: marks.performing,
+            held,
+        })
+    }
+
+    /// Makes an overlay true, once its transaction is; `next` says where a partition's changelog goes on behind it.
+    pub(crate) fn apply(
+        &mut self,
+        overlay: Overlay,
+        next: impl Fn(i32) -> Option<i64>,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
+        let mut by_partition: BTreeMap<i32, Vec<Change>> = BTreeMap::new();
+        for ((partition, key), (change, held)) in overlay.changes {
+            if change.bytes != held.bytes {
+                by_partition.entry(partition).or_default().push(Change {
+                    key,
+                    bytes: change.bytes,
+                    marks: change.marks,
+                    before: held.marks,
+                });
+            }
+        }
+        for (partition, changes) in by_partition {
+            if let Some(table) = self.partitions.get_mut(&partition) {
+                table.apply(changes, next(partition), now)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read<S: State>(key: &str, bytes: &[u8]) -> Result<(S, Marks), Fault> {
+    let envelope: Envelope<S> = serde_json::from_slice(bytes).map_err(|e| unreadable(key, &e.to_string()))?;
+    if envelope.v > VERSION {
+        let why = format!("it has version {}, this build reads up to {VERSION}", envelope.v);
+        return Err(unreadable(key, &why));
+    }
+    let marks = Marks {
+        timers: envelope.t,
+        performing: envelope.p,
+    };
+    Ok((envelope.s, marks))
+}
+
+impl Overlay {
+    /// Puts a key's state; one that equals its default, without timers or open actions, is removed.
+    pub(crate) fn save<S: State>(&mut self, partition: i32, key: &str, loaded: Loaded<S>) -> Result<(), Fault> {
+        let empty = loaded.timers.is_empty() && loaded.performing == 0 && loaded.state == S::default();
+        let change = if empty {
+            Held::default()
+        } else {
+            let envelope = Envelope {
+                v: VERSION,
+                s: loaded.state,
+                t: loaded.timers,
+                p: loaded.performing,
+            };
+            let bytes = serde_json::to_vec(&envelope).map_err(|e| Fault::new(FaultCode::Internal, e.to_string()))?;
+            Held {
+                bytes: Some(bytes.into_boxed_slice()),
+                marks: Marks {
+                    timers: envelope.t,
+                    performing: envelope.p,
+                },
+            }
+        };
+        self.changes.insert((partition, key.to_owned()), (change, loaded.held));
+        Ok(())
+    }
+
+    /// The changes as changelog records; what is as it was need not be written.
+    pub(crate) fn changelog(&self, topic: &str) -> Vec<RawEmit> {
+        let written = self
+            .changes
+            .iter()
+            .filter(|(_, (change, held))| change.bytes != held.bytes);
+        written
+            .map(|((partition, key), (change, _))| RawEmit {
+                topic: topic.to_owned(),
+                partition: Some(*partition),
+                key: key.clone(),
+                value: change.bytes.as_deref().map(<[u8]>::to_vec),
+                headers: Headers::default(),
+            })
+            .collect()
+    }
+}
+
+/// Reads timers and open actions without reading the state.
+fn marks(key: &str, bytes: &[u8]) -> Result<Marks, Fault> {
+    let envelope: Envelope<&RawValue> = serde_json::from_slice(bytes).map_err(|e| unreadable(key, &e.to_string()))?;
+    Ok(Marks {
+        timers: envelope.t,
+        performing: envelope.p,
+    })
+}
+
+fn unreadable(key: &str, why: &str) -> Fault {
+    let detail =
+        format!("state of key {key} cannot be read by this version: {why}; go back to the version that wrote it");
+    Fault::new(FaultCode::StateUnreadable, detail)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,143 @@
+//! What a history wrote, run by run, without what differs between two honest histories: times, and what follows from them.
+
+use std::collections::BTreeMap;
+
+use runtime::sim::Cluster;
+use schemas::records::{Call, Event, Memory, Outcome, Plan, Proposal, Run, Verdict};
+use schemas::{Record, topics};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::build::DOOMED;
+use super::run::History;
+
+/// By run and topic, in an order of its own.
+pub(crate) type Outputs = BTreeMap<String, BTreeMap<&'static str, Vec<String>>>;
+
+/// Times; durations; and what is made of them: an event's id names the place of its cause in the log, a permit signs a time.
+const PASSING: [&str; 17] = [
+    "created_at",
+    "decided_at",
+    "expires_at",
+    "finished_at",
+    "first_seen_at",
+    "proposed_at",
+    "requested_at",
+    "updated_at",
+    "ts",
+    "latency_ms",
+    "latency_us",
+    "duration_ms",
+    "evaluation_us",
+    "event_id",
+    "permit",
+    "signature",
+    "started_at",
+];
+
+fn settle(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !PASSING.contains(&name.as_str()));
+            fields.values_mut().for_each(settle);
+        }
+        Value::Array(items) => items.iter_mut().for_each(settle),
+        _ => {}
+    }
+}
+
+pub(super) fn outputs(cluster: &Cluster) -> Outputs {
+    let mut outputs = Outputs::new();
+    fn of<R: Record + Serialize>(cluster: &Cluster, topic: topics::Topic<R>, outputs: &mut Outputs) {
+        for record in cluster.read(topic) {
+            let mut value = serde_json::to_value(&record).unwrap();
+            // Says that a call took long, which the undisturbed one did not.
+            if value["type"] == "call.overdue" {
+                continue;
+            }
+            let run = value["run_id"].as_str().unwrap_or_default().to_owned();
+            settle(&mut value);
+            let topics = outputs.entry(run).or_default();
+            topics.entry(topic.name).or_default().push(value.to_string());
+        }
+    }
+    of::<Plan>(cluster, topics::PLANS, &mut outputs);
+    of::<Proposal>(cluster, topics::PROPOSALS, &mut outputs);
+    of::<Verdict>(cluster, topics::VERDICTS, &mut outputs);
+    of::<Call>(cluster, topics::CALLS, &mut outputs);
+    of::<Outcome>(cluster, topics::OUTCOMES, &mut outputs);
+    of::<Run>(cluster, topics::RUNS, &mut outputs);
+    of::<Memory>(cluster, topics::MEMORIES, &mut outputs);
+    of::<Event>(cluster, topics::EVENTS, &mut outputs);
+    outputs
+        .values_mut()
+        .flat_map(BTreeMap::values_mut)
+        .for_each(|o| o.sort());
+    outputs
+}
+
+/// Where two values differ, by path.
+fn difference(path: &str, one: &Value, other: &Value) -> String {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let names = one.keys().chain(other.keys().filter(|k| !one.contains_key(*k)));
+            let null = Value::Null;
+            let of = |fields: &serde_json::Map<String, Value>, name: &str| fields.get(name).unwrap_or(&null).clone();
+            let all = names.map(|n| difference(&format!("{path}.{n}"), &of(one, n), &of(other, n)));
+            all.collect()
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            let pairs = one.iter().zip(other).enumerate();
+            pairs
+                .map(|(i, (a, b))| difference(&format!("{path}[{i}]"), a, b))
+                .collect()
+        }
+        _ if one == other => String::new(),
+        _ => format!("{path} is {one}, not {other}; "),
+    }
+}
+
+/// Where a history's outputs are not those of an undisturbed one. A call whose fate nobody could know may have ended UNKNOWN, and
+/// its run with it; the doomed tenant's runs end when the kill comes.
+pub(super) fn unequal(quiet: &History, other: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (run, end) in &quiet.ends {
+        let Some(ours) = quiet.outputs.get(run) else { continue };
+        let is_doomed = || ours["soma.runs"][0].contains(&format!("\"tenant\":\"{DOOMED}\""));
+        if other.plan.is_killing() && is_doomed() {
+            continue;
+        }
+        let theirs = other.ends.get(run).map_or("none", String::as_str);
+        if theirs == "Unknown" || end == "Unknown" {
+            continue;
+        }
+        if theirs != end {
+            wrong.push(format!("{run} ended {theirs}, undisturbed {end}"));
+            continue;
+        }
+        let Some(theirs) = other.outputs.get(run) else { continue };
+        for (topic, expected) in ours {
+            let got = theirs.get(topic).map(Vec::as_slice).unwrap_or_default();
+            if got != expected.as_slice() {
+                let more: Vec<_> = got.iter().filter(|g| !expected.contains(g)).collect();
+                let less: Vec<_> = expected.iter().filter(|e| !got.contains(e)).collect();
+                let differ = match (more.first(), less.first()) {
+                    (Some(more), Some(less)) => {
+                        let [more, less] = [more, less].map(|text| serde_json::from_str(text).unwrap());
+                        difference("", &more, &less)
+                    }
+                    _ => format!("only here {more:?}, only there {less:?}"),
+                };
+                wrong.push(format!(
+                    "{run} has {} records on {topic}, undisturbed {}: {differ}",
+                    got.len(),
+                    expected.len()
+                ));
+            }
+        }
+    }
+    wrong
+        .into_iter()
+        .map(|w| format!("outputs equal those of an undisturbed run: {w}"))
+        .collect()
+}
