@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,3 +83,6 @@ bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= S
 
 bench-hop: python ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
 	@deploy/dev/bench-hop.sh
+
+bench-restore: python ## State read back from its changelog, and from a checkpoint on disk: KEYS=
+	@deploy/dev/bench-restore.sh

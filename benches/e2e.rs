@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kafka::{Brokers, From, Registry, Tail, Writer};
 use schemas::records::{Outcome, OutcomeStatus, Request};
-use schemas::{Timestamp, digest, topics};
+use schemas::{digest, topics};
+
+use crate::common::{brokers, now, registry, rss_mb, tokio};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -29,11 +31,6 @@ pub(crate) struct Options {
     /// Seconds of load.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// Sends at the rate asked for, whatever comes back (an open loop: a slow system does not slow the load down).
@@ -68,16 +65,9 @@ fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str
 
 /// Runs the benchmark; the line to print last.
 pub(crate) fn run(options: &Options) -> Result<String, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
-    let brokers = Brokers {
-        bootstrap: options.brokers.clone(),
-        ..Brokers::default()
-    };
-    let registry = Arc::new(Registry::new(&options.registry, runtime.handle().clone()).map_err(|e| e.to_string())?);
+    let runtime = tokio()?;
+    let brokers = brokers(&options.brokers);
+    let registry = registry(&options.registry, &runtime)?;
     let tag = format!("bench-{}", now().0);
     let mut tail = Tail::open(&brokers, topics::OUTCOMES.name, From::End).map_err(|e| e.to_string())?;
     let total = u64::from(options.rate) * u64::from(options.seconds);
@@ -103,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
                 first
                     .entry(outcome.run_id)
                     .or_insert(record.at.0 - outcome.requested_at.0);
-                rss = rss.max(crate::rss_mb(options.pid).unwrap_or(0));
+                rss = rss.max(rss_mb(options.pid).unwrap_or(0));
             }
             let sent = sender.join().map_err(|_| "the sender panicked".to_owned())??;
             let latencies: Vec<i64> = sent.iter().filter_map(|run| first.get(run).copied()).collect();
@@ -129,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         latencies.get(rank).copied().unwrap_or_default() / 1000
     };
 
-    rss = rss.max(crate::rss_mb(options.pid).unwrap_or(0));
+    rss = rss.max(rss_mb(options.pid).unwrap_or(0));
     let per_s = latencies.len() as u64 / u64::from(options.seconds.max(1));
     Ok(format!(
         "e2e_p50_ms={} e2e_p99_ms={} runs_per_s={per_s} rss_mb={rss}",

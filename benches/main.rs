@@ -1,7 +1,9 @@
 //! `soma-bench`: measures a running pipeline from outside, through Kafka alone. `deploy/dev/bench.sh` starts the servers.
 
+mod common;
 mod e2e;
 mod hop;
+mod restore;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,8 @@ enum Bench {
     E2e(e2e::Options),
     /// One stage beside a bare client loop and Kafka Streams: records a second, per processor second, and memory.
     Hop(hop::Options),
+    /// State read back from its changelog, and from a checkpoint on disk: keys a second.
+    Restore(restore::Options),
     /// The stage of `hop`.
     #[command(hide = true)]
     HopStage(hop::Contestant),
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::E2e(options) => e2e::run(&options),
         Bench::Hop(options) => hop::run(&options),
+        Bench::Restore(options) => restore::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };
@@ -45,13 +50,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Memory a process holds.
-fn rss_mb(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb / 1024)
 }
 
 #[allow(clippy::print_stdout, reason = "the figures are the output")]

@@ -11,12 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{Admin, Brokers, From, Registry, Tail, Writer};
+use kafka::{From, Registry, Tail, Writer};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use schemas::records::Event;
-use schemas::topics::{Cleanup, Entry, Topic};
+use schemas::topics::{Cleanup, Topic};
 use schemas::{Record, Timestamp};
+
+use crate::common::{brokers, create, registry, text, tokio};
 
 pub(crate) use raw::run as run_raw;
 pub(crate) use stage::run as run_stage;
@@ -71,13 +73,6 @@ pub(crate) struct Contestant {
     pub(crate) linger_ms: u64,
 }
 
-pub(crate) fn brokers(bootstrap: &str) -> Brokers {
-    Brokers {
-        bootstrap: bootstrap.to_owned(),
-        ..Brokers::default()
-    }
-}
-
 pub(crate) fn output(name: &str) -> String {
     format!("{name}.out")
 }
@@ -107,24 +102,6 @@ struct Figures {
     msgs_per_s: f64,
     msgs_per_cpu_s: f64,
     rss_mb: u64,
-}
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
-
-fn topic(name: &str) -> Entry {
-    Entry {
-        name: name.to_owned(),
-        record: String::new(),
-        key: String::new(),
-        partitions: PARTITIONS,
-        replication: 1,
-        retention_hours: 24,
-        cleanup: Cleanup::Delete,
-        bytes_max: 1 << 20,
-        owner: "bench".into(),
-    }
 }
 
 /// Writes what everybody reads. The number of its keys.
@@ -238,7 +215,7 @@ fn figures(options: &Options, who: Who, child: &mut Child, name: &str) -> Result
         }
         let read = watch.read()?;
         let (now, cpu) = (Instant::now(), cpu_s(pid).unwrap_or(0.0));
-        rss_mb = rss_mb.max(crate::rss_mb(pid).unwrap_or(0));
+        rss_mb = rss_mb.max(crate::common::rss_mb(pid).unwrap_or(0));
         if read >= options.records / 4 {
             first.get_or_insert((now, cpu, read));
         }
@@ -287,13 +264,10 @@ fn median(mut all: Vec<f64>) -> f64 {
 
 /// Runs the benchmark; the line to print last.
 pub(crate) fn run(options: &Options) -> Result<String, String> {
-    let runtime = tokio::runtime::Runtime::new().map_err(text)?;
-    let registry = Arc::new(Registry::new(&options.registry, runtime.handle().clone()).map_err(text)?);
-    let admin = Admin::open(&brokers(&options.brokers)).map_err(text)?;
-    let create = |name: &str| {
-        let made = runtime.block_on(admin.apply(&topic(name), &Default::default()));
-        made.map(drop).map_err(text)
-    };
+    let runtime = tokio()?;
+    let registry = registry(&options.registry, &runtime)?;
+    let at = brokers(&options.brokers);
+    let create = |name: &str| create(&at, &runtime, name, PARTITIONS, Cleanup::Delete);
     create(INPUT.name)?;
     let schema_id = registry.id_of(INPUT.name, Event::schema_text()).map_err(text)?;
     let keys = load(options, &registry)?;

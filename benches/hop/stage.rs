@@ -1,15 +1,12 @@
 //! Our own stage: the production loop and log around a processor that passes each key on once.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use kafka::{KafkaLog, LogConfig, Registry};
 use kernel::{Delivery, Effects, Fault, Processor};
-use runtime::{Health, Limits, Metrics, Part, ProcessorStage, SharedControls, Stage, StageContext, SystemClock, Waker};
+use runtime::{Limits, Part, ProcessorStage, Stage};
 use schemas::records::Event;
 use schemas::topics::Topic;
 
-use super::{Contestant, INPUT, brokers, output};
+use super::{Contestant, INPUT, output};
+use crate::common::{brokers, registry, surroundings, text, tokio};
 
 kernel::inputs! {
     /// What a hop reads.
@@ -42,53 +39,21 @@ impl Processor for Hop {
 
 /// Runs until it is killed.
 pub(crate) fn run(options: &Contestant) -> Result<String, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
-    let fault = |e: Fault| e.to_string();
-    let registry = Arc::new(Registry::new(&options.registry, runtime.handle().clone()).map_err(fault)?);
-    let log = KafkaLog::open(
-        LogConfig {
-            brokers: brokers(&options.brokers),
-            group: options.name.clone(),
-            instance: "a".into(),
-            topics: vec![INPUT.name.to_owned()],
-            copartitioned: true,
-            linger_ms: options.linger_ms,
-            pipeline: "bench".into(),
-            stage: "hop".into(),
-            session_timeout_ms: 6_000,
-            transaction_timeout_ms: 15_000,
-        },
-        registry.clone(),
-    )
-    .map_err(fault)?;
+    let runtime = tokio()?;
+    let registry = registry(&options.registry, &runtime)?;
+    let limits = Limits {
+        batch_max: options.batch,
+        linger_ms: options.linger_ms,
+        ..Limits::default()
+    };
+    let names = (options.name.as_str(), INPUT.name);
+    let mut cx = surroundings(&brokers(&options.brokers), &registry, &runtime, names, limits)?;
     // A typed topic's name is a constant of its program; this one comes from the command line, once.
     let hop = Hop {
         out: Topic::new(Box::leak(output(&options.name).into_boxed_str())),
     };
     let member = Part::new("hop", format!("{}.state", options.name), hop, None);
     let mut stage = ProcessorStage::new("bench", vec![Box::new(member)]);
-    let mut cx = StageContext {
-        stage: "hop".into(),
-        log: Box::new(log),
-        decoder: registry,
-        controls: SharedControls::default(),
-        clock: Arc::new(SystemClock),
-        metrics: Metrics::new("bench").map_err(|e| e.to_string())?,
-        health: Health::default(),
-        limits: Limits {
-            batch_max: options.batch,
-            linger_ms: options.linger_ms,
-            ..Limits::default()
-        },
-        stop: Arc::new(AtomicBool::new(false)),
-        state_topic: String::new(),
-        handle: runtime.handle().clone(),
-        waker: Waker::default(),
-    };
-    stage.run(&mut cx).map_err(fault)?;
+    stage.run(&mut cx).map_err(text)?;
     Ok(String::new())
 }

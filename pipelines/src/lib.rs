@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 mod handover;
 pub mod registry;
+pub mod reprocess;
 pub mod stores;
 pub mod task;
 mod telemetry;

@@ -44,6 +44,9 @@ pub struct Component {
     pub build: Build,
 }
 
+/// Components that act on the world.
+pub const ACTING: &[&str] = &["invoker"];
+
 /// Every component of this build.
 pub const COMPONENTS: &[Component] = &[
     Component {
@@ -444,7 +447,8 @@ fn invoker_config(entry: &StageEntry, _: &Pipeline) -> Result<(InvokerConfig, Ve
 /// Makes the folder and a file in it, as the first run would.
 fn writable(dir: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    let probe = dir.join(".writable");
+    // Instances that start at once each try a file of their own.
+    let probe = dir.join(format!(".writable-{}", std::process::id()));
     std::fs::write(&probe, b"")?;
     std::fs::remove_file(&probe)
 }

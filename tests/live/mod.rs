@@ -7,5 +7,7 @@ mod demo;
 pub(crate) mod harness;
 mod kill9;
 mod layout;
+mod on_disk;
 mod outages;
+mod replay;
 mod stock_client;

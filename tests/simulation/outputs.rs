@@ -2,49 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use pipelines::reprocess::{difference, settle};
 use runtime::sim::Cluster;
 use schemas::records::{Call, Event, Memory, Outcome, Plan, Proposal, Run, Verdict};
 use schemas::{Record, topics};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::build::DOOMED;
 use super::run::History;
 
 /// By run and topic, in an order of its own.
 pub(crate) type Outputs = BTreeMap<String, BTreeMap<&'static str, Vec<String>>>;
-
-/// Times; durations; and what is made of them: an event's id names the place of its cause in the log, a permit signs a time.
-const PASSING: [&str; 17] = [
-    "created_at",
-    "decided_at",
-    "expires_at",
-    "finished_at",
-    "first_seen_at",
-    "proposed_at",
-    "requested_at",
-    "updated_at",
-    "ts",
-    "latency_ms",
-    "latency_us",
-    "duration_ms",
-    "evaluation_us",
-    "event_id",
-    "permit",
-    "signature",
-    "started_at",
-];
-
-fn settle(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|name, _| !PASSING.contains(&name.as_str()));
-            fields.values_mut().for_each(settle);
-        }
-        Value::Array(items) => items.iter_mut().for_each(settle),
-        _ => {}
-    }
-}
 
 pub(super) fn outputs(cluster: &Cluster) -> Outputs {
     let mut outputs = Outputs::new();
@@ -74,27 +42,6 @@ pub(super) fn outputs(cluster: &Cluster) -> Outputs {
         .flat_map(BTreeMap::values_mut)
         .for_each(|o| o.sort());
     outputs
-}
-
-/// Where two values differ, by path.
-fn difference(path: &str, one: &Value, other: &Value) -> String {
-    match (one, other) {
-        (Value::Object(one), Value::Object(other)) => {
-            let names = one.keys().chain(other.keys().filter(|k| !one.contains_key(*k)));
-            let null = Value::Null;
-            let of = |fields: &serde_json::Map<String, Value>, name: &str| fields.get(name).unwrap_or(&null).clone();
-            let all = names.map(|n| difference(&format!("{path}.{n}"), &of(one, n), &of(other, n)));
-            all.collect()
-        }
-        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
-            let pairs = one.iter().zip(other).enumerate();
-            pairs
-                .map(|(i, (a, b))| difference(&format!("{path}[{i}]"), a, b))
-                .collect()
-        }
-        _ if one == other => String::new(),
-        _ => format!("{path} is {one}, not {other}; "),
-    }
 }
 
 /// Where a history's outputs are not those of an undisturbed one. A call whose fate nobody could know may have ended UNKNOWN, and

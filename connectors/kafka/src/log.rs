@@ -18,6 +18,7 @@ use crate::headers::{CloudEvent, add, header, to_wire};
 use crate::send::{
     Deliveries, KafkaOrFault, Sender, acknowledged, clock_micros, lost, offsets, partitions, places, raw, send,
 };
+use crate::tail::{Extents, read_to_end};
 use crate::{Brokers, Registry};
 
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
@@ -60,6 +61,7 @@ pub struct KafkaLog {
     /// Next offset to read of every partition that is owned, as the group has it.
     committed: BTreeMap<(String, i32), i64>,
     paused: bool,
+    extents: Option<Extents>,
 }
 
 impl KafkaLog {
@@ -76,6 +78,7 @@ impl KafkaLog {
             owned: Vec::new(),
             committed: BTreeMap::new(),
             paused: false,
+            extents: None,
         };
         log.producer = Some(log.new_producer()?);
         let subscribed = if log.config.copartitioned {
@@ -343,14 +346,27 @@ impl Log for KafkaLog {
     }
 
     fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        crate::tail::extent(&self.config.brokers, topic, partition)
+        let extents = match self.extents.take() {
+            Some(extents) => extents,
+            None => Extents::open(&self.config.brokers)?,
+        };
+        self.extents.insert(extents).of(topic, partition)
     }
 
     fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
-        crate::tail::read_to_end(&self.config.brokers, (topic, partition), from, each)
+        let (_, end) = self.extent(topic, partition)?;
+        read_to_end(&self.config.brokers, (topic, partition), (from, end), each)
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
+        if parts.is_empty() {
+            // Nothing to begin, but the group waits to hear so.
+            let none = rdkafka::TopicPartitionList::new();
+            return self
+                .consumer
+                .incremental_assign(&none)
+                .map_err(|e| unavailable("assign", &e));
+        }
         let parts = &self.along(parts);
         let at = self.positions(parts)?;
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
@@ -365,9 +381,13 @@ impl Log for KafkaLog {
             self.consumer
                 .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
-            if self.paused {
-                self.consumer.pause(&list).map_err(|e| unavailable("pause", &e))?;
-            }
+            // The client keeps a partition paused that was paused when it was lost, and tells nobody when it is given back.
+            let set = if self.paused {
+                self.consumer.pause(&list)
+            } else {
+                self.consumer.resume(&list)
+            };
+            set.map_err(|e| unavailable("pause", &e))?;
             self.owned.extend(new.into_keys());
         }
         let at = at.into_iter().map(|(place, at)| match at {

@@ -38,29 +38,34 @@ fn list(topic: &str, partition: i32, offset: Offset) -> Result<TopicPartitionLis
     Ok(list)
 }
 
-/// First offset of a partition and the one behind its last, open and aborted transactions included. With read_committed the
-/// client's own idea of the end is the last stable offset; this asks without isolation for the true one.
-pub(crate) fn extent(brokers: &Brokers, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-    let plain: BaseConsumer = brokers
-        .client()
-        .set("group.id", "soma-tail")
-        .set("isolation.level", "read_uncommitted")
-        .create()
-        .map_err(|e| unavailable("consumer", &e))?;
-    plain
-        .fetch_watermarks(topic, partition, REQUEST)
-        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))
+/// Asks where partitions begin and end. Connecting is most of what an answer costs, so one is kept.
+pub(crate) struct Extents(BaseConsumer);
+
+impl Extents {
+    pub(crate) fn open(brokers: &Brokers) -> Result<Self, Fault> {
+        let plain = brokers
+            .client()
+            .set("group.id", "soma-tail")
+            .set("isolation.level", "read_uncommitted")
+            .create();
+        plain.map(Self).map_err(|e| unavailable("consumer", &e))
+    }
+
+    /// First offset of a partition and the one behind its last, open and aborted transactions included. With read_committed the
+    /// client's own idea of the end is the last stable offset; this asks without isolation for the true one.
+    pub(crate) fn of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
+        let asked = self.0.fetch_watermarks(topic, partition, REQUEST);
+        asked.map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))
+    }
 }
 
-/// Reads a partition from an offset until everything that was written before the call is read or known to be aborted; where it
-/// goes on.
+/// Reads a partition from an offset until everything before `end` is read or known to be aborted; where it goes on.
 pub(crate) fn read_to_end(
     brokers: &Brokers,
     (topic, partition): (&str, i32),
-    from: i64,
+    (from, end): (i64, i64),
     each: &mut EachChange<'_>,
 ) -> Result<i64, Fault> {
-    let (_, end) = extent(brokers, topic, partition)?;
     if end <= from {
         return Ok(from);
     }

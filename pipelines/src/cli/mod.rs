@@ -17,6 +17,7 @@ mod pipeline;
 mod produce;
 pub(crate) mod prometheus;
 mod replay;
+mod reprocess;
 mod runs;
 mod sql;
 mod stages;
@@ -99,6 +100,8 @@ enum Command {
     /// List, show and replay dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Run past records through a stage again, into side topics, and compare
+    Replay(reprocess::Args),
     /// Find what was remembered
     #[command(subcommand)]
     Memory(memory::Command),
@@ -178,6 +181,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Cancel(args) => control::run(args, ControlAction::Cancel, cx),
         Command::Controls => control::list(cx),
         Command::Dlq(command) => dlq::run(command, cx),
+        Command::Replay(args) => reprocess::run(args, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
         Command::Topics(command) => topics::run(command, cx),

@@ -58,7 +58,7 @@ pub(super) fn start(args: &Start, cx: &Context) -> Done {
 }
 
 /// The pipeline file that is meant.
-fn file_of(given: &str) -> Result<PathBuf, Failure> {
+pub(super) fn file_of(given: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(given);
     if path.is_file() {
         return Ok(path.to_owned());

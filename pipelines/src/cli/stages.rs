@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kafka::{Admin, Brokers};
+use kafka::{Admin, Brokers, Groups};
 use kernel::Fault;
 use serde_json::{Value as Json, json};
 
-use super::context::Context;
+use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::prometheus::{Sample, parse};
 use super::{out, when};
@@ -20,7 +20,8 @@ use crate::registry;
   soma stages --json
   soma stages --admin http://10.0.0.7:9400      a pipeline on another machine
 
-LAG counts records not yet committed. STATE halted: the stage gave up without committing; WHY names the code, and
+INST counts the living instances of the stage in the cluster; PARTS, KEYS (with SIZE), RECORDS and DEAD are of the instance
+asked. LAG counts records not yet committed, over all instances. COMMIT and LOOP: how long ago it last committed, and came round. STATE halted: the stage gave up without committing; WHY names the code, and
 deploy/runbooks/<CODE>.md what to do. waiting: a dependency is down, it goes on by itself.
 Exit code: 0 all running, 1 a stage is not, 3 the pipeline does not answer.")]
 pub(super) struct Args {
@@ -42,24 +43,33 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
         )
     })?;
     let samples = parse(&get(cx, &format!("{admin}/metrics"))?);
-    let lags = lags(&cx.brokers()?, &health, &samples);
+    let brokers = cx.brokers()?;
+    let lags = lags(&brokers, &health, &samples);
+    let members = members(&brokers, &samples);
     let lines: Vec<_> = health
         .iter()
-        .map(|(stage, health)| line(stage, health, &samples, lags.get(stage)))
+        .map(|(stage, health)| {
+            let mut line = line(stage, health, &samples, lags.get(stage));
+            line["instances"] = members.get(stage).map_or(Json::Null, |n| json!(n));
+            line
+        })
         .collect();
     let all_run = lines.iter().all(|l| l["state"] == "running");
     if cx.json {
         out::json(&Json::Array(lines))?;
     } else {
-        const COLUMNS: [&str; 10] = [
+        const COLUMNS: [&str; 13] = [
             "stage",
             "state",
+            "instances",
             "partitions",
             "lag",
             "state_keys",
+            "state_size",
             "in_flight",
             "records",
             "dead_lettered",
+            "commit_age",
             "loop_age",
             "why",
         ];
@@ -77,12 +87,15 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
             &[
                 "STAGE",
                 "STATE",
-                "PARTITIONS",
+                "INST",
+                "PARTS",
                 "LAG",
-                "STATE KEYS",
+                "KEYS",
+                "SIZE",
                 "IN FLIGHT",
                 "RECORDS",
                 "DEAD",
+                "COMMIT",
                 "LOOP",
                 "WHY / FAULTS",
             ],
@@ -114,11 +127,7 @@ fn lags(
     health: &BTreeMap<String, Json>,
     samples: &[Sample],
 ) -> BTreeMap<String, Result<i64, Fault>> {
-    let pipeline = samples
-        .iter()
-        .map(|s| s.label("pipeline"))
-        .find(|p| !p.is_empty())
-        .unwrap_or_default();
+    let pipeline = pipeline_of(samples);
     std::thread::scope(|scope| {
         let asked: Vec<_> = health
             .keys()
@@ -136,6 +145,21 @@ fn lags(
             .filter_map(|(stage, thread)| Some((stage, thread.join().ok()?)))
             .collect()
     })
+}
+
+fn pipeline_of(samples: &[Sample]) -> &str {
+    let names = samples.iter().map(|s| s.label("pipeline"));
+    names.into_iter().find(|p| !p.is_empty()).unwrap_or_default()
+}
+
+/// Living instances by stage; empty when the broker does not answer, which the lag column says already.
+fn members(brokers: &Brokers, samples: &[Sample]) -> BTreeMap<String, usize> {
+    let prefix = format!("{}.", pipeline_of(samples));
+    let listed = Groups::open(brokers).and_then(|groups| groups.list(&prefix));
+    let groups = listed.unwrap_or_default().into_iter();
+    groups
+        .filter_map(|(name, n)| Some((name.strip_prefix(&prefix)?.to_owned(), n)))
+        .collect()
 }
 
 /// Topics a stage reads: those of its component, and any it has counted.
@@ -208,12 +232,32 @@ fn line(stage: &str, health: &Json, samples: &[Sample], lag: Option<&Result<i64,
         }
     };
     let loop_age_ms = health["loop_age_ms"].as_i64().unwrap_or_default();
+    let committed = own("soma_last_commit_timestamp_seconds")
+        .map(|s| s.value)
+        .reduce(f64::max);
+    let commit_age = committed.map(|at| {
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds of an age")]
+        let ms = (now().0 as f64 / 1e3 - at * 1e3).max(0.0);
+        when::took(ms as i64)
+    });
+    let state_bytes = gauge("state_bytes");
     json!({
         "stage": stage, "state": health["state"], "partitions": health["partitions"], "lag": lag,
         "state_keys": gauge("state_keys"), "in_flight": gauge("in_flight"), "records": count("ok"),
         "dead_lettered": count("dead_lettered"), "loop_age_ms": loop_age_ms, "loop_age": when::took(loop_age_ms),
+        "state_bytes": state_bytes, "state_size": state_bytes.map(size), "commit_age": commit_age,
         "faults": faults, "why": why.join("; "),
     })
+}
+
+/// Bytes as a person reads them.
+fn size(bytes: i64) -> String {
+    let units = [(30, "GB"), (20, "MB"), (10, "kB")];
+    let unit = units.iter().find(|(shift, _)| bytes >> shift > 0);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(shift, unit)| format!("{} {unit}", bytes >> shift),
+    )
 }
 
 #[cfg(test)]
@@ -223,6 +267,7 @@ mod tests {
 
     const TEXT: &str = r#"# HELP soma_stage x
 soma_stage{pipeline="ct",stage="intake",what="state_keys"} 12
+soma_stage{pipeline="ct",stage="intake",what="state_bytes"} 5300000
 soma_records_total{outcome="ok",pipeline="ct",stage="intake",topic="soma.requests"} 40
 soma_records_total{outcome="dead_lettered",pipeline="ct",stage="intake",topic="soma.requests"} 1
 soma_faults_total{code="SCHEMA_UNKNOWN",pipeline="ct",stage="intake"} 1
@@ -245,6 +290,8 @@ bare 3
         );
         assert_eq!(line["why"], "FENCED: x; SCHEMA_UNKNOWN x1");
         assert_eq!(line["loop_age"], "1.5s");
+        assert_eq!(line["state_size"], "5 MB");
+        assert_eq!(size(900), "900 B");
     }
 
     #[test]

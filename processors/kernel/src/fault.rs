@@ -99,7 +99,7 @@ fault_codes! {
     StoreRefused = "STORE_REFUSED", Ourselves;
     /// The model that embeds text cannot be loaded or run.
     ModelUnavailable = "MODEL_UNAVAILABLE", Dependency;
-    /// Another living instance joined the group under our instance name; this one must stop.
+    /// Again and again another living instance joined the group under our instance name; this one must stop.
     Fenced = "FENCED", Ourselves;
     /// A stage's state cannot be read by this version.
     StateUnreadable = "STATE_UNREADABLE", Ourselves;

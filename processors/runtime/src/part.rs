@@ -447,6 +447,7 @@ impl<P: Processor> Member for Part<P> {
             self.flying.remove(&(done.partition, done.key, done.call_id));
         }
         at.cx.metrics.gauge(&self.name, "state_keys", self.store.len());
+        at.cx.metrics.gauge(&self.name, "state_bytes", self.store.bytes());
         at.cx.metrics.gauge(&self.name, "timers", self.store.timers_len());
         at.cx.metrics.gauge(&self.name, "in_flight", self.flying.len());
         Ok(())

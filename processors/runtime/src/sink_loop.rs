@@ -107,6 +107,11 @@ impl<S: Sink> SinkStage<S> {
             Polled::Records(records) => {
                 self.batch.extend(records);
             }
+            // More instances than partitions: this one stands by.
+            Polled::Assigned(parts) if parts.is_empty() => {
+                cx.log.start(&parts)?;
+                cx.running(self.owned.len());
+            }
             Polled::Assigned(parts) => {
                 self.sink.reassigned();
                 self.fresh.extend(parts);

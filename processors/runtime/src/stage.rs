@@ -198,6 +198,23 @@ pub trait Stage: Send {
     }
 }
 
+/// How often a stage was fenced lately. Two living instances of one name fence each other in turns, without end.
+#[derive(Default)]
+struct Fences(Vec<Instant>);
+
+impl Fences {
+    const MOST: usize = 5;
+    const WITHIN: Duration = Duration::from_secs(60);
+
+    /// Whether it may join again.
+    fn again(&mut self) -> bool {
+        let now = Instant::now();
+        self.0.retain(|at| now - *at < Self::WITHIN);
+        self.0.push(now);
+        self.0.len() <= Self::MOST
+    }
+}
+
 /// Starts a stage on a thread of its own. `open` builds it and joins the group; while its dependencies are down it is tried again.
 ///
 /// # Errors
@@ -213,12 +230,20 @@ pub fn spawn(
     let stage_name = name.to_owned();
     let body = move || {
         let mut backoff = Backoff::default();
+        let mut fences = Fences::default();
         let ended = loop {
             if stop.load(Ordering::SeqCst) {
                 break Ok(());
             }
             match open() {
-                Ok((mut stage, mut cx)) => break stage.run(&mut cx),
+                Ok((mut stage, mut cx)) => match stage.run(&mut cx) {
+                    Err(fault) if fault.code == FaultCode::Fenced && fences.again() => {
+                        // A broker that dies while a member joins can take the member's own former self for another: begin anew.
+                        tracing::warn!(stage = %stage_name, detail = %fault.detail, "fenced; joining again");
+                        metrics.fault(&stage_name, fault.code.as_str());
+                    }
+                    ended => break ended,
+                },
                 Err(fault) if fault.blame == Blame::Dependency => {
                     if backoff.attempts == 0 {
                         tracing::warn!(stage = %stage_name, code = %fault.code, detail = %fault.detail, "waiting for a dependency");

@@ -172,6 +172,11 @@ impl<W: Window> WindowStage<W> {
         };
         match cx.log.poll(cx.limits.batch_max, wait)? {
             Polled::Records(records) => self.backlog.extend(records),
+            // More instances than partitions: this one stands by.
+            Polled::Assigned(parts) if parts.is_empty() => {
+                cx.log.start(&parts)?;
+                cx.running(self.owned.len());
+            }
             Polled::Assigned(parts) => self.fresh.extend(parts),
             Polled::Revoked(parts) | Polled::Lost(parts) => {
                 self.fresh.retain(|f| !parts.contains(f));

@@ -302,4 +302,8 @@ impl Table for Rows {
     fn timers_len(&self) -> usize {
         self.timers.approximate_len()
     }
+
+    fn bytes(&self) -> usize {
+        usize::try_from(self.states.disk_space() + self.timers.disk_space()).unwrap_or(usize::MAX)
+    }
 }

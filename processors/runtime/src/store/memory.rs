@@ -12,9 +12,20 @@ pub(super) struct Memory {
     rows: HashMap<String, Box<[u8]>>,
     timers: BTreeSet<(Timestamp, String, String)>,
     open: BTreeSet<String>,
+    bytes: usize,
 }
 
 impl Memory {
+    fn put(&mut self, key: String, value: Option<Box<[u8]>>) {
+        let size = key.len();
+        let (added, before) = match value {
+            Some(bytes) => (size + bytes.len(), self.rows.insert(key, bytes)),
+            None => (0, self.rows.remove(&key)),
+        };
+        self.bytes += added;
+        self.bytes -= before.map_or(0, |bytes| size + bytes.len());
+    }
+
     fn mark(&mut self, key: &str, marks: Marks) {
         let timers = marks.timers.into_iter().map(|t| (t.due, key.to_owned(), t.name));
         self.timers.extend(timers);
@@ -38,10 +49,7 @@ impl Table for Memory {
                 self.open.remove(&change.key);
             }
             self.mark(&change.key, change.marks);
-            match change.bytes {
-                Some(bytes) => drop(self.rows.insert(change.key, bytes)),
-                None => drop(self.rows.remove(&change.key)),
-            }
+            self.put(change.key, change.bytes);
         }
         Ok(())
     }
@@ -56,10 +64,7 @@ impl Table for Memory {
     }
 
     fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
-        match value {
-            Some(bytes) => drop(self.rows.insert(key, bytes.into_boxed_slice())),
-            None => drop(self.rows.remove(&key)),
-        }
+        self.put(key, value.map(Vec::into_boxed_slice));
         Ok(())
     }
 
@@ -98,5 +103,9 @@ impl Table for Memory {
 
     fn timers_len(&self) -> usize {
         self.timers.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 }

@@ -94,6 +94,8 @@ pub(crate) trait Table: Send {
     fn len(&self) -> usize;
     /// Number of timers; on disk an estimate.
     fn timers_len(&self) -> usize;
+    /// Bytes of keys and states, or what they take on disk.
+    fn bytes(&self) -> usize;
 }
 
 /// Where a stage keeps its state.
@@ -204,6 +206,10 @@ impl Store {
 
     pub(crate) fn timers_len(&self) -> usize {
         self.partitions.values().map(|t| t.timers_len()).sum()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.partitions.values().map(|t| t.bytes()).sum()
     }
 
     /// Timers due at `now`, at most `max`.

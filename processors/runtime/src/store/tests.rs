@@ -167,6 +167,7 @@ fn back_to_the_default_is_a_removal() {
         logged.put("a", 0, vec![], 0, true);
         assert!(logged.log[1].1.is_none());
         assert_eq!(facts(&mut logged.store), (vec![], vec![], vec![]));
+        assert_eq!(logged.store.bytes(), 0);
         assert_eq!(logged.store.next_due(), None);
     }
 }
