@@ -16,7 +16,7 @@ use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::headers::{CloudEvent, add, header, to_wire};
 use crate::send::{
-    Deliveries, KafkaOrFault, Sender, acknowledged, clock_micros, lost, offsets, partitions, places, raw, send,
+    Deliveries, KafkaOrFault, Sender, acknowledged, clock_micros, dropped, lost, offsets, partitions, places, raw, send,
 };
 use crate::tail::{Extents, read_to_end};
 use crate::{Brokers, Registry};
@@ -245,13 +245,11 @@ impl KafkaLog {
     fn settle(&mut self, e: &KafkaError) -> Result<(), Fault> {
         let definite = matches!(e, KafkaError::Transaction(t) if t.txn_requires_abort() && !t.is_fatal())
             || !matches!(e, KafkaError::Transaction(_));
-        if definite
-            && self
-                .producer
-                .as_ref()
-                .is_some_and(|p| p.abort_transaction(REQUEST).is_ok())
-        {
-            return Ok(());
+        if let Some(producer) = self.producer.as_ref().filter(|_| definite) {
+            dropped(producer);
+            if producer.abort_transaction(REQUEST).is_ok() {
+                return Ok(());
+            }
         }
         self.producer = None;
         self.producer = Some(self.new_producer()?);

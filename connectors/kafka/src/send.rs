@@ -8,7 +8,7 @@ use kernel::{Committed, Fault, FaultCode, Position, RawRecord};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
@@ -116,6 +116,17 @@ pub(crate) fn acknowledged(producer: &Sender) -> Result<(), KafkaError> {
         left = now;
     }
     Ok(())
+}
+
+/// Drops what has not been acknowledged, before an abort: the client's abort waits for the reports of all records, and without
+/// somebody who takes them for the whole of its time.
+pub(crate) fn dropped(producer: &Sender) {
+    let started = Instant::now();
+    producer.purge(PurgeConfig::default().queue().inflight());
+    while producer.in_flight_count() > 0 && started.elapsed() < REQUEST {
+        producer.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_micros(500));
+    }
 }
 
 pub(crate) fn offsets(positions: &[Position]) -> Result<TopicPartitionList, KafkaError> {
