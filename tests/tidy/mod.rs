@@ -109,6 +109,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus", &["processors/runtime"]),
     ("ort", &["connectors/models"]),
     ("fjall", &["processors/runtime"]),
+    ("tikv-jemallocator", &["processors/runtime"]),
 ];
 
 fn dependencies(krate: &str) -> BTreeSet<String> {
