@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= S
 
 bench-hop: python ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
 	@deploy/dev/bench-hop.sh
+
+soak: build ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
+	@deploy/dev/soak.sh
 
 bench-restore: python ## State read back from its changelog, and from a checkpoint on disk: KEYS=
 	@deploy/dev/bench-restore.sh

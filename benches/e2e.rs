@@ -15,26 +15,43 @@ use crate::common::{brokers, now, registry, rss_mb, tokio};
 pub(crate) struct Options {
     /// Brokers.
     #[arg(long)]
-    brokers: String,
+    pub(crate) brokers: String,
     /// Schema registry.
     #[arg(long)]
-    registry: String,
+    pub(crate) registry: String,
     /// URL the step asks.
     #[arg(long)]
-    url: String,
+    pub(crate) url: String,
     /// Process id of the platform.
     #[arg(long)]
-    pid: u32,
+    pub(crate) pid: u32,
+    /// Capsule that is asked for; it takes a `url`.
+    #[arg(long, default_value = "endpoint_probe")]
+    pub(crate) capsule: String,
+    /// Outcomes a run of it has.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) steps: u32,
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
-    rate: u32,
+    pub(crate) rate: u32,
     /// Seconds of load.
     #[arg(long, default_value_t = 60)]
-    seconds: u32,
+    pub(crate) seconds: u32,
+}
+
+impl Options {
+    pub(crate) fn total(&self) -> u64 {
+        u64::from(self.rate) * u64::from(self.seconds)
+    }
 }
 
 /// Sends at the rate asked for, whatever comes back (an open loop: a slow system does not slow the load down).
-fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str) -> Result<Vec<String>, String> {
+pub(crate) fn send(
+    options: &Options,
+    brokers: &Brokers,
+    registry: Arc<Registry>,
+    tag: &str,
+) -> Result<Vec<String>, String> {
     let writer = Writer::open(brokers, registry, "soma/bench").map_err(|e| e.to_string())?;
     let total = options.rate * options.seconds;
     let started = Instant::now();
@@ -49,7 +66,7 @@ fn send(options: &Options, brokers: &Brokers, registry: Arc<Registry>, tag: &str
             actor: "bench".into(),
             idempotency_key: key.clone(),
             goal: "one step".into(),
-            capsule: Some("endpoint_probe".into()),
+            capsule: Some(options.capsule.clone()),
             inputs: [("url".to_owned(), options.url.clone())].into(),
             requested_at: now(),
             ..Request::default()
@@ -70,14 +87,15 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let registry = registry(&options.registry, &runtime)?;
     let tag = format!("bench-{}", now().0);
     let mut tail = Tail::open(&brokers, topics::OUTCOMES.name, From::End).map_err(|e| e.to_string())?;
-    let total = u64::from(options.rate) * u64::from(options.seconds);
+    let total = options.total();
     let (sent, mut latencies, failed, mut rss) = {
         std::thread::scope(|scope| -> Result<_, String> {
             let sender = scope.spawn(|| send(options, &brokers, registry.clone(), &tag));
-            let mut first: HashMap<String, i64> = HashMap::new();
+            let mut seen: HashMap<String, u32> = HashMap::new();
+            let mut took: HashMap<String, i64> = HashMap::new();
             let (mut failed, mut rss) = (0u64, 0);
             let mut last = Instant::now();
-            while (first.len() as u64) + failed < total && last.elapsed() < Duration::from_secs(30) {
+            while (took.len() as u64) + failed < total && last.elapsed() < Duration::from_secs(30) {
                 let Ok(Some(record)) = tail.next(100) else { continue };
                 let Some(value) = record.value else { continue };
                 let outcome: Outcome = kernel::decode(&value, registry.as_ref()).map_err(|e| e.to_string())?;
@@ -90,13 +108,15 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
                     continue;
                 }
                 // The record's own timestamp: when the outcome was written, at millisecond resolution.
-                first
-                    .entry(outcome.run_id)
-                    .or_insert(record.at.0 - outcome.requested_at.0);
+                let steps = seen.entry(outcome.run_id.clone()).or_default();
+                *steps += 1;
+                if *steps == options.steps {
+                    took.insert(outcome.run_id, record.at.0 - outcome.requested_at.0);
+                }
                 rss = rss.max(rss_mb(options.pid).unwrap_or(0));
             }
             let sent = sender.join().map_err(|_| "the sender panicked".to_owned())??;
-            let latencies: Vec<i64> = sent.iter().filter_map(|run| first.get(run).copied()).collect();
+            let latencies: Vec<i64> = sent.iter().filter_map(|run| took.get(run).copied()).collect();
             Ok((sent, latencies, failed, rss))
         })?
     };

@@ -4,6 +4,7 @@ mod common;
 mod e2e;
 mod hop;
 mod restore;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ enum Bench {
     E2e(e2e::Options),
     /// One stage beside a bare client loop and Kafka Streams: records a second, per processor second, and memory.
     Hop(hop::Options),
+    /// Steady load for a long time: whether memory, open files and threads stay flat.
+    Soak(soak::Options),
     /// State read back from its changelog, and from a checkpoint on disk: keys a second.
     Restore(restore::Options),
     /// The stage of `hop`.
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::E2e(options) => e2e::run(&options),
         Bench::Hop(options) => hop::run(&options),
+        Bench::Soak(options) => soak::run(&options),
         Bench::Restore(options) => restore::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),

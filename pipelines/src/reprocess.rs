@@ -109,7 +109,7 @@ impl Log for PastLog {
             let all = self
                 .records
                 .iter()
-                .map(|r| (r.position.topic.clone(), r.position.partition));
+                .map(|r| (r.position.topic.to_string(), r.position.partition));
             let parts: std::collections::BTreeSet<_> = all.collect();
             return Ok(Polled::Assigned(parts.into_iter().collect()));
         }
@@ -142,6 +142,10 @@ impl Log for PastLog {
 
     fn release(&mut self, _: &[(String, i32)]) -> Result<(), Fault> {
         Ok(())
+    }
+
+    fn home(&self, _: &str) -> Option<i32> {
+        None
     }
 
     fn pause(&mut self, _: bool) -> Result<(), Fault> {

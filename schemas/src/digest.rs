@@ -47,9 +47,36 @@ pub fn plan(run_id: &str, steps: &[Step]) -> Result<String, String> {
     Ok(sha256_hex(&["plan", run_id, &canonical(&text)?]))
 }
 
-/// The run of a request: one per tenant and idempotency key, whoever computes it.
+/// Partition of a key among `partitions`, as librdkafka's default partitioner has it: CRC-32 of the key's bytes.
+pub fn partition(key: &str, partitions: u32) -> u32 {
+    crc32fast::hash(key.as_bytes()).checked_rem(partitions).unwrap_or(0)
+}
+
+/// Every number of partitions that divides this keeps a run beside its request: 1 to 6, 8, 10, 12, 15, 16, 20, 24, 30, 32, 40, ...
+const HOMES: u32 = 960;
+
+/// The run of a request: one per tenant and idempotency key, whoever computes it. Its last four digits are chosen so that it falls into the
+/// partition of its request ([`partition`]): one task can then take a request and run it in one transaction.
 pub fn run_id(tenant: &str, idempotency_key: &str) -> String {
-    id("run", &["run", tenant, idempotency_key])
+    let digest = sha256_hex(&["run", tenant, idempotency_key]);
+    let home = partition(&format!("{tenant}:{idempotency_key}"), HOMES);
+    let begin = format!("run_{}", &digest[..28]);
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(begin.as_bytes());
+    let fits = |tail: &[u8; 4]| {
+        let mut hash = hash.clone();
+        hash.update(tail);
+        hash.finalize() % HOMES == home
+    };
+    // One in HOMES fits: that none of 65536 does is not to be expected, and would only cost a transaction.
+    let tail = (0..=u16::MAX).map(tail).find(fits).unwrap_or_else(|| tail(0));
+    begin + &String::from_utf8_lossy(&tail)
+}
+
+/// Four hex digits.
+fn tail(n: u16) -> [u8; 4] {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    [12, 8, 4, 0].map(|shift| DIGITS[usize::from(n >> shift & 15)])
 }
 
 #[cfg(test)]
@@ -63,6 +90,18 @@ mod tests {
         assert_eq!(a, b);
         assert_ne!(a, action("http", "request", r#"{"url":"http://x","n":2}"#));
         assert!(action("http", "request", "{").is_err());
+    }
+
+    #[test]
+    fn a_run_falls_into_the_partition_of_its_request() {
+        for n in 0..200 {
+            let run = run_id("acme", &format!("order-{n}"));
+            assert_eq!((run.len(), &run[..4]), (36, "run_"));
+            for partitions in [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96] {
+                let of_request = partition(&format!("acme:order-{n}"), partitions);
+                assert_eq!(partition(&run, partitions), of_request, "{run} of {partitions}");
+            }
+        }
     }
 
     #[test]

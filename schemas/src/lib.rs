@@ -1,6 +1,7 @@
 //! The contract: the records, the topics they travel on, and the digests that bind them. A leaf crate: no async, no I/O, no clock.
 #![warn(missing_docs)]
 
+mod aliases;
 pub mod digest;
 mod json;
 pub mod permit;

@@ -1,5 +1,8 @@
 //! What every record can do: give its schema, become Avro bytes and come back from them.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use apache_avro::types::Value;
@@ -7,6 +10,8 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use apache_avro::{Schema, from_value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::aliases::rewritten;
 
 /// Bytes that are not the record they should be; the text names the field where it can.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +58,10 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
             }
             // Read again the slow way, which says what is wrong.
         }
-        Self::from_avro(&writer.schema, bytes)
+        let value = writer
+            .read_as::<Self>(|schema| decode(schema, bytes, Some(Self::schema())))
+            .map_err(|e| DecodeError(format!("{}: {}", Self::NAME, e.0)))?;
+        from_value(&value).map_err(|e| DecodeError(format!("{}: {e}", Self::NAME)))
     }
 
     /// The record from Avro binary written with `writer`, resolved to this build's schema.
@@ -68,11 +76,13 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
 }
 
 /// The schema something was written with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Written {
     schema: Schema,
     /// Two schemas with one canonical form write the same bytes.
     canonical: String,
+    /// By record, the schema with the names that record's fields have by now.
+    renamed: Mutex<BTreeMap<&'static str, Arc<Schema>>>,
 }
 
 impl Written {
@@ -81,7 +91,21 @@ impl Written {
         Self {
             canonical: schema.canonical_form(),
             schema,
+            renamed: Mutex::default(),
         }
+    }
+
+    /// Reads with this schema in the names of `R`.
+    fn read_as<R: Record>(
+        &self,
+        read: impl FnOnce(&Schema) -> Result<Value, DecodeError>,
+    ) -> Result<Value, DecodeError> {
+        let known = |all: &mut BTreeMap<_, _>| {
+            let renamed = || Arc::new(rewritten(&self.schema, R::schema()).unwrap_or_else(|| self.schema.clone()));
+            all.entry(R::NAME).or_insert_with(renamed).clone()
+        };
+        let schema = known(&mut self.renamed.lock().unwrap_or_else(PoisonError::into_inner));
+        read(&schema)
     }
 }
 
@@ -98,6 +122,11 @@ impl std::ops::Deref for Written {
 /// # Errors
 /// The bytes do not match the writer's schema, or it does not resolve to the reader's.
 pub fn decode_value(writer: &Schema, bytes: &[u8], reader: Option<&Schema>) -> Result<Value, DecodeError> {
+    let renamed = reader.and_then(|reader| rewritten(writer, reader));
+    decode(renamed.as_ref().unwrap_or(writer), bytes, reader)
+}
+
+fn decode(writer: &Schema, bytes: &[u8], reader: Option<&Schema>) -> Result<Value, DecodeError> {
     let mut rest = bytes;
     let read = |rest: &mut &[u8]| {
         GenericDatumReader::builder(writer)

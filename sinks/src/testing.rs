@@ -59,7 +59,7 @@ pub(crate) fn raw<R: Record>(topic: &str, partition: i32, offset: i64, key: &str
 pub(crate) fn tombstone(topic: &str, partition: i32, offset: i64, key: &str) -> RawRecord {
     RawRecord {
         position: Position {
-            topic: topic.to_owned(),
+            topic: topic.into(),
             partition,
             offset,
         },

@@ -231,9 +231,9 @@ impl Driver {
         for emit in given.emits {
             let schema = schemas::parse_schema(emit.schema_text).unwrap();
             let value = schemas::decode_value(&schema, &emit.avro, None).unwrap();
-            self.written.push((emit.topic.clone(), schemas::to_json(&value)));
+            self.written.push((emit.topic.to_owned(), schemas::to_json(&value)));
             let framed = self.frame(emit.record, || schema, &emit.avro);
-            self.queue.push_back((emit.topic, emit.key, framed));
+            self.queue.push_back((emit.topic.to_owned(), emit.key, framed));
         }
         for (key, perform) in given.performs {
             let outcome = answer(&perform);
@@ -253,7 +253,7 @@ impl Driver {
             self.offset += 1;
             self.now = self.now.plus_ms(1);
             let position = Position {
-                topic: topic.clone(),
+                topic: topic.as_str().into(),
                 partition: 0,
                 offset: self.offset,
             };

@@ -21,7 +21,7 @@ pub(crate) struct Live {
     pub(crate) brokers: Brokers,
     pub(crate) registry: Arc<Registry>,
     /// Drives the registry's calls for as long as the tests run.
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 /// The one stack of this test process.
@@ -44,7 +44,7 @@ pub(crate) fn live() -> &'static Live {
             soma,
             brokers,
             registry,
-            _runtime: runtime,
+            runtime,
         }
     })
 }
@@ -77,6 +77,10 @@ pub(crate) fn request(tenant: &str, key: &str, capsule: &str, inputs: &[(&str, &
 }
 
 impl Live {
+    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
+        self.runtime.handle().clone()
+    }
+
     pub(crate) fn writer(&self) -> Writer {
         Writer::open(&self.brokers, self.registry.clone(), "soma/live-test").unwrap()
     }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod controls;
 mod demo;
+mod evolution;
 pub(crate) mod harness;
 mod kill9;
 mod layout;

@@ -11,13 +11,40 @@ use schemas::records::Request;
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
 use super::mutants::{self, Mutant};
-use super::run::PIPELINE;
+use super::run::{PIPELINE, Plan, SINK};
 use super::world::{SimTool, World};
 use crate::cases::driver::texts;
 
 pub(super) const START: Timestamp = Timestamp(1_790_000_000_000_000);
 /// Its tenant is killed half-way in every other seed.
 pub(super) const DOOMED: &str = "doomed";
+
+/// Which stages share a task.
+const FUSED: &[&[&str]] = &[
+    &["intake", "policy_gate", "orchestrator", "invoker", "memory_indexer"],
+    &[SINK],
+];
+const PARTLY: &[&[&str]] = &[
+    &["intake"],
+    &["policy_gate", "orchestrator", "invoker", "memory_indexer"],
+    &[SINK],
+];
+const APART: &[&[&str]] = &[
+    &["intake"],
+    &["policy_gate"],
+    &["orchestrator"],
+    &["invoker"],
+    &["memory_indexer"],
+    &[SINK],
+];
+
+pub(super) fn layout(plan: &Plan) -> &'static [&'static [&'static str]] {
+    match plan.fused {
+        true if plan.seed % 4 == 1 => PARTLY,
+        true => FUSED,
+        false => APART,
+    }
+}
 
 struct Shipped {
     catalogue: Vec<(String, String)>,

@@ -89,7 +89,7 @@ impl Simulation {
         let all = KEPT_TOPICS.iter().flat_map(|topic| self.cluster.raw(topic));
         all.filter(|r| {
             let at = &r.position;
-            kept.get(&(at.topic.clone(), at.partition, at.offset)) != r.value.as_ref()
+            kept.get(&(at.topic.to_string(), at.partition, at.offset)) != r.value.as_ref()
         })
         .map(|r| format!("a store holds every record: not {}", r.position))
         .collect()

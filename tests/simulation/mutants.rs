@@ -162,6 +162,10 @@ impl Log for MutantLog {
         self.log.release(partitions)
     }
 
+    fn home(&self, key: &str) -> Option<i32> {
+        self.log.home(key)
+    }
+
     fn pause(&mut self, paused: bool) -> Result<(), Fault> {
         self.log.pause(paused)
     }

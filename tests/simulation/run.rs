@@ -15,7 +15,7 @@ use schemas::records::{Call, Control, ControlAction, Request, Run, Scope};
 use schemas::{digest, topics};
 use tokio::runtime::Runtime;
 
-use super::build::{DOOMED, START, Surroundings, member, requests};
+use super::build::{DOOMED, START, Surroundings, layout, member, requests};
 use super::mutants::{self, Mutant};
 use super::node::{Alive, Body, Folder, Node};
 use super::outputs::Outputs;
@@ -27,21 +27,6 @@ const PARTITIONS: usize = 3;
 const ROUNDS_MAX: usize = 60_000;
 pub(super) const SINK: &str = "store";
 const WINDOW: &str = "events_per_minute";
-
-/// Which stages share a task.
-const FUSED: &[&[&str]] = &[
-    &["intake"],
-    &["policy_gate", "orchestrator", "invoker", "memory_indexer"],
-    &[SINK],
-];
-const APART: &[&[&str]] = &[
-    &["intake"],
-    &["policy_gate"],
-    &["orchestrator"],
-    &["invoker"],
-    &["memory_indexer"],
-    &[SINK],
-];
 
 /// What a history is made of.
 #[derive(Clone, Debug, Default)]
@@ -194,7 +179,7 @@ impl Simulation {
             folder: plan.is_on_disk().then(Folder::new),
             plan,
         };
-        let layout = if simulation.plan.fused { FUSED } else { APART };
+        let layout = layout(&simulation.plan);
         let instances: &[&str] = if simulation.plan.disturbed { &["a", "b"] } else { &["a"] };
         for names in layout.iter().copied() {
             for instance in instances {

@@ -178,7 +178,7 @@ impl Sink for SimSink {
             for record in batch {
                 let at = &record.position;
                 let value = record.value.clone().unwrap_or_default();
-                kept.insert((at.topic.clone(), at.partition, at.offset), value);
+                kept.insert((at.topic.to_string(), at.partition, at.offset), value);
             }
             if self.cluster.store_is_down() {
                 return Err(Fault::new(

@@ -7,8 +7,8 @@ use schemas::Timestamp;
 /// A record's attributes in the CloudEvents binding, with tenant and trace.
 pub(crate) struct CloudEvent<'a> {
     pub(crate) source: &'a str,
-    /// Short name of the record.
-    pub(crate) record: &'a str,
+    /// `soma.` and the record's short name.
+    pub(crate) kind: &'a str,
     /// When it is written, RFC 3339.
     pub(crate) time: &'a str,
     pub(crate) tenant: &'a str,
@@ -18,9 +18,10 @@ pub(crate) struct CloudEvent<'a> {
 impl CloudEvent<'_> {
     fn each(&self, mut put: impl FnMut(&str, &str)) {
         put("ce_specversion", "1.0");
-        put("ce_id", &uuid::Uuid::new_v4().to_string());
+        let mut id = uuid::Uuid::encode_buffer();
+        put("ce_id", uuid::Uuid::new_v4().hyphenated().encode_lower(&mut id));
         put("ce_source", self.source);
-        put("ce_type", &format!("soma.{}", self.record));
+        put("ce_type", self.kind);
         put("ce_time", self.time);
         put("content-type", "application/avro");
         if !self.tenant.is_empty() {
@@ -41,17 +42,15 @@ impl CloudEvent<'_> {
 
 /// CloudEvents headers of a record (`ce_id`, `ce_source`, `ce_type`, `ce_time`, `ce_specversion`).
 pub fn cloud_event(source: &str, record: &str, at: Timestamp, tenant: &str, traceparent: Option<&str>) -> Headers {
-    let mut headers = Headers::default();
-    let time = at.to_string();
+    let (time, kind) = (at.to_string(), format!("soma.{record}"));
     let event = CloudEvent {
         source,
-        record,
+        kind: &kind,
         time: &time,
         tenant,
         traceparent,
     };
-    event.each(|name, value| headers.set(name, value));
-    headers
+    Headers::build(|put| event.each(|name, value| put(name, value.as_bytes())))
 }
 
 pub(crate) fn header<'a>(name: &'a str, value: &'a [u8]) -> Header<'a, &'a [u8]> {
@@ -62,22 +61,16 @@ pub(crate) fn header<'a>(name: &'a str, value: &'a [u8]) -> Header<'a, &'a [u8]>
 }
 
 pub(crate) fn to_wire(headers: &Headers) -> OwnedHeaders {
-    let wire = OwnedHeaders::new_with_capacity(headers.0.len());
-    add(wire, headers)
+    add(OwnedHeaders::new_with_capacity(headers.iter().count()), headers)
 }
 
 pub(crate) fn add(wire: OwnedHeaders, headers: &Headers) -> OwnedHeaders {
-    let all = headers.0.iter();
+    let all = headers.iter();
     all.fold(wire, |wire, (name, value)| wire.insert(header(name, value)))
 }
 
 pub(crate) fn from_wire(message: &BorrowedMessage<'_>) -> Headers {
-    let Some(wire) = message.headers() else {
-        return Headers::default();
-    };
-    Headers(
-        wire.iter()
-            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-            .collect(),
-    )
+    message.headers().map_or_else(Headers::default, |wire| {
+        Headers::build(|put| wire.iter().for_each(|h| put(h.key, h.value.unwrap_or_default())))
+    })
 }

@@ -12,6 +12,7 @@ mod offsets;
 mod registry;
 mod send;
 mod tail;
+mod transaction;
 mod writer;
 
 pub use admin::{Admin, Applied, TopicState};

@@ -6,19 +6,15 @@ use std::time::{Duration, Instant};
 
 use kernel::{Commit, Committed, EachChange, Fault, FaultCode, Log, Polled};
 use rdkafka::Offset;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
-use schemas::Timestamp;
 
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
-use crate::headers::{CloudEvent, add, header, to_wire};
-use crate::send::{
-    Deliveries, KafkaOrFault, Sender, acknowledged, clock_micros, dropped, lost, offsets, partitions, places, raw, send,
-};
+use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
 use crate::tail::{Extents, read_to_end};
+use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
@@ -56,10 +52,17 @@ pub struct KafkaLog {
     config: LogConfig,
     registry: Arc<Registry>,
     consumer: BaseConsumer<Deferred>,
-    producer: Option<Sender>,
+    /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
+    /// only after 20 ms. Both carry the group's offsets, which fence them.
+    producers: Vec<Option<Sender>>,
+    turn: usize,
     owned: Vec<(String, i32)>,
     /// Next offset to read of every partition that is owned, as the group has it.
     committed: BTreeMap<(String, i32), i64>,
+    /// Partitions of each topic, when all have the same number.
+    partitions: Option<u32>,
+    /// Topics records came from.
+    topics: Vec<Arc<str>>,
     paused: bool,
     extents: Option<Extents>,
 }
@@ -74,13 +77,21 @@ impl KafkaLog {
             consumer: consumer(&config)?,
             config,
             registry,
-            producer: None,
+            producers: Vec::new(),
+            turn: 0,
             owned: Vec::new(),
             committed: BTreeMap::new(),
+            partitions: None,
+            topics: Vec::new(),
             paused: false,
             extents: None,
         };
-        log.producer = Some(log.new_producer()?);
+        // A sink writes dead letters only.
+        let producers = if log.config.copartitioned { 2 } else { 1 };
+        log.producers.resize_with(producers, || None);
+        for turn in 0..producers {
+            log.renew(turn)?;
+        }
         let subscribed = if log.config.copartitioned {
             1
         } else {
@@ -93,23 +104,13 @@ impl KafkaLog {
         Ok(log)
     }
 
-    fn new_producer(&self) -> Result<Sender, Fault> {
-        let id = format!("{}.{}", self.config.group, self.config.instance);
-        let mut client = self.config.brokers.client();
-        client
-            .set("transactional.id", &id)
-            .set("client.id", &id)
-            .set("transaction.timeout.ms", self.config.transaction_timeout_ms.to_string())
-            .set("compression.type", "lz4")
-            .set("linger.ms", "0")
-            .set("message.max.bytes", "10485760")
-            .set("queue.buffering.max.kbytes", "65536");
-        let producer =
-            Sender::from_config_and_context(&client, Deliveries::default()).map_err(|e| unavailable("producer", &e))?;
-        producer
-            .init_transactions(REQUEST)
-            .map_err(|e| unavailable(&format!("init transactions of {id}"), &e))?;
-        Ok(producer)
+    /// A new producer in place of one: whatever its predecessor left open is settled by its start.
+    fn renew(&mut self, turn: usize) -> Result<(), Fault> {
+        if let Some(slot) = self.producers.get_mut(turn) {
+            *slot = None;
+            *slot = Some(new_producer(&self.config, turn)?);
+        }
+        Ok(())
     }
 
     /// The same partitions of every topic that goes along.
@@ -170,41 +171,9 @@ impl KafkaLog {
     fn try_commit(&self, producer: &Sender, commit: &Commit) -> Result<Committed, KafkaOrFault> {
         let started = Instant::now();
         producer.begin_transaction()?;
-        let places = || producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);
-        places().clear();
-        let now = Timestamp(clock_micros()).to_string();
-        for (i, emit) in commit.emits.iter().enumerate() {
-            let value = self.registry.frame(&emit.topic, emit.schema_text, emit.avro.clone())?;
-            let trace = commit.traces.get(i).and_then(Option::as_deref);
-            let stage = if emit.stage.is_empty() {
-                &self.config.stage
-            } else {
-                &emit.stage
-            };
-            let event = CloudEvent {
-                source: &format!("soma/{}/{stage}", self.config.pipeline),
-                record: emit.record,
-                time: &now,
-                tenant: &emit.tenant,
-                traceparent: trace,
-            };
-            let mut headers = event.wire(1 + emit.headers.0.len());
-            if !emit.taken_by.is_empty() {
-                headers = headers.insert(header(kernel::TAKEN_BY, emit.taken_by.join(",").as_bytes()));
-            }
-            let headers = add(headers, &emit.headers);
-            send(producer, &emit.topic, None, &emit.key, Some(&value), headers)?;
-        }
-        for raw in &commit.raw {
-            send(
-                producer,
-                &raw.topic,
-                raw.partition,
-                &raw.key,
-                raw.value.as_deref(),
-                to_wire(&raw.headers),
-            )?;
-        }
+        // What an aborted one left.
+        producer.context().take();
+        write(producer, &self.registry, &self.config, commit)?;
         let sent = started.elapsed();
         self.send_offsets(producer, commit)?;
         let offsets = started.elapsed();
@@ -219,7 +188,7 @@ impl KafkaLog {
             committed_us = (started.elapsed() - acknowledged).as_micros(),
             "transaction"
         );
-        Ok(std::mem::take(&mut *places()))
+        Ok(producer.context().take())
     }
 
     /// Offsets in a transaction are what fences a zombie: the group's coordinator refuses those of a member it has thrown out.
@@ -241,19 +210,44 @@ impl KafkaLog {
         Ok(())
     }
 
+    fn read_up_to(&mut self, commit: &Commit) {
+        let read = commit.offsets.iter();
+        self.committed
+            .extend(read.map(|p| ((p.topic.to_string(), p.partition), p.offset)));
+    }
+
+    /// How many partitions each of the topics has; `None` when they differ.
+    fn alike(&self) -> Result<Option<u32>, Fault> {
+        let known = self.consumer.fetch_metadata(None, REQUEST);
+        let known = known.map_err(|e| unavailable("metadata", &e))?;
+        let of = |topic: &String| {
+            known
+                .topics()
+                .iter()
+                .find(|t| t.name() == topic)
+                .map(|t| t.partitions().len())
+        };
+        let mut counts = self.config.topics.iter().map(of);
+        let first = counts.next().flatten();
+        Ok(first
+            .filter(|_| counts.all(|n| n == first))
+            .and_then(|n| u32::try_from(n).ok()))
+    }
+
     /// Leaves no transaction open: aborts, or where that cannot be told, re-creates the producer, whose start resolves it (KIP-890).
-    fn settle(&mut self, e: &KafkaError) -> Result<(), Fault> {
+    /// True when it was aborted.
+    fn settle(&mut self, turn: usize, e: &KafkaError) -> Result<bool, Fault> {
         let definite = matches!(e, KafkaError::Transaction(t) if t.txn_requires_abort() && !t.is_fatal())
             || !matches!(e, KafkaError::Transaction(_));
-        if let Some(producer) = self.producer.as_ref().filter(|_| definite) {
+        let producer = self.producers.get(turn).and_then(Option::as_ref);
+        if let Some(producer) = producer.filter(|_| definite) {
             dropped(producer);
             if producer.abort_transaction(REQUEST).is_ok() {
-                return Ok(());
+                return Ok(true);
             }
         }
-        self.producer = None;
-        self.producer = Some(self.new_producer()?);
-        Ok(())
+        self.renew(turn)?;
+        Ok(false)
     }
 }
 
@@ -274,7 +268,7 @@ impl Log for KafkaLog {
                         gathered = Instant::now() + Duration::from_millis(self.linger_ms());
                     }
                     bytes += message.payload_len();
-                    records.push(raw(&message));
+                    records.push(raw(&message, &mut self.topics));
                     // Whole milliseconds: the client spins through a rest that is shorter.
                     let left = gathered.saturating_duration_since(Instant::now());
                     wait = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0));
@@ -304,39 +298,32 @@ impl Log for KafkaLog {
             self.consumer
                 .commit(&list, rdkafka::consumer::CommitMode::Sync)
                 .map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")))?;
-            let read = commit
-                .offsets
-                .iter()
-                .map(|p| ((p.topic.clone(), p.partition), p.offset));
-            self.committed.extend(read);
+            self.read_up_to(commit);
             return Ok(Committed::new());
         }
-        if self.producer.is_none() {
-            self.producer = Some(self.new_producer()?);
+        let turn = self.turn;
+        self.turn = (turn + 1) % self.producers.len();
+        if self.producers.get(turn).is_some_and(Option::is_none) {
+            self.renew(turn)?;
         }
-        let Some(producer) = self.producer.as_ref() else {
+        let Some(producer) = self.producers.get(turn).and_then(Option::as_ref) else {
             return Err(Fault::new(FaultCode::Internal, "no producer"));
         };
         match self.try_commit(producer, commit) {
             Ok(places) => {
-                let read = commit
-                    .offsets
-                    .iter()
-                    .map(|p| ((p.topic.clone(), p.partition), p.offset));
-                self.committed.extend(read);
+                self.read_up_to(commit);
                 Ok(places)
             }
             Err(KafkaOrFault::Fault(fault)) => {
-                self.settle(&KafkaError::Canceled)?;
+                self.settle(turn, &KafkaError::Canceled)?;
                 Err(fault)
             }
             Err(KafkaOrFault::Kafka(e)) => {
-                let too_large = is_too_large(&e);
-                self.settle(&e)?;
-                let code = if too_large {
-                    FaultCode::RecordTooLarge
-                } else {
-                    FaultCode::CommitFailed
+                let aborted = self.settle(turn, &e)?;
+                let code = match (is_too_large(&e), aborted) {
+                    (true, _) => FaultCode::RecordTooLarge,
+                    (_, true) => FaultCode::TransactionAborted,
+                    (_, false) => FaultCode::CommitFailed,
                 };
                 Err(Fault::new(code, e.to_string()))
             }
@@ -366,6 +353,7 @@ impl Log for KafkaLog {
                 .map_err(|e| unavailable("assign", &e));
         }
         let parts = &self.along(parts);
+        self.partitions = self.alike()?;
         let at = self.positions(parts)?;
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
         let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));
@@ -407,6 +395,11 @@ impl Log for KafkaLog {
                 Ok(())
             }
         }
+    }
+
+    fn home(&self, key: &str) -> Option<i32> {
+        let partitions = self.partitions?;
+        i32::try_from(schemas::digest::partition(key, partitions)).ok()
     }
 
     fn pause(&mut self, paused: bool) -> Result<(), Fault> {

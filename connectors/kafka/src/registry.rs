@@ -7,8 +7,13 @@ use std::time::Duration;
 use kernel::{Decoder, Fault, FaultCode};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_id_and_type, post_schema};
 use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema, get_payload};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use schemas::Written;
+
+/// First byte of every framed value.
+const MAGIC: u8 = 0;
+/// Bytes before the Avro ones: that one and the schema's id.
+const FRAME: usize = 5;
 
 /// A client of a Confluent-compatible registry. What it has learnt is kept: an id never changes its meaning.
 pub struct Registry {
@@ -85,12 +90,27 @@ impl Registry {
         Ok(id)
     }
 
-    /// Frames Avro bytes.
+    /// Frames Avro bytes into `framed`, in place of what it holds.
     ///
     /// # Errors
     /// As [`Registry::register`].
-    pub fn frame(&self, topic: &str, schema_text: &str, avro: Vec<u8>) -> Result<Vec<u8>, Fault> {
-        Ok(get_payload(self.id_of(topic, schema_text)?, avro))
+    pub(crate) fn frame(&self, topic: &str, schema_text: &str, avro: &[u8], framed: &mut Vec<u8>) -> Result<(), Fault> {
+        let id = self.id_of(topic, schema_text)?;
+        framed.clear();
+        framed.push(MAGIC);
+        framed.extend(id.to_be_bytes());
+        framed.extend(avro);
+        Ok(())
+    }
+
+    /// Avro bytes in their frame.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub fn framed(&self, topic: &str, schema_text: &str, avro: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut framed = Vec::with_capacity(FRAME + avro.len());
+        self.frame(topic, schema_text, avro, &mut framed)?;
+        Ok(framed)
     }
 
     /// Asks for a compatibility level on every subject.

@@ -1,10 +1,10 @@
 //! The client's shapes: records out and in, positions, and what can go wrong with them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Committed, Fault, FaultCode, Position, RawRecord};
+use kernel::{Committed, Fault, FaultCode, Position, RawEmit, RawRecord};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
@@ -13,14 +13,22 @@ use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
 use crate::faults::unavailable;
-use crate::headers::from_wire;
+use crate::headers::{from_wire, to_wire};
 use crate::log::REQUEST;
 
-/// Where the changelogs go on behind what was delivered to them.
+/// Where the changelogs go on behind what was delivered to them: few places, asked for with every record.
 #[derive(Default)]
-pub(crate) struct Deliveries(pub(crate) Mutex<Committed>);
+pub(crate) struct Deliveries(Mutex<Vec<(Arc<str>, i32, i64)>>);
 
-/// Delivered to a changelog: its place is wanted.
+impl Deliveries {
+    /// The places since this was asked last.
+    pub(crate) fn take(&self) -> Committed {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        all.into_iter().map(|(topic, p, next)| ((topic, p), next)).collect()
+    }
+}
+
+/// What is sent is a change of state, whose place in the changelog is wanted.
 const CHANGE: usize = 1;
 
 impl ClientContext for Deliveries {
@@ -36,9 +44,11 @@ impl ProducerContext for Deliveries {
             return;
         };
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (message.topic().to_owned(), message.partition());
-        let next = places.entry(place).or_default();
-        *next = (*next).max(message.offset() + 1);
+        let (topic, partition, next) = (message.topic(), message.partition(), message.offset() + 1);
+        match places.iter_mut().find(|(t, p, _)| *p == partition && **t == *topic) {
+            Some((.., known)) => *known = next.max(*known),
+            None => places.push((topic.into(), partition, next)),
+        }
     }
 }
 
@@ -67,19 +77,28 @@ pub(crate) fn clock_micros() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn send(
-    producer: &Sender,
-    topic: &str,
-    partition: Option<i32>,
-    key: &str,
-    value: Option<&[u8]>,
+/// A record of a topic, for a partition or for where its key belongs.
+pub(crate) fn record<'a>(
+    (topic, partition): (&'a str, Option<i32>),
+    key: &'a str,
+    value: Option<&'a [u8]>,
     headers: OwnedHeaders,
-) -> Result<(), KafkaError> {
-    let opaque = if partition.is_some() { CHANGE } else { 0 };
-    let mut record: BaseRecord<'_, str, [u8], usize> =
-        BaseRecord::with_opaque_to(topic, opaque).key(key).headers(headers);
+) -> BaseRecord<'a, str, [u8], usize> {
+    let mut record: BaseRecord<'_, str, [u8], usize> = BaseRecord::with_opaque_to(topic, 0).key(key).headers(headers);
     record.partition = partition;
     record.payload = value;
+    record
+}
+
+/// What goes to a partition as it is: a change of state, or a dead letter.
+pub(crate) fn as_it_is(raw: &RawEmit) -> BaseRecord<'_, str, [u8], usize> {
+    let place = (&*raw.topic, raw.partition);
+    let mut record = record(place, &raw.key, raw.value.as_deref(), to_wire(&raw.headers));
+    record.delivery_opaque = if raw.partition.is_some() { CHANGE } else { 0 };
+    record
+}
+
+pub(crate) fn send(producer: &Sender, mut record: BaseRecord<'_, str, [u8], usize>) -> Result<(), KafkaError> {
     let mut full: Option<Instant> = None;
     loop {
         match producer.send(record) {
@@ -149,7 +168,7 @@ pub(crate) fn places(at: &BTreeMap<(String, i32), Offset>) -> Result<TopicPartit
 
 /// Nothing was committed, and nothing can be: this instance's partitions may be others' by now.
 pub(crate) fn lost(why: &str) -> Fault {
-    Fault::new(FaultCode::CommitFailed, why)
+    Fault::new(FaultCode::TransactionAborted, why)
 }
 
 pub(crate) fn partitions(parts: &[(String, i32)]) -> TopicPartitionList {
@@ -160,10 +179,16 @@ pub(crate) fn partitions(parts: &[(String, i32)]) -> TopicPartitionList {
     list
 }
 
-pub(crate) fn raw(message: &BorrowedMessage<'_>) -> RawRecord {
+/// A message as a record; `topics` are those already named.
+pub(crate) fn raw(message: &BorrowedMessage<'_>, topics: &mut Vec<Arc<str>>) -> RawRecord {
+    let name = message.topic();
+    let topic = topics.iter().find(|t| ***t == *name).cloned().unwrap_or_else(|| {
+        topics.push(name.into());
+        name.into()
+    });
     RawRecord {
         position: Position {
-            topic: message.topic().to_owned(),
+            topic,
             partition: message.partition(),
             offset: message.offset(),
         },

@@ -1,5 +1,6 @@
 //! Reading without a group: a changelog to its end, and any topic for the command line and for controls.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::{EachChange, Fault, FaultCode, RawRecord};
@@ -127,6 +128,7 @@ pub enum From {
 pub struct Tail {
     consumer: BaseConsumer,
     partitions: usize,
+    topics: Vec<Arc<str>>,
     at_end: std::collections::BTreeSet<i32>,
 }
 
@@ -176,6 +178,7 @@ impl Tail {
         Ok(Self {
             consumer,
             partitions: ids.len(),
+            topics: Vec::new(),
             at_end: std::collections::BTreeSet::new(),
         })
     }
@@ -188,7 +191,7 @@ impl Tail {
         match self.consumer.poll(Duration::from_millis(wait_ms)) {
             Some(Ok(message)) => {
                 self.at_end.remove(&message.partition());
-                Ok(Some(raw(&message)))
+                Ok(Some(raw(&message, &mut self.topics)))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 self.at_end.insert(partition);

@@ -75,7 +75,7 @@ impl Writer {
         let avro = record
             .to_avro()
             .map_err(|e| Fault::new(FaultCode::RecordInvalid, e.0))?;
-        let value = self.registry.frame(topic.name, R::schema_text(), avro)?;
+        let value = self.registry.framed(topic.name, R::schema_text(), &avro)?;
         let at = now();
         let headers = cloud_event(&self.source, R::NAME, at, tenant, trace);
         self.write_raw(topic.name, key, Some(&value), &headers)

@@ -151,7 +151,7 @@ fn list(filter: &Filter, limit: usize, cx: &Context) -> Done {
 pub(super) fn as_json(letter: &Letter) -> Json {
     let position = &letter.record.position;
     json!({
-        "dlq": {"topic": position.topic, "partition": position.partition, "offset": position.offset},
+        "dlq": {"topic": &*position.topic, "partition": position.partition, "offset": position.offset},
         "topic": letter.topic, "partition": letter.partition, "offset": letter.offset, "stage": letter.stage, "code": letter.code,
         "detail": letter.detail, "attempts": letter.attempts, "replays": letter.replays, "at": letter.at, "key": letter.record.key,
     })

@@ -66,13 +66,7 @@ impl Letter {
 
     /// Headers of the record that goes back: its own, one replay more, and which letter it was. Why it died is left behind.
     pub(super) fn replay_headers(&self) -> Headers {
-        let own = self
-            .record
-            .headers
-            .0
-            .iter()
-            .filter(|(name, _)| !name.starts_with("soma-dlq-"));
-        let mut headers = Headers(own.cloned().collect());
+        let mut headers = self.record.headers.filtered(|name| !name.starts_with("soma-dlq-"));
         headers.set(REPLAYS, (self.replays + 1).to_string());
         headers.set(REPLAYED_FROM, self.record.position.to_string());
         headers
@@ -201,14 +195,14 @@ mod tests {
             (headers.text("traceparent"), headers.text("soma-dlq-code")),
             (Some("00-1-2-01"), None)
         );
-        assert_eq!(headers.0.len(), 4);
+        assert_eq!(headers.iter().count(), 4);
     }
 
     #[test]
     fn a_letter_without_its_headers_is_refused_by_name() {
         for name in ["soma-dlq-topic", "soma-dlq-stage", "soma-dlq-at", "soma-dlq-offset"] {
             let mut record = raw("0");
-            record.headers.0.retain(|(n, _)| n != name);
+            record.headers = record.headers.filtered(|n| n != name);
             assert!(Letter::read(record).unwrap_err().contains(name));
         }
         assert!(Letter::read(raw("many")).unwrap_err().contains("soma-dlq-replays"));

@@ -131,7 +131,7 @@ fn send(cx: &Context, kind: &Kind, records: &[Ready]) -> Result<(), Failure> {
     let (registry, writer) = (cx.registry()?, cx.writer()?);
     let bar = out::progress(records.len(), kind.topic);
     for record in records {
-        let value = registry.frame(kind.topic, (kind.schema_text)(), record.avro.clone())?;
+        let value = registry.framed(kind.topic, (kind.schema_text)(), &record.avro)?;
         let trace = runtime::Trace::continuing(None).header();
         let headers = kafka::cloud_event("soma/cli", kind.record, now(), &record.tenant, Some(&trace));
         writer.write_raw(kind.topic, &record.key, Some(&value), &headers)?;

@@ -94,7 +94,7 @@ fn shared(cx: &Context, pipeline: Pipeline) -> Result<Shared, Failure> {
 fn keep(cx: &Context, emits: &[Emit], into: &str) -> Result<(), Failure> {
     let (admin, registry, writer) = (Admin::open(&cx.brokers()?)?, cx.registry()?, cx.writer()?);
     let existing = admin.partitions()?;
-    let topics: std::collections::BTreeSet<&str> = emits.iter().map(|e| e.topic.as_str()).collect();
+    let topics: std::collections::BTreeSet<&str> = emits.iter().map(|e| e.topic).collect();
     for topic in topics {
         let side = Entry {
             name: format!("{into}.{topic}"),
@@ -111,7 +111,7 @@ fn keep(cx: &Context, emits: &[Emit], into: &str) -> Result<(), Failure> {
     }
     for emit in emits {
         let topic = format!("{into}.{}", emit.topic);
-        let value = registry.frame(&topic, emit.schema_text, emit.avro.clone())?;
+        let value = registry.framed(&topic, emit.schema_text, &emit.avro)?;
         let headers = kafka::cloud_event("soma/replay", emit.record, now(), &emit.tenant, None);
         writer.write_raw(&topic, &emit.key, Some(&value), &headers)?;
     }

@@ -120,7 +120,7 @@ fn wanted(tenant: Option<&str>, run: Option<&str>, record: &RawRecord, value: &J
 /// A record with where it stands and what travelled with it.
 pub(super) fn document(record: &RawRecord, value: Json, with_headers: bool) -> Json {
     let mut document = Map::new();
-    document.insert("topic".into(), json!(record.position.topic));
+    document.insert("topic".into(), json!(&*record.position.topic));
     document.insert("partition".into(), json!(record.position.partition));
     document.insert("offset".into(), json!(record.position.offset));
     document.insert("time".into(), json!(record.at.to_string()));
@@ -134,9 +134,9 @@ pub(super) fn document(record: &RawRecord, value: Json, with_headers: bool) -> J
 
 /// Headers by name; bytes that are not text as hex.
 pub(super) fn headers(record: &RawRecord) -> Json {
-    let shown = record.headers.0.iter().map(|(name, bytes)| {
+    let shown = record.headers.iter().map(|(name, bytes)| {
         let text = std::str::from_utf8(bytes).map_or_else(|_| format!("0x{}", hex::encode(bytes)), str::to_owned);
-        (name.clone(), Json::String(text))
+        (name.to_owned(), Json::String(text))
     });
     Json::Object(shown.collect())
 }

@@ -1,6 +1,7 @@
 //! What a stage is given: a record, where it came from, and what travelled with it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use schemas::{Record, Timestamp, Written};
 
@@ -10,7 +11,7 @@ use crate::fault::{Fault, FaultCode};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// Topic.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Partition.
     pub partition: i32,
     /// Offset.
@@ -23,24 +24,71 @@ impl fmt::Display for Position {
     }
 }
 
-/// Headers of a record, in order. Names may repeat; the last one counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(pub Vec<(String, Vec<u8>)>);
+/// Headers of a record, in order. Names may repeat; the last one counts. They are passed on with every record and seldom
+/// looked into, so they lie in one piece of memory that copies share: per header the lengths of name and value, then both.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Arc<[u8]>);
+
+const LENGTH: usize = size_of::<u32>();
+
+/// Splits a length off.
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH>()?;
+    Some((usize::try_from(u32::from_ne_bytes(*length)).ok()?, rest))
+}
 
 impl Headers {
+    /// The headers that `fill` puts, in that order.
+    pub fn build(fill: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> Self {
+        let mut bytes = Vec::with_capacity(512);
+        fill(&mut |name, value| {
+            for length in [name.len(), value.len()] {
+                bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+            }
+            bytes.extend(name.as_bytes());
+            bytes.extend(value);
+        });
+        Self(bytes.into())
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut left = &*self.0;
+        std::iter::from_fn(move || {
+            let (name, rest) = length(left)?;
+            let (value, rest) = length(rest)?;
+            let (name, rest) = rest.split_at_checked(name)?;
+            let (value, rest) = rest.split_at_checked(value)?;
+            left = rest;
+            Some((std::str::from_utf8(name).unwrap_or_default(), value))
+        })
+    }
+
     /// The text of a header; `None` when it is absent or not UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(n, _)| n == name)
-            .and_then(|(_, v)| std::str::from_utf8(v).ok())
+        let last = self.iter().filter(|(n, _)| *n == name).last();
+        last.and_then(|(_, v)| std::str::from_utf8(v).ok())
     }
 
     /// Sets a header, in place of any of the same name.
-    pub fn set(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        self.0.retain(|(n, _)| n != name);
-        self.0.push((name.to_owned(), value.into()));
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        *self = Self::build(|put| {
+            self.iter().filter(|(n, _)| *n != name).for_each(|(n, v)| put(n, v));
+            put(name, value.as_ref());
+        });
+    }
+
+    /// Those whose name `keep` accepts.
+    #[must_use]
+    pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Self {
+        Self::build(|put| self.iter().filter(|(n, _)| keep(n)).for_each(|(n, v)| put(n, v)))
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.iter().map(|(n, v)| (n, String::from_utf8_lossy(v)));
+        f.debug_map().entries(all).finish()
     }
 }
 
@@ -126,4 +174,27 @@ macro_rules! inputs {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Headers;
+
+    #[test]
+    fn the_last_of_a_name_counts_and_a_set_one_is_alone() {
+        let mut headers = Headers::build(|put| {
+            put("a", b"1");
+            put("b", &[0xff, 0x00]);
+            put("a", b"2");
+        });
+        assert_eq!(
+            (headers.text("a"), headers.text("b"), headers.text("c")),
+            (Some("2"), None, None)
+        );
+        headers.set("a", "3");
+        let all: Vec<_> = headers.iter().collect();
+        assert_eq!(all, [("b", &[0xff, 0x00][..]), ("a", b"3")]);
+        assert_eq!(headers.filtered(|n| n != "b"), Headers::build(|put| put("a", b"3")));
+        assert_eq!(Headers::default().iter().count(), 0);
+    }
 }

@@ -1,5 +1,7 @@
 //! What a step asks for. It is data: the step decides, the loop performs, in one transaction.
 
+use std::sync::Arc;
+
 use schemas::records::{Call, Event};
 use schemas::topics::{self, Topic};
 use schemas::{Record, Timestamp, digest};
@@ -15,7 +17,9 @@ pub type EventTime = Timestamp;
 #[derive(Clone, Debug)]
 pub struct Emit {
     /// Topic.
-    pub topic: String,
+    pub topic: &'static str,
+    /// Partition; `None` lets the key decide.
+    pub partition: Option<i32>,
     /// Key.
     pub key: String,
     /// Record name, which is the CloudEvents type.
@@ -31,9 +35,9 @@ pub struct Emit {
     /// Extra headers.
     pub headers: Headers,
     /// Stage that wrote it; the loop fills it in.
-    pub stage: String,
+    pub stage: Arc<str>,
     /// Stages, as `<pipeline>.<stage>`, that took it in the transaction that writes it; the loop fills it in.
-    pub taken_by: Vec<String>,
+    pub taken_by: Vec<Arc<str>>,
 }
 
 /// Header of a record that names, separated by commas, the stages that took it in the transaction that wrote it.
@@ -46,7 +50,8 @@ impl Emit {
     /// The record does not fit its schema.
     pub fn of<R: Record>(topic: Topic<R>, key: impl Into<String>, tenant: &str, record: &R) -> Result<Self, Fault> {
         Ok(Self {
-            topic: topic.name.to_owned(),
+            topic: topic.name,
+            partition: None,
             key: key.into(),
             record: R::NAME,
             schema_text: R::schema_text(),
@@ -54,7 +59,7 @@ impl Emit {
             avro: record.to_avro().map_err(|e| Fault::new(FaultCode::Internal, e.0))?,
             tenant: tenant.to_owned(),
             headers: Headers::default(),
-            stage: String::new(),
+            stage: Arc::default(),
             taken_by: Vec::new(),
         })
     }
@@ -94,8 +99,8 @@ pub struct Effects<'a> {
     now: EventTime,
     key: &'a str,
     controls: &'a Controls,
-    /// Sequence within the step: part of derived event ids.
-    seed: String,
+    /// Names the cause: part of derived event ids.
+    seed: &'a str,
     /// Records to be written.
     pub emits: Vec<Emit>,
     /// Timers to be set, by name.
@@ -108,12 +113,12 @@ pub struct Effects<'a> {
 
 impl<'a> Effects<'a> {
     /// Empty effects. `seed` names the cause (position or timer), so that derived ids are the same on every delivery.
-    pub fn new(now: EventTime, key: &'a str, seed: impl Into<String>, controls: &'a Controls) -> Self {
+    pub fn new(now: EventTime, key: &'a str, seed: &'a str, controls: &'a Controls) -> Self {
         Self {
             now,
             key,
             controls,
-            seed: seed.into(),
+            seed,
             emits: Vec::new(),
             timers: Vec::new(),
             timers_dropped: Vec::new(),
@@ -158,7 +163,7 @@ impl<'a> Effects<'a> {
     pub fn event(&mut self, tenant: &str, run_id: &str, kind: &str, payload: &[(&str, &str)]) -> Result<(), Fault> {
         let nth = self.emits.len().to_string();
         let event = Event {
-            event_id: digest::id("evt", &["event", &self.seed, self.key, kind, &nth]),
+            event_id: digest::id("evt", &["event", self.seed, self.key, kind, &nth]),
             ts: self.now,
             tenant: tenant.to_owned(),
             run_id: run_id.to_owned(),

@@ -91,6 +91,8 @@ fault_codes! {
     BrokerUnavailable = "BROKER_UNAVAILABLE", Dependency;
     /// A transaction did not commit; it is made again.
     CommitFailed = "COMMIT_FAILED", Dependency;
+    /// A transaction was aborted as a whole: nothing of it is true, and it is made again.
+    TransactionAborted = "TRANSACTION_ABORTED", Dependency;
     /// The schema registry does not answer.
     RegistryUnavailable = "REGISTRY_UNAVAILABLE", Dependency;
     /// A store (ClickHouse, Qdrant, Redis, Pushgateway) does not answer.

@@ -1,6 +1,7 @@
 //! The log as the loop sees it. `commit` is the whole delivery guarantee: outputs, state changes and consumed offsets, all or nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemas::Timestamp;
 
@@ -27,13 +28,13 @@ pub enum Polled {
 #[derive(Clone, Debug)]
 pub struct RawEmit {
     /// Topic.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Partition; `None` lets the key decide.
     pub partition: Option<i32>,
     /// Key.
     pub key: String,
     /// Value; `None` is a tombstone.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Arc<[u8]>>,
     /// Headers.
     pub headers: Headers,
 }
@@ -48,7 +49,7 @@ pub struct Commit {
     /// Next offset to read, per topic and partition.
     pub offsets: Vec<Position>,
     /// Trace the emitted records continue: W3C `traceparent`, by index into `emits`.
-    pub traces: Vec<Option<String>>,
+    pub traces: Vec<Option<Arc<str>>>,
 }
 
 impl Commit {
@@ -60,7 +61,7 @@ impl Commit {
 
 /// By topic and partition, where a changelog goes on behind what a transaction wrote to it; those it wrote to whose place the
 /// broker told.
-pub type Committed = BTreeMap<(String, i32), i64>;
+pub type Committed = BTreeMap<(Arc<str>, i32), i64>;
 
 /// Takes the key and value of one changelog record, and its offset.
 pub type EachChange<'a> = dyn FnMut(String, Option<Vec<u8>>, i64) -> Result<(), Fault> + 'a;
@@ -75,7 +76,8 @@ pub trait Log: Send {
     /// All or nothing.
     ///
     /// # Errors
-    /// `COMMIT_FAILED`: nothing of it is visible, make it again after [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
+    /// `TRANSACTION_ABORTED`: nothing of it is true, make it again. `COMMIT_FAILED`: it cannot be told whether it is; go on after
+    /// [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault>;
     /// First offset kept of a changelog partition, and the one its next record will have.
     ///
@@ -97,6 +99,8 @@ pub trait Log: Send {
     /// # Errors
     /// A dependency fault when the broker does not answer.
     fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
+    /// Partition of this stage's topics that a key belongs to; `None` when they are not known, or not partitioned alike.
+    fn home(&self, key: &str) -> Option<i32>;
     /// Stops or goes on handing out records; while stopped, `poll` still keeps the group membership alive.
     ///
     /// # Errors

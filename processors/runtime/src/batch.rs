@@ -1,11 +1,11 @@
 //! Everything one turn of the loop would make true: gathered first, committed once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kernel::{Commit, Emit, Position, RawEmit, RawRecord};
 
 /// What made a step write a record: enough to hand the record on within the same transaction.
-#[derive(Clone)]
 pub(crate) struct Cause {
     pub(crate) partition: i32,
     pub(crate) key: String,
@@ -18,16 +18,17 @@ pub(crate) struct Cause {
 pub struct Batch {
     commit: Commit,
     /// By index into the commit's emits.
-    causes: Vec<Option<(Cause, usize)>>,
-    offsets: BTreeMap<(String, i32), i64>,
-    pub(crate) counts: BTreeMap<(String, &'static str), u64>,
+    causes: Vec<Option<(Arc<Cause>, usize)>>,
+    offsets: BTreeMap<(Arc<str>, i32), i64>,
+    pub(crate) counts: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 impl Batch {
     /// Takes what one step of `stage` emits in.
-    pub(crate) fn take(&mut self, stage: &str, emits: Vec<Emit>, traceparent: String, cause: Cause) {
+    pub(crate) fn take(&mut self, stage: &Arc<str>, emits: Vec<Emit>, traceparent: &Arc<str>, cause: Cause) {
+        let cause = Arc::new(cause);
         for (nth, mut emit) in emits.into_iter().enumerate() {
-            stage.clone_into(&mut emit.stage);
+            emit.stage = stage.clone();
             self.commit.emits.push(emit);
             self.commit.traces.push(Some(traceparent.clone()));
             self.causes.push(Some((cause.clone(), nth)));
@@ -42,7 +43,7 @@ impl Batch {
     }
 
     /// Next offset to read; never goes back.
-    pub(crate) fn offset(&mut self, at: (String, i32), next: i64) {
+    pub(crate) fn offset(&mut self, at: (Arc<str>, i32), next: i64) {
         let known = self.offsets.entry(at).or_insert(next);
         *known = next.max(*known);
     }
@@ -70,16 +71,18 @@ impl Batch {
     }
 
     /// The `nth` record written so far, with its trace and cause.
-    pub(crate) fn written(&self, nth: usize) -> Option<(&Emit, Option<&str>, Option<&(Cause, usize)>)> {
+    pub(crate) fn written(&self, nth: usize) -> Option<(&Emit, Option<&str>, Option<&(Arc<Cause>, usize)>)> {
         let emit = self.commit.emits.get(nth)?;
         let trace = self.commit.traces.get(nth).and_then(Option::as_deref);
         Some((emit, trace, self.causes.get(nth).and_then(Option::as_ref)))
     }
 
-    /// Notes on the `nth` record that `stage` has taken it in this very transaction.
-    pub(crate) fn taken_by(&mut self, nth: usize, stage: &str) {
+    /// Notes on the `nth` record that `stage` has taken it in this very transaction, into the state of this partition: there the
+    /// record belongs, however many partitions the topic has by now.
+    pub(crate) fn taken_by(&mut self, nth: usize, stage: &Arc<str>, partition: i32) {
         if let Some(emit) = self.commit.emits.get_mut(nth) {
-            emit.taken_by.push(stage.to_owned());
+            emit.partition = Some(partition);
+            emit.taken_by.push(stage.clone());
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) fn letter(record: &RawRecord, stage: &str, fault: &Fault, attempts: u
         detail.pop();
     }
     for (name, value) in [
-        ("soma-dlq-topic", record.position.topic.clone()),
+        ("soma-dlq-topic", record.position.topic.to_string()),
         ("soma-dlq-partition", record.position.partition.to_string()),
         ("soma-dlq-offset", record.position.offset.to_string()),
         ("soma-dlq-stage", stage.to_owned()),
@@ -28,10 +28,10 @@ pub(crate) fn letter(record: &RawRecord, stage: &str, fault: &Fault, attempts: u
         headers.set(name, value);
     }
     RawEmit {
-        topic: dlq_of(&record.position.topic),
+        topic: dlq_of(&record.position.topic).into(),
         partition: None,
         key: record.key.clone(),
-        value: record.value.clone(),
+        value: record.value.as_deref().map(Into::into),
         headers,
     }
 }

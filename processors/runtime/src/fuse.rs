@@ -1,5 +1,5 @@
 //! Fusion: what one member of a task writes and another reads is stepped in the same transaction, and still written to its
-//! topic. The record carries, in `soma-taken-by`, the stages that have taken it so; when it comes back from the topic they pass
+//! topic: a record of the same key, or of one that belongs to the same partition. The record carries, in `soma-taken-by`, the stages that have taken it so; when it comes back from the topic they pass
 //! it over, in whatever layout they run by then. A record no member could take (another key, unreadable) is not marked and
 //! comes back the slow way, where it is stepped or dead-lettered like any other.
 
@@ -18,6 +18,8 @@ const CASCADE_MAX: usize = 10_000;
 /// Which members read what.
 pub(crate) struct Fuse {
     pipeline: String,
+    /// `<pipeline>.<stage>` of each member.
+    names: Vec<Arc<str>>,
     readers: BTreeMap<String, Vec<usize>>,
     schemas: HashMap<&'static str, Arc<Written>>,
 }
@@ -48,6 +50,10 @@ impl Fuse {
         }
         Self {
             pipeline: pipeline.to_owned(),
+            names: members
+                .iter()
+                .map(|m| format!("{pipeline}.{}", m.name()).into())
+                .collect(),
             readers,
             schemas: HashMap::new(),
         }
@@ -78,9 +84,10 @@ impl Fuse {
                 cursor += 1;
                 continue;
             };
-            let readers = self.readers.get(&emit.topic).map(Vec::as_slice).unwrap_or_default();
+            let readers = self.readers.get(emit.topic).map(Vec::as_slice).unwrap_or_default();
+            let partition = cause.partition;
             // Another key may live in another partition, whose state may be elsewhere.
-            if readers.is_empty() || emit.key != cause.key {
+            if readers.is_empty() || (emit.key != cause.key && at.cx.log.home(&emit.key) != Some(partition)) {
                 cursor += 1;
                 continue;
             }
@@ -90,14 +97,16 @@ impl Fuse {
                 .or_insert_with(|| Arc::new(Written::with((emit.schema)().clone())))
                 .clone());
             let seed = format!("{}>{nth}", cause.seed);
-            let record = record(emit, trace, cause.partition, at);
+            let record = record(emit, trace, partition, at);
             for &i in readers {
-                let Some(member) = members.get_mut(i) else { continue };
+                let (Some(member), Some(name)) = (members.get_mut(i), self.names.get(i)) else {
+                    continue;
+                };
                 match member.deliver(at, &record, &seed, &own, batch) {
-                    Ok(()) => batch.taken_by(cursor, &format!("{}.{}", self.pipeline, member.name())),
+                    Ok(()) => batch.taken_by(cursor, name, partition),
                     // Left unmarked: it comes back with a position, to be dead-lettered with its bytes.
                     Err(fault) if fault.blame == Blame::Input => {
-                        tracing::debug!(stage = member.name(), code = %fault.code, "left to its topic");
+                        tracing::debug!(stage = %name, code = %fault.code, "left to its topic");
                     }
                     Err(fault) => return Err(fault),
                 }
@@ -109,17 +118,19 @@ impl Fuse {
 }
 
 fn record(emit: &Emit, trace: Option<&str>, partition: i32, at: &Moment<'_>) -> RawRecord {
-    let mut headers: Headers = emit.headers.clone();
-    if let Some(trace) = trace {
-        headers.set("traceparent", trace);
-    }
-    if !emit.tenant.is_empty() {
-        headers.set("soma-tenant", emit.tenant.as_str());
-    }
+    let headers = Headers::build(|put| {
+        emit.headers.iter().for_each(|(name, value)| put(name, value));
+        if let Some(trace) = trace {
+            put("traceparent", trace.as_bytes());
+        }
+        if !emit.tenant.is_empty() {
+            put("soma-tenant", emit.tenant.as_bytes());
+        }
+    });
     RawRecord {
         // Not known before the commit.
         position: Position {
-            topic: emit.topic.clone(),
+            topic: emit.topic.into(),
             partition,
             offset: -1,
         },

@@ -96,7 +96,7 @@ struct Done {
     key: String,
     call_id: String,
     outcome: Outcome,
-    trace: String,
+    trace: Arc<str>,
 }
 
 /// An outside action to be started after the commit.
@@ -104,13 +104,13 @@ struct Start {
     partition: i32,
     key: String,
     perform: kernel::Perform,
-    trace: String,
+    trace: Arc<str>,
 }
 
 /// A [`Processor`] as a member of a task.
 pub struct Part<P: Processor> {
-    name: String,
-    state_topic: String,
+    name: Arc<str>,
+    state_topic: Arc<str>,
     processor: P,
     performer: Option<Arc<dyn Performer>>,
     store: Store,
@@ -138,8 +138,8 @@ impl<P: Processor> Part<P> {
     /// for outside actions.
     pub fn new(name: &str, state_topic: String, processor: P, performer: Option<Arc<dyn Performer>>) -> Self {
         Self {
-            name: name.to_owned(),
-            state_topic,
+            name: name.into(),
+            state_topic: state_topic.into(),
             processor,
             performer,
             store: Store::default(),
@@ -175,11 +175,11 @@ impl<P: Processor> Part<P> {
             Signal::Restored => "restored".to_owned(),
             Signal::Control(control) => format!("control:{}", control.issued_at.0),
         };
-        let mut fx = Effects::new(at.now, key, seed.as_str(), &at.controls);
+        let mut fx = Effects::new(at.now, key, &seed, &at.controls);
         self.processor
             .on_signal(&mut loaded.state, signal, &mut fx)
             .map_err(ours)?;
-        self.take((partition, key), loaded, fx, seed, &Trace::continuing(trace), batch)
+        self.take((partition, key), loaded, fx, &seed, &Trace::continuing(trace), batch)
     }
 
     fn timer(
@@ -195,11 +195,11 @@ impl<P: Processor> Part<P> {
         };
         loaded.timers.remove(index);
         let seed = format!("timer:{}:{}", timer.name, timer.due.0);
-        let mut fx = Effects::new(at.now, key, seed.as_str(), &at.controls);
+        let mut fx = Effects::new(at.now, key, &seed, &at.controls);
         self.processor
             .on_timer(&mut loaded.state, timer, &mut fx)
             .map_err(ours)?;
-        self.take((partition, key), loaded, fx, seed, &Trace::continuing(None), batch)
+        self.take((partition, key), loaded, fx, &seed, &Trace::continuing(None), batch)
     }
 
     /// Takes a step's effects and the key's new state in.
@@ -208,7 +208,7 @@ impl<P: Processor> Part<P> {
         (partition, key): (i32, &str),
         mut loaded: crate::store::Loaded<P::State>,
         fx: Effects<'_>,
-        seed: String,
+        seed: &str,
         trace: &Trace,
         batch: &mut Batch,
     ) -> Result<(), Fault> {
@@ -220,7 +220,7 @@ impl<P: Processor> Part<P> {
             loaded.timers.push(timer);
         }
         loaded.performing += u32::try_from(fx.performs.len()).unwrap_or(u32::MAX);
-        let header = trace.header();
+        let header: Arc<str> = trace.header().into();
         for perform in fx.performs {
             self.starts.push(Start {
                 partition,
@@ -229,12 +229,14 @@ impl<P: Processor> Part<P> {
                 trace: header.clone(),
             });
         }
-        let cause = Cause {
-            partition,
-            key: key.to_owned(),
-            seed: format!("{}:{seed}", self.name),
-        };
-        batch.take(&self.name, fx.emits, header, cause);
+        if !fx.emits.is_empty() {
+            let cause = Cause {
+                partition,
+                key: key.to_owned(),
+                seed: format!("{}:{seed}", self.name),
+            };
+            batch.take(&self.name, fx.emits, &header, cause);
+        }
         if std::mem::size_of::<P::State>() > 0 {
             self.overlay.save(partition, key, loaded)?;
         }
@@ -418,14 +420,14 @@ impl<P: Processor> Member for Part<P> {
         let mut fx = Effects::new(at.now, place.1, seed, &at.controls);
         let stepped = self.processor.step(&mut loaded.state, &delivery, &mut fx);
         let attributes = [
-            ("messaging.destination.name", record.position.topic.as_str()),
+            ("messaging.destination.name", &*record.position.topic),
             ("soma.key", &record.key),
         ];
         let fault = stepped.as_ref().err().map(|f| f.code.as_str());
         trace.export(&self.name, started.elapsed(), &attributes, fault);
         stepped?;
         tracing::debug!(stage = %self.name, position = %record.position, trace_id = %trace.trace_id, "step");
-        self.take(place, loaded, fx, seed.to_owned(), &trace, batch)
+        self.take(place, loaded, fx, seed, &trace, batch)
     }
 
     fn seal(&self, batch: &mut Batch) {

@@ -1,6 +1,7 @@
 //! The loop of a task: one processor, or several fused into one transaction, with the outside actions they may ask for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::{Blame, Committed, Fault, FaultCode, Polled, RawRecord};
@@ -21,13 +22,15 @@ pub struct ProcessorStage {
     fuse: Fuse,
     backlog: VecDeque<RawRecord>,
     /// Offsets to commit of records every member had already taken.
-    skipped: BTreeMap<(String, i32), i64>,
+    skipped: BTreeMap<(Arc<str>, i32), i64>,
     skipped_at: Duration,
     owned: BTreeSet<(String, i32)>,
     backoff: Backoff,
     paused: bool,
     /// One record per transaction until the one that makes it too large is found.
     suspect: bool,
+    /// How often state and offsets were read back.
+    resets: u64,
 }
 
 /// What a turn gathered.
@@ -35,6 +38,8 @@ struct Gathered {
     batch: Batch,
     /// Records of the backlog that are in it.
     taken: usize,
+    /// Offsets behind those that needed no step.
+    skipped: BTreeMap<(Arc<str>, i32), i64>,
     /// Why the next one is not.
     waiting: Option<Fault>,
 }
@@ -52,6 +57,7 @@ impl ProcessorStage {
             backoff: Backoff::default(),
             paused: false,
             suspect: false,
+            resets: 0,
         }
     }
 
@@ -133,6 +139,7 @@ impl ProcessorStage {
 
     /// After a failed transaction: what is true is what the log says. Reads state and offsets back, as after a crash.
     fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        self.resets += 1;
         self.backlog.clear();
         self.skipped.clear();
         self.members.iter_mut().for_each(|m| m.forget());
@@ -157,7 +164,6 @@ impl ProcessorStage {
         tracing::warn!(stage = %cx.stage, partitions = ?parts, "partitions lost: this instance was silent for too long");
         let gone: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
         self.backlog.retain(|r| !gone.contains(&r.position.partition));
-        self.skipped.retain(|(_, p), _| !gone.contains(p));
         self.release(cx, parts)
     }
 
@@ -165,6 +171,8 @@ impl ProcessorStage {
         for (_, p) in parts {
             self.members.iter_mut().for_each(|m| m.release(*p));
         }
+        self.skipped
+            .retain(|(_, gone), _| !parts.iter().any(|(_, p)| p == gone));
         self.owned.retain(|o| !parts.contains(o));
         cx.log.release(parts)?;
         cx.running(self.owned.len());
@@ -174,13 +182,16 @@ impl ProcessorStage {
     /// Waits for the actions in flight of these partitions and commits what came of them; the one path for revoke and stop.
     fn drain(&mut self, cx: &mut StageContext, going: &BTreeSet<i32>) -> Result<(), Fault> {
         let deadline = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
-        let backlog = std::mem::take(&mut self.backlog);
+        let (backlog, resets) = (std::mem::take(&mut self.backlog), self.resets);
         while self.flying(Some(going)) > 0 && cx.clock.elapsed() < deadline {
             self.turn(cx, false)?;
             cx.waker.wait(Duration::from_millis(2));
         }
         self.turn(cx, true)?;
-        self.backlog = backlog;
+        // Read back, they come again from the log.
+        if self.resets == resets {
+            self.backlog = backlog;
+        }
         Ok(())
     }
 
@@ -192,7 +203,7 @@ impl ProcessorStage {
             member.wake(at, &mut batch)?;
         }
         let mut cursor = self.fuse.hand_on(at, &mut self.members, &mut batch, 0)?;
-        let mut taken = 0;
+        let (mut taken, mut skipped, mut waiting) = (0, BTreeMap::new(), None);
         for record in self.backlog.iter().take(most) {
             let stepped = step(&mut self.members, at, record, &mut batch, &self.fuse);
             let done = stepped.and_then(|stepped| {
@@ -204,11 +215,11 @@ impl ProcessorStage {
                 Ok(false) => {
                     let position = &record.position;
                     let place = (position.topic.clone(), position.partition);
-                    self.skipped.insert(place, position.offset + 1);
+                    skipped.insert(place, position.offset + 1);
                 }
                 Err(fault) if fault.blame == Blame::Dependency => {
-                    let waiting = Some(fault);
-                    return Ok(Gathered { batch, taken, waiting });
+                    waiting = Some(fault);
+                    break;
                 }
                 Err(fault) => return Err(fault),
             }
@@ -217,7 +228,8 @@ impl ProcessorStage {
         Ok(Gathered {
             batch,
             taken,
-            waiting: None,
+            skipped,
+            waiting,
         })
     }
 
@@ -242,6 +254,7 @@ impl ProcessorStage {
             gathered = self.gather(&at, gathered.taken)?;
             if gathered.waiting.is_some() {
                 gathered.batch = Batch::default();
+                gathered.skipped.clear();
                 gathered.taken = 0;
                 self.members.iter_mut().for_each(|m| m.begin());
             }
@@ -250,17 +263,20 @@ impl ProcessorStage {
         let Gathered {
             mut batch,
             taken,
+            skipped,
             waiting,
         } = gathered;
         self.members.iter().for_each(|m| m.seal(&mut batch));
         let counts = std::mem::take(&mut batch.counts);
         let now = (at.now, at.controls, at.seen);
         let mut places = Committed::new();
+        // Those of records still in the backlog count only once everything before them does.
+        let mut behind = self.skipped.clone();
+        behind.extend(skipped);
         if batch.writes() || !counts.is_empty() || last || cx.clock.elapsed() > self.skipped_at + SKIPPED_MAX {
-            for (place, next) in std::mem::take(&mut self.skipped) {
+            for (place, next) in std::mem::take(&mut behind) {
                 batch.offset(place, next);
             }
-            self.skipped_at = cx.clock.elapsed();
             let commit = batch.seal();
             if !commit.is_empty() {
                 cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
@@ -269,7 +285,9 @@ impl ProcessorStage {
                     Err(fault) => return self.commit_failed(cx, fault, taken),
                 }
             }
+            self.skipped_at = cx.clock.elapsed();
         }
+        self.skipped = behind;
         let at = Moment {
             cx,
             now: now.0,
@@ -308,6 +326,10 @@ impl ProcessorStage {
                 });
             }
             self.suspect = true;
+        } else if fault.code == FaultCode::TransactionAborted {
+            // State and offsets are as they were, and so is the backlog: the next turn makes it again.
+            cx.waiting(&fault, &mut self.backoff, self.owned.len());
+            return Ok(());
         } else if fault.blame != Blame::Dependency {
             return Err(fault);
         }
@@ -317,15 +339,18 @@ impl ProcessorStage {
 
     /// The record whose effects do not fit is a dead letter.
     fn too_large(&mut self, cx: &mut StageContext, fault: &Fault) -> Result<(), Fault> {
-        let Some(record) = self.backlog.pop_front() else {
+        let Some(record) = self.backlog.front() else {
             return Ok(());
         };
         let mut batch = Batch::default();
-        batch.dead(dead::letter(&record, &cx.stage, fault, 2, cx.clock.now()));
-        batch.consumed(&record, "dead_lettered");
-        self.suspect = false;
+        batch.dead(dead::letter(record, &cx.stage, fault, 2, cx.clock.now()));
+        batch.consumed(record, "dead_lettered");
         match cx.commit(&batch.seal()) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.backlog.pop_front();
+                self.suspect = false;
+                Ok(())
+            }
             Err(fault) => self.commit_failed(cx, fault, 0),
         }
     }
@@ -341,12 +366,12 @@ fn step(
 ) -> Result<bool, Fault> {
     let mut outcome = None;
     let taken = record.headers.text(kernel::TAKEN_BY).unwrap_or_default();
+    let seed = record.position.to_string();
     for &i in fuse.readers(&record.position.topic) {
         let Some(member) = members.get_mut(i) else { continue };
         if is_taken(taken, fuse.pipeline(), member.name()) {
             continue;
         }
-        let seed = record.position.to_string();
         match member.deliver(at, record, &seed, at.cx.decoder.as_ref(), batch) {
             Ok(()) => _ = outcome.get_or_insert("ok"),
             Err(fault) if fault.blame == Blame::Input => {

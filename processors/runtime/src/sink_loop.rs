@@ -121,7 +121,7 @@ impl<S: Sink> SinkStage<S> {
                 self.batch.retain(|r| {
                     !parts
                         .iter()
-                        .any(|(t, p)| *t == r.position.topic && *p == r.position.partition)
+                        .any(|(t, p)| **t == *r.position.topic && *p == r.position.partition)
                 });
                 self.sink.reassigned();
                 self.owned.retain(|o| !parts.contains(o));

@@ -21,11 +21,11 @@ pub fn export_traces() {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// 32 hex digits.
-    pub trace_id: String,
+    pub trace_id: TraceId,
     /// 16 hex digits: the parent's span.
-    pub parent_id: Option<String>,
+    pub parent_id: Option<SpanId>,
     /// 16 hex digits: this step's span.
-    pub span_id: String,
+    pub span_id: SpanId,
 }
 
 impl Trace {
@@ -36,18 +36,12 @@ impl Trace {
 
     /// Continues a `traceparent`, or begins a new trace when it is absent or malformed.
     pub fn continuing(traceparent: Option<&str>) -> Self {
-        let span_id = hex16();
-        match traceparent.and_then(parse) {
-            Some((trace_id, parent)) => Self {
-                trace_id,
-                parent_id: Some(parent),
-                span_id,
-            },
-            None => Self {
-                trace_id: uuid::Uuid::new_v4().simple().to_string(),
-                parent_id: None,
-                span_id,
-            },
+        let known = traceparent.and_then(parse);
+        let fresh = || TraceId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+        Self {
+            trace_id: known.map_or_else(fresh, |(trace, _)| trace),
+            parent_id: known.map(|(_, parent)| parent),
+            span_id: SpanId::from_bytes(uuid::Uuid::new_v4().as_u64_pair().1.to_be_bytes()),
         }
     }
 
@@ -62,16 +56,15 @@ impl Trace {
             return;
         }
         let tracer = global::tracer("soma");
-        let parent = self.parent_id.as_deref().and_then(|id| SpanId::from_hex(id).ok());
-        let context = match (parent, TraceId::from_hex(&self.trace_id)) {
-            (Some(parent), Ok(trace)) => Context::new().with_remote_span_context(SpanContext::new(
-                trace,
+        let context = match self.parent_id {
+            Some(parent) => Context::new().with_remote_span_context(SpanContext::new(
+                self.trace_id,
                 parent,
                 TraceFlags::SAMPLED,
                 true,
                 TraceState::default(),
             )),
-            _ => Context::new(),
+            None => Context::new(),
         };
         let end = SystemTime::now();
         let attributes: Vec<_> = attributes
@@ -89,24 +82,23 @@ impl Trace {
         }
         let made = span.span_context();
         if made.is_valid() {
-            self.trace_id = made.trace_id().to_string();
-            self.span_id = made.span_id().to_string();
+            self.trace_id = made.trace_id();
+            self.span_id = made.span_id();
         }
         span.end_with_timestamp(end);
     }
 }
 
-fn hex16() -> String {
-    uuid::Uuid::new_v4().simple().to_string()[..16].to_owned()
-}
-
-fn parse(header: &str) -> Option<(String, String)> {
+fn parse(header: &str) -> Option<(TraceId, SpanId)> {
     let mut parts = header.split('-');
     let (version, trace, span, _flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex =
-        |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit()) && s.bytes().any(|b| b != b'0');
-    (version.len() == 2 && version != "ff" && hex(trace, 32) && hex(span, 16))
-        .then(|| (trace.to_ascii_lowercase(), span.to_ascii_lowercase()))
+    let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit());
+    if !hex(trace, 32) || !hex(span, 16) {
+        return None;
+    }
+    let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
+    let known = version.len() == 2 && version != "ff" && trace != TraceId::INVALID && span != SpanId::INVALID;
+    known.then_some((trace, span))
 }
 
 #[cfg(test)]
@@ -117,8 +109,11 @@ mod tests {
     fn a_good_header_is_continued_and_a_bad_one_begins_anew() {
         let t = Trace::continuing(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
         assert_eq!(
-            (t.trace_id.as_str(), t.parent_id.as_deref()),
-            ("0af7651916cd43dd8448eb211c80319c", Some("b7ad6b7169203331"))
+            (t.trace_id.to_string(), t.parent_id.map(|id| id.to_string())),
+            (
+                "0af7651916cd43dd8448eb211c80319c".into(),
+                Some("b7ad6b7169203331".into())
+            )
         );
         assert!(t.header().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
         for bad in [
@@ -126,6 +121,7 @@ mod tests {
             "00-0-0-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         ] {
             assert_eq!(Trace::continuing(Some(bad)).parent_id, None, "{bad}");
         }

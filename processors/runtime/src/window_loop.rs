@@ -146,10 +146,10 @@ impl<W: Window> WindowStage<W> {
         };
         for p in touched {
             batch.raw(RawEmit {
-                topic: cx.state_topic.clone(),
+                topic: cx.state_topic.as_str().into(),
                 partition: Some(p),
                 key: KEY.to_owned(),
-                value: self.window.snapshot(p)?,
+                value: self.window.snapshot(p)?.map(Into::into),
                 headers: Headers::default(),
             });
         }

@@ -44,7 +44,7 @@ macro_rules! stored {
                 let $r = self;
                 $row {
                     $($field: $value,)+
-                    _topic: raw.position.topic.clone(),
+                    _topic: raw.position.topic.to_string(),
                     _partition: raw.position.partition,
                     _offset: raw.position.offset,
                     _at: raw.at.0,

@@ -249,7 +249,7 @@ impl Sink for ClickHouseSink {
         Box::pin(async move {
             let mut by_place: BTreeMap<Place, Vec<(usize, &RawRecord)>> = BTreeMap::new();
             for (index, raw) in batch.iter().enumerate() {
-                let place = (raw.position.topic.clone(), raw.position.partition);
+                let place = (raw.position.topic.to_string(), raw.position.partition);
                 by_place.entry(place).or_default().push((index, raw));
             }
             let mut rejected = Vec::new();

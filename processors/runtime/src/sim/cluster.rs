@@ -102,12 +102,10 @@ impl Inner {
         }
     }
 
-    fn partition_of(&self, topic: &str, key: &str) -> usize {
+    pub(super) fn partition_of(&self, topic: &str, key: &str) -> usize {
         let count = self.topics.get(topic).map_or(1, Vec::len);
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
-        usize::try_from(hash % u64::try_from(count).unwrap_or(1)).unwrap_or(0)
+        let count = u32::try_from(count).unwrap_or(1);
+        usize::try_from(schemas::digest::partition(key, count)).unwrap_or(0)
     }
 
     fn append(&mut self, topic: &str, partition: Option<i32>, record: RawRecord, visible_at: u64) -> i64 {
@@ -123,7 +121,7 @@ impl Inner {
             return 0;
         };
         let position = Position {
-            topic: topic.to_owned(),
+            topic: topic.into(),
             partition: i32::try_from(at).unwrap_or_default(),
             offset: i64::try_from(entries.len()).unwrap_or_default(),
         };
@@ -170,12 +168,12 @@ impl Inner {
                 at,
                 ..RawRecord::default()
             };
-            self.append(&emit.topic, None, record, visible_at);
+            self.append(emit.topic, emit.partition, record, visible_at);
         }
         for raw in &commit.raw {
             let record = RawRecord {
                 key: raw.key.clone(),
-                value: raw.value.clone(),
+                value: raw.value.as_deref().map(<[u8]>::to_vec),
                 headers: raw.headers.clone(),
                 at,
                 ..RawRecord::default()
@@ -186,7 +184,7 @@ impl Inner {
             }
         }
         for p in &commit.offsets {
-            let place = (group.to_owned(), p.topic.clone(), p.partition);
+            let place = (group.to_owned(), p.topic.to_string(), p.partition);
             let before = self.offsets.insert(place, p.offset).unwrap_or(0);
             if p.offset < before {
                 self.broken

@@ -46,8 +46,8 @@ fn outline(commit: &Commit) -> String {
     for topic in commit
         .emits
         .iter()
-        .map(|e| &e.topic)
-        .chain(commit.raw.iter().map(|r| &r.topic))
+        .map(|e| e.topic)
+        .chain(commit.raw.iter().map(|r| &*r.topic))
     {
         *topics.entry(topic).or_default() += 1;
     }
@@ -115,13 +115,13 @@ impl Log for SimLog {
             inner.counts.fenced += 1;
             inner.note(|| format!("{who}: is fenced"));
             return Err(Fault::new(
-                FaultCode::CommitFailed,
+                FaultCode::TransactionAborted,
                 "simulated: another member owns the partition",
             ));
         }
         if inner.strikes(&who, "transaction refused", chances.commit_refused) {
             inner.counts.failed_commits += 1;
-            return Err(Fault::new(FaultCode::CommitFailed, "simulated: refused"));
+            return Err(Fault::new(FaultCode::TransactionAborted, "simulated: refused"));
         }
         let slow = inner.strikes(&who, "transaction seen late", chances.commit_slow);
         let places = inner.apply(&self.group, commit, self.clock.now(), slow);
@@ -190,6 +190,13 @@ impl Log for SimLog {
         let mut inner = self.cluster.lock();
         inner.release(&self.group, &subscribed, &self.instance, &numbers);
         Ok(())
+    }
+
+    fn home(&self, key: &str) -> Option<i32> {
+        let inner = self.cluster.lock();
+        let mut homes = self.topics.iter().map(|t| inner.partition_of(t, key));
+        let first = homes.next()?;
+        homes.all(|p| p == first).then(|| i32::try_from(first).ok()).flatten()
     }
 
     fn pause(&mut self, paused: bool) -> Result<(), Fault> {

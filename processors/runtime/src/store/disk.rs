@@ -13,7 +13,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistM
 use kernel::{Fault, FaultCode};
 use schemas::Timestamp;
 
-use super::{Change, Marks, Table, marks};
+use super::{Bytes, Change, Marks, Table, marks};
 
 /// Half of the time the broker keeps the mark of a removal (`delete.retention.ms`, a day).
 const CHECKPOINT_AGE_MAX_MICROS: i64 = 12 * 3600 * 1_000_000;
@@ -161,7 +161,7 @@ impl Rows {
 }
 
 impl Table for Rows {
-    fn get(&self, key: &str) -> Result<Option<Box<[u8]>>, Fault> {
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Fault> {
         if key.len() > KEY_BYTES_MAX {
             let detail = format!(
                 "a key of {} bytes; state on disk takes up to {KEY_BYTES_MAX}",
@@ -170,7 +170,7 @@ impl Table for Rows {
             return Err(Fault::new(FaultCode::RecordInvalid, detail));
         }
         let bytes = self.states.get(key).map_err(|e| failed("read", &e))?;
-        Ok(bytes.map(|b| Box::from(&*b)))
+        Ok(bytes.map(|b| Bytes::from(&*b)))
     }
 
     fn apply(&mut self, changes: Vec<Change>, next: Option<i64>, now: Timestamp) -> Result<(), Fault> {

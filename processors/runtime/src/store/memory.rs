@@ -5,18 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use kernel::Fault;
 use schemas::Timestamp;
 
-use super::{Change, Marks, Table, marks};
+use super::{Bytes, Change, Marks, Table, marks};
 
 #[derive(Default)]
 pub(super) struct Memory {
-    rows: HashMap<String, Box<[u8]>>,
+    rows: HashMap<String, Bytes>,
     timers: BTreeSet<(Timestamp, String, String)>,
     open: BTreeSet<String>,
     bytes: usize,
 }
 
 impl Memory {
-    fn put(&mut self, key: String, value: Option<Box<[u8]>>) {
+    fn put(&mut self, key: String, value: Option<Bytes>) {
         let size = key.len();
         let (added, before) = match value {
             Some(bytes) => (size + bytes.len(), self.rows.insert(key, bytes)),
@@ -36,7 +36,7 @@ impl Memory {
 }
 
 impl Table for Memory {
-    fn get(&self, key: &str) -> Result<Option<Box<[u8]>>, Fault> {
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Fault> {
         Ok(self.rows.get(key).cloned())
     }
 
@@ -64,7 +64,7 @@ impl Table for Memory {
     }
 
     fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
-        self.put(key, value.map(Vec::into_boxed_slice));
+        self.put(key, value.map(Into::into));
         Ok(())
     }
 

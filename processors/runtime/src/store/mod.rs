@@ -6,6 +6,7 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kernel::{Fault, FaultCode, Headers, RawEmit, State, Timer};
 use schemas::Timestamp;
@@ -52,17 +53,20 @@ pub(crate) struct Loaded<S> {
     held: Held,
 }
 
+/// A state's bytes: the table, the changes of a transaction and its changelog record share them.
+pub(crate) type Bytes = Arc<[u8]>;
+
 /// What a table holds of a key.
 #[derive(Clone, Default)]
 struct Held {
-    bytes: Option<Box<[u8]>>,
+    bytes: Option<Bytes>,
     marks: Marks,
 }
 
 /// What one transaction makes of a key; no bytes: it is removed.
 pub(crate) struct Change {
     pub(crate) key: String,
-    pub(crate) bytes: Option<Box<[u8]>>,
+    pub(crate) bytes: Option<Bytes>,
     pub(crate) marks: Marks,
     /// Marks the table holds for it.
     pub(crate) before: Marks,
@@ -71,7 +75,7 @@ pub(crate) struct Change {
 /// The keys of one partition.
 pub(crate) trait Table: Send {
     /// State of a key.
-    fn get(&self, key: &str) -> Result<Option<Box<[u8]>>, Fault>;
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Fault>;
     /// Makes changes true; `next` is where the changelog goes on behind them.
     fn apply(&mut self, changes: Vec<Change>, next: Option<i64>, now: Timestamp) -> Result<(), Fault>;
     /// Up to where it knows the changelog, if it can go on there; otherwise it is emptied.
@@ -119,7 +123,7 @@ pub(crate) struct Store {
 /// Changes of one batch, by partition and key.
 #[derive(Default)]
 pub(crate) struct Overlay {
-    changes: BTreeMap<(i32, String), (Held, Held)>,
+    changes: BTreeMap<i32, BTreeMap<String, (Held, Held)>>,
 }
 
 impl Store {
@@ -187,7 +191,7 @@ impl Store {
         let mut entries = Vec::new();
         for (p, key) in self.keys()? {
             let bytes = self.get(p, &key)?;
-            entries.extend(bytes.map(|bytes| (p, key, bytes.into_vec())));
+            entries.extend(bytes.map(|bytes| (p, key, bytes.to_vec())));
         }
         Ok(entries)
     }
@@ -238,13 +242,13 @@ impl Store {
         self.partitions.values().filter_map(|t| t.next_due()).min()
     }
 
-    fn get(&self, partition: i32, key: &str) -> Result<Option<Box<[u8]>>, Fault> {
+    fn get(&self, partition: i32, key: &str) -> Result<Option<Bytes>, Fault> {
         self.partitions.get(&partition).map_or(Ok(None), |t| t.get(key))
     }
 
     /// State of a key, as the overlay or else the table has it.
     pub(crate) fn load<S: State>(&self, overlay: &Overlay, partition: i32, key: &str) -> Result<Loaded<S>, Fault> {
-        let changed = overlay.changes.get(&(partition, key.to_owned()));
+        let changed = overlay.changes.get(&partition).and_then(|keys| keys.get(key));
         let bytes = match changed {
             Some((change, _)) => change.bytes.clone(),
             None => self.get(partition, key)?,
@@ -275,19 +279,19 @@ impl Store {
         next: impl Fn(i32) -> Option<i64>,
         now: Timestamp,
     ) -> Result<(), Fault> {
-        let mut by_partition: BTreeMap<i32, Vec<Change>> = BTreeMap::new();
-        for ((partition, key), (change, held)) in overlay.changes {
-            if change.bytes != held.bytes {
-                by_partition.entry(partition).or_default().push(Change {
+        for (partition, keys) in overlay.changes {
+            let changed = keys
+                .into_iter()
+                .filter(|(_, (change, held))| change.bytes != held.bytes);
+            let changes: Vec<_> = changed
+                .map(|(key, (change, held))| Change {
                     key,
                     bytes: change.bytes,
                     marks: change.marks,
                     before: held.marks,
-                });
-            }
-        }
-        for (partition, changes) in by_partition {
-            if let Some(table) = self.partitions.get_mut(&partition) {
+                })
+                .collect();
+            if let Some(table) = self.partitions.get_mut(&partition).filter(|_| !changes.is_empty()) {
                 table.apply(changes, next(partition), now)?;
             }
         }
@@ -323,29 +327,31 @@ impl Overlay {
             };
             let bytes = serde_json::to_vec(&envelope).map_err(|e| Fault::new(FaultCode::Internal, e.to_string()))?;
             Held {
-                bytes: Some(bytes.into_boxed_slice()),
+                bytes: Some(bytes.into()),
                 marks: Marks {
                     timers: envelope.t,
                     performing: envelope.p,
                 },
             }
         };
-        self.changes.insert((partition, key.to_owned()), (change, loaded.held));
+        let keys = self.changes.entry(partition).or_default();
+        match keys.get_mut(key) {
+            Some(known) => *known = (change, loaded.held),
+            None => _ = keys.insert(key.to_owned(), (change, loaded.held)),
+        }
         Ok(())
     }
 
     /// The changes as changelog records; what is as it was need not be written.
-    pub(crate) fn changelog(&self, topic: &str) -> Vec<RawEmit> {
-        let written = self
-            .changes
-            .iter()
-            .filter(|(_, (change, held))| change.bytes != held.bytes);
-        written
-            .map(|((partition, key), (change, _))| RawEmit {
-                topic: topic.to_owned(),
-                partition: Some(*partition),
+    pub(crate) fn changelog(&self, topic: &Arc<str>) -> Vec<RawEmit> {
+        let all = self.changes.iter();
+        let all = all.flat_map(|(partition, keys)| keys.iter().map(move |change| (*partition, change)));
+        all.filter(|(_, (_, (change, held)))| change.bytes != held.bytes)
+            .map(|(partition, (key, (change, _)))| RawEmit {
+                topic: topic.clone(),
+                partition: Some(partition),
                 key: key.clone(),
-                value: change.bytes.as_deref().map(<[u8]>::to_vec),
+                value: change.bytes.clone(),
                 headers: Headers::default(),
             })
             .collect()

@@ -50,8 +50,8 @@ impl Logged {
         let mut loaded = self.store.load::<u32>(&overlay, 0, key).unwrap();
         (loaded.state, loaded.timers, loaded.performing) = (state, timers, performing);
         overlay.save(0, key, loaded).unwrap();
-        let written = overlay.changelog("x.state").into_iter();
-        self.log.extend(written.map(|r| (r.key, r.value)));
+        let written = overlay.changelog(&"x.state".into()).into_iter();
+        self.log.extend(written.map(|r| (r.key, r.value.map(|v| v.to_vec()))));
         let next = i64::try_from(self.log.len()).unwrap();
         self.store.apply(overlay, |_| told.then_some(next), NOW).unwrap();
     }

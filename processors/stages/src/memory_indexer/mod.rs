@@ -269,7 +269,7 @@ mod tests {
         );
         assert_eq!(made.memory_id, digest::id("mem", &["call_1"]));
         assert_eq!(
-            (emits[0].topic.as_str(), emits[0].key.clone()),
+            (emits[0].topic, emits[0].key.clone()),
             ("soma.memories", format!("acme:{}", made.memory_id))
         );
         assert_eq!(

@@ -84,7 +84,8 @@ impl Driver {
         let text = serde_json::to_string(&self.state).unwrap();
         let mut state: State = serde_json::from_str(&text).unwrap();
         assert_eq!(state, self.state);
-        let mut fx = Effects::new(self.now, "run_1", format!("seed{}", self.now.0), &self.controls);
+        let seed = format!("seed{}", self.now.0);
+        let mut fx = Effects::new(self.now, "run_1", &seed, &self.controls);
         act(&self.stage, &mut state, &mut fx);
         self.state = state;
         for name in fx.timers_dropped {
@@ -100,7 +101,7 @@ impl Driver {
                 "{}",
                 emit.topic
             );
-            match emit.topic.as_str() {
+            match emit.topic {
                 "soma.calls" => self.calls.push(Call::from_avro(Call::schema(), &emit.avro).unwrap()),
                 "soma.proposals" => self
                     .proposals
