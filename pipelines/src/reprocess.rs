@@ -172,10 +172,16 @@ pub fn run(shared: &Shared, entry: &StageEntry, records: Vec<RawRecord>) -> Resu
             "it keeps what others decided; only stages that decide can be replayed",
         ));
     };
+    // Whoever took a record then, this stage takes it now.
+    let untaken = |r: RawRecord| RawRecord {
+        headers: r.headers.filtered(|name| name != kernel::TAKEN_BY),
+        ..r
+    };
+    let records: VecDeque<_> = records.into_iter().map(untaken).collect();
     let (clock, left) = (PastClock::default(), Arc::new(AtomicUsize::new(records.len())));
     let written = Arc::new(Mutex::new(Written::default()));
     let log = PastLog {
-        records: records.into(),
+        records,
         assigned: false,
         left: left.clone(),
         clock: clock.clone(),

@@ -57,7 +57,7 @@ impl Registry {
             .map(|registered| registered.id)
             .map_err(|e| {
                 if is_status(&e, "409") || is_status(&e, "422") {
-                    let why = e.cause.unwrap_or(e.error);
+                    let why = self.field_of(subject, schema).or(e.cause).unwrap_or(e.error);
                     Fault::new(
                         FaultCode::ConfigInvalid,
                         format!("the registry refuses {subject}: {why}"),
@@ -66,6 +66,16 @@ impl Registry {
                     self.unavailable(&e)
                 }
             })
+    }
+
+    /// Which field of a refused schema cannot read what an earlier version wrote: registries do not say it by name.
+    fn field_of(&self, subject: &str, schema: &str) -> Option<String> {
+        let new = schemas::parse_schema(schema).ok()?;
+        let known = self.apart(self.versions(subject))?.ok()?;
+        known.iter().enumerate().find_map(|(i, old)| {
+            let why = schemas::incompatible(&schemas::parse_schema(old).ok()?, &new)?;
+            Some(format!("it cannot read what version {} wrote: {why}", i + 1))
+        })
     }
 
     /// Id under which this build's schema of a topic is registered. Asked once.
@@ -206,12 +216,12 @@ impl Registry {
     /// Drives a registry call from any thread. A sink decodes inside the runtime, where blocking is not allowed, so the call
     /// runs on a thread of its own; it happens once per schema.
     fn wait<T: Send>(&self, call: impl Future<Output = Result<T, SRCError>> + Send) -> Result<T, SRCError> {
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| self.handle.block_on(call))
-                .join()
-                .unwrap_or_else(|_| Err(SRCError::new("the registry call panicked", None, false)))
-        })
+        let panicked = || Err(SRCError::new("the registry call panicked", None, false));
+        self.apart(call).unwrap_or_else(panicked)
+    }
+
+    fn apart<T: Send>(&self, call: impl Future<Output = T> + Send) -> Option<T> {
+        std::thread::scope(|scope| scope.spawn(|| self.handle.block_on(call)).join().ok())
     }
 
     fn unavailable(&self, e: &SRCError) -> Fault {
