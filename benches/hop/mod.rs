@@ -291,7 +291,11 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
             if who != Who::Raw {
                 check(options, &name, keys)?;
             }
-            all.push(f);
+            if f.msgs_per_s.is_finite() {
+                all.push(f);
+            } else {
+                crate::say("not counted: it was done between two looks; more RECORDS would show it");
+            }
         }
     }
     let of = |who: Who, what: fn(&Figures) -> f64| median(all.iter().filter(|f| f.who == who).map(what).collect());
