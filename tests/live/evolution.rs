@@ -170,7 +170,7 @@ impl Instance {
     }
 
     fn partitions(&self) -> usize {
-        self.health.all().iter().map(|(_, h)| h.partitions).sum()
+        self.health.all().values().map(|h| h.partitions).sum()
     }
 
     fn stop(self) {

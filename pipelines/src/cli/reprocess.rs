@@ -213,7 +213,7 @@ fn report(
     for emit in emits {
         let value = schemas::decode_value((emit.schema)(), &emit.avro, None);
         let value = value.map_err(|e| Fault::new(kernel::FaultCode::Internal, e.0))?;
-        let (keys, values) = by_topic.entry(&emit.topic).or_default();
+        let (keys, values) = by_topic.entry(emit.topic).or_default();
         keys.push(emit.key.clone());
         values.push(settled(schemas::to_json(&value)));
     }
