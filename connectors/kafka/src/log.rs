@@ -13,7 +13,7 @@ use rdkafka::producer::Producer;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
-use crate::tail::{Extents, read_to_end};
+use crate::tail::Changelogs;
 use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
@@ -64,7 +64,9 @@ pub struct KafkaLog {
     /// Topics records came from.
     topics: Vec<Arc<str>>,
     paused: bool,
-    extents: Option<Extents>,
+    changelogs: Option<Changelogs>,
+    /// Where the changelog asked for last ends.
+    end: Option<(String, i32, i64)>,
 }
 
 impl KafkaLog {
@@ -84,14 +86,24 @@ impl KafkaLog {
             partitions: None,
             topics: Vec::new(),
             paused: false,
-            extents: None,
+            changelogs: None,
+            end: None,
         };
         // A sink writes dead letters only.
         let producers = if log.config.copartitioned { 2 } else { 1 };
-        log.producers.resize_with(producers, || None);
-        for turn in 0..producers {
-            log.renew(turn)?;
-        }
+        log.producers = std::thread::scope(|scope| {
+            let config = &log.config;
+            let begun: Vec<_> = (0..producers)
+                .map(|turn| scope.spawn(move || new_producer(config, turn)))
+                .collect();
+            begun
+                .into_iter()
+                .map(|made| match made.join() {
+                    Ok(made) => made.map(Some),
+                    Err(_) => Err(Fault::new(FaultCode::Internal, "a producer's start panicked")),
+                })
+                .collect::<Result<_, _>>()
+        })?;
         let subscribed = if log.config.copartitioned {
             1
         } else {
@@ -208,6 +220,14 @@ impl KafkaLog {
         }
         producer.send_offsets_to_transaction(&list, &group, REQUEST)?;
         Ok(())
+    }
+
+    fn changelogs(&mut self) -> Result<&Changelogs, Fault> {
+        let kept = match self.changelogs.take() {
+            Some(kept) => kept,
+            None => Changelogs::open(&self.config.brokers)?,
+        };
+        Ok(self.changelogs.insert(kept))
     }
 
     fn read_up_to(&mut self, commit: &Commit) {
@@ -331,16 +351,18 @@ impl Log for KafkaLog {
     }
 
     fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let extents = match self.extents.take() {
-            Some(extents) => extents,
-            None => Extents::open(&self.config.brokers)?,
-        };
-        self.extents.insert(extents).of(topic, partition)
+        let (first, end) = self.changelogs()?.extent(topic, partition)?;
+        self.end = Some((topic.to_owned(), partition, end));
+        Ok((first, end))
     }
 
     fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
-        let (_, end) = self.extent(topic, partition)?;
-        read_to_end(&self.config.brokers, (topic, partition), (from, end), each)
+        let asked = self.end.take().filter(|(t, p, _)| t == topic && *p == partition);
+        let end = match asked {
+            Some((.., end)) => end,
+            None => self.changelogs()?.extent(topic, partition)?.1,
+        };
+        self.changelogs()?.read((topic, partition), (from, end), each)
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {

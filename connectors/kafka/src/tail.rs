@@ -39,74 +39,92 @@ fn list(topic: &str, partition: i32, offset: Offset) -> Result<TopicPartitionLis
     Ok(list)
 }
 
-/// Asks where partitions begin and end. Connecting is most of what an answer costs, so one is kept.
-pub(crate) struct Extents(BaseConsumer);
+/// Reads changelogs. Connecting is most of what a short one costs, so both clients are kept.
+pub(crate) struct Changelogs {
+    plain: BaseConsumer,
+    reader: BaseConsumer,
+}
 
-impl Extents {
+impl Changelogs {
     pub(crate) fn open(brokers: &Brokers) -> Result<Self, Fault> {
         let plain = brokers
             .client()
             .set("group.id", "soma-tail")
             .set("isolation.level", "read_uncommitted")
             .create();
-        plain.map(Self).map_err(|e| unavailable("consumer", &e))
+        Ok(Self {
+            plain: plain.map_err(|e| unavailable("consumer", &e))?,
+            reader: consumer(brokers)?,
+        })
     }
 
     /// First offset of a partition and the one behind its last, open and aborted transactions included. With read_committed the
     /// client's own idea of the end is the last stable offset; this asks without isolation for the true one.
-    pub(crate) fn of(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let asked = self.0.fetch_watermarks(topic, partition, REQUEST);
+    pub(crate) fn extent(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
+        let asked = self.plain.fetch_watermarks(topic, partition, REQUEST);
         asked.map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))
     }
-}
 
-/// Reads a partition from an offset until everything before `end` is read or known to be aborted; where it goes on.
-pub(crate) fn read_to_end(
-    brokers: &Brokers,
-    (topic, partition): (&str, i32),
-    (from, end): (i64, i64),
-    each: &mut EachChange<'_>,
-) -> Result<i64, Fault> {
-    if end <= from {
-        return Ok(from);
-    }
-    let reader = consumer(brokers)?;
-    let begin = if from > 0 {
-        Offset::Offset(from)
-    } else {
-        Offset::Beginning
-    };
-    reader
-        .assign(&list(topic, partition, begin)?)
-        .map_err(|e| unavailable("assign", &e))?;
-    let started = Instant::now();
-    let mut next = from;
-    loop {
-        match reader.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                let offset = message.offset();
-                next = offset + 1;
-                let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-                each(key, message.payload().map(<[u8]>::to_vec), offset)?;
-                if next >= end {
-                    return Ok(next);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                // The end as readers see it. It is the true end once no open transaction holds it back.
-                let (_, stable) = reader
-                    .fetch_watermarks(topic, partition, REQUEST)
-                    .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
-                if stable >= end {
-                    return Ok(end);
-                }
-            }
-            Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),
-            None => {}
+    /// Reads a partition from an offset until everything before `end` is read or known to be aborted; where it goes on.
+    pub(crate) fn read(
+        &self,
+        (topic, partition): (&str, i32),
+        (from, end): (i64, i64),
+        each: &mut EachChange<'_>,
+    ) -> Result<i64, Fault> {
+        if end <= from {
+            return Ok(from);
         }
-        if started.elapsed() > RESTORE_STALL {
-            let detail = format!("{topic}/{partition} stands at {next} of {end}: an open transaction holds it back");
-            return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
+        let begin = if from > 0 {
+            Offset::Offset(from)
+        } else {
+            Offset::Beginning
+        };
+        self.reader
+            .assign(&list(topic, partition, begin)?)
+            .map_err(|e| unavailable("assign", &e))?;
+        let read = self.read_assigned((topic, partition), (from, end), each);
+        self.reader.unassign().map_err(|e| unavailable("unassign", &e))?;
+        read
+    }
+
+    fn read_assigned(
+        &self,
+        (topic, partition): (&str, i32),
+        (from, end): (i64, i64),
+        each: &mut EachChange<'_>,
+    ) -> Result<i64, Fault> {
+        let started = Instant::now();
+        let mut next = from;
+        loop {
+            match self.reader.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => {
+                    let offset = message.offset();
+                    next = offset + 1;
+                    let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+                    each(key, message.payload().map(<[u8]>::to_vec), offset)?;
+                    if next >= end {
+                        return Ok(next);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    // The end as readers see it. It is the true end once no open transaction holds it back.
+                    let (_, stable) = self
+                        .reader
+                        .fetch_watermarks(topic, partition, REQUEST)
+                        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
+                    if stable >= end {
+                        return Ok(end);
+                    }
+                }
+                Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),
+                None => {}
+            }
+            if started.elapsed() > RESTORE_STALL {
+                let detail =
+                    format!("{topic}/{partition} stands at {next} of {end}: an open transaction holds it back");
+                return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
+            }
         }
     }
 }

@@ -97,6 +97,31 @@ async fn the_same_insert_made_twice_is_one() {
 }
 
 #[tokio::test]
+async fn an_instance_that_was_frozen_writes_nothing_again() {
+    let config = config();
+    migrate(&config).await.unwrap();
+    let decoder = Plain::of::<Event>();
+    let all = events(0..20);
+    let (mut frozen, mut successor) = (
+        ClickHouseSink::connect(&config).await.unwrap(),
+        ClickHouseSink::connect(&config).await.unwrap(),
+    );
+    frozen.write(&all[0..5], &decoder).await.unwrap();
+    // It has asked how far everything is kept, and comes back with rows in hand when its successor has written more.
+    successor.write(&all[5..12], &decoder).await.unwrap();
+    frozen.write(&all[5..8], &decoder).await.unwrap();
+    successor.write(&all[12..14], &decoder).await.unwrap();
+    // The other way round: it was first, and its successor asked before.
+    let mut next = ClickHouseSink::connect(&config).await.unwrap();
+    next.write(&all[10..14], &decoder).await.unwrap();
+    successor.write(&all[14..16], &decoder).await.unwrap();
+    next.write(&all[14..20], &decoder).await.unwrap();
+    let sum = "SELECT tuple(count(), uniqExact(_offset), max(_offset), sum(toInt64(payload['n']))) FROM events";
+    assert_eq!(count(&config, sum).await, json!([20, 20, 19, 190]));
+    drop_database(&config).await;
+}
+
+#[tokio::test]
 async fn every_topic_has_its_table_and_the_views_show_the_newest() {
     let config = config();
     migrate(&config).await.unwrap();

@@ -1,7 +1,8 @@
 //! How far each partition has been kept. Pure bookkeeping; asking ClickHouse is the sink's part.
 //!
-//! A batch that comes again may have other boundaries, so a token alone does not recognise it. What does: an insert is one
-//! block and therefore all or nothing, in offset order, so everything up to the greatest offset kept has been kept.
+//! A batch that comes again may have other boundaries. What recognises it: an insert is one block and therefore all or nothing, in
+//! offset order, so everything up to the greatest offset kept has been kept. And two inserts that begin at the same record
+//! have the same token, so that of two who ask at the same time only one can write.
 
 use kernel::{Fault, FaultCode};
 use schemas::Timestamp;
@@ -34,9 +35,11 @@ pub(crate) fn kept_already(place: &str, rows: &[(i64, Timestamp)], kept: Option<
     Ok(count)
 }
 
-/// The token that lets ClickHouse recognise the very same insert.
-pub(crate) fn token(topic: &str, partition: i32, first: i64, last: i64) -> String {
-    format!("{topic}:{partition}:{first}-{last}")
+/// The token of an insert that begins with this record. ClickHouse takes one insert of a token: of two instances that go on from
+/// the same place, one of them frozen in the middle of it and out of the group since, only the first is kept, whatever
+/// the bounds of their batches. The other finds its rows missing when it asks, and goes on behind what is kept.
+pub(crate) fn token(topic: &str, partition: i32, (offset, at): (i64, Timestamp)) -> String {
+    format!("{topic}:{partition}:{offset}@{}", at.0)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use kernel::{Decoder, Fault, Pending, RawRecord, Rejected, Sink};
+use kernel::{Decoder, Fault, FaultCode, Pending, RawRecord, Rejected, Sink};
 use schemas::Timestamp;
 use schemas::records::{Event, Metric, Outcome, Run, Verdict};
 use schemas::topics;
@@ -26,6 +26,8 @@ type Place = (String, i32);
 struct Stand {
     /// Asked since the partition was assigned.
     known: bool,
+    /// Our own rows have been seen since: whoever had the partition before can begin an insert only where ours did, and is refused.
+    alone: bool,
     /// What ClickHouse holds; `None` when it holds nothing.
     kept: Option<Kept>,
     /// An insert whose end we never learnt. It is made again with the same rows and token before anything else, so that
@@ -123,7 +125,7 @@ impl ClickHouseSink {
             self.keep_as::<Metric>(place, raws, decoder).await
         } else {
             Err(Fault::new(
-                kernel::FaultCode::Internal,
+                FaultCode::Internal,
                 format!("topic {topic} is not kept in ClickHouse"),
             ))
         }
@@ -153,7 +155,7 @@ impl ClickHouseSink {
         &mut self,
         place: Place,
         mut rows: Vec<R::Row>,
-        stamps: &[(i64, Timestamp)],
+        mut stamps: &[(i64, Timestamp)],
     ) -> Result<(), Fault> {
         let stand = self.places.entry(place.clone()).or_default();
         if let Some(chunk) = &stand.in_doubt {
@@ -166,27 +168,46 @@ impl ClickHouseSink {
             stand.known = true;
         }
         let shown = format!("{}/{}", place.0, place.1);
-        let skip = positions::kept_already(&shown, stamps, stand.kept)?;
-        let (Some((first, _)), Some((last, _))) = (stamps.get(skip), stamps.last()) else {
-            return Ok(());
-        };
-        let at = stamps[skip..].iter().map(|(_, at)| *at).max().unwrap_or_default();
-        let chunk = Rows::<R> {
-            rows: rows.split_off(skip),
-            token: positions::token(&place.0, place.1, *first, *last),
-            kept: Some(Kept { offset: *last, at }),
-        };
-        match chunk.insert(&self.server).await {
-            Ok(()) => stand.kept = later(stand.kept, chunk.kept),
-            Err(fault) => {
+        loop {
+            let skip = positions::kept_already(&shown, stamps, stand.kept)?;
+            stamps = stamps.get(skip..).unwrap_or_default();
+            rows.drain(..skip);
+            let (Some(first), Some((last, _))) = (stamps.first(), stamps.last()) else {
+                return Ok(());
+            };
+            let at = stamps.iter().map(|(_, at)| *at).max().unwrap_or_default();
+            let chunk = Rows::<R> {
+                rows,
+                token: positions::token(&place.0, place.1, *first),
+                kept: Some(Kept { offset: *last, at }),
+            };
+            if let Err(fault) = chunk.insert(&self.server).await {
                 stand.known = false;
-                if fault.code == kernel::FaultCode::StoreUnavailable {
+                if fault.code == FaultCode::StoreUnavailable {
                     stand.in_doubt = Some(Box::new(chunk));
                 }
                 return Err(fault);
             }
+            if stand.alone {
+                stand.kept = later(stand.kept, chunk.kept);
+                return Ok(());
+            }
+            // Somebody who had the partition before may have written the rows behind the same place first, and fewer of them.
+            stand.known = false;
+            let now = kept(&self.server, R::TABLE, &place).await?;
+            if now.is_none_or(|now| now.offset < first.0) {
+                let detail = format!(
+                    "ClickHouse took an insert of {shown} from offset {} on and {} does not hold it: it knows the token from rows \
+                     deleted since, and forgets it after 10000 more inserts into the table",
+                    first.0,
+                    R::TABLE
+                );
+                return Err(Fault::new(FaultCode::StoreRefused, detail));
+            }
+            (stand.kept, stand.known) = (now, true);
+            stand.alone = now.is_some_and(|now| now.offset == *last);
+            rows = chunk.rows;
         }
-        Ok(())
     }
 }
 
