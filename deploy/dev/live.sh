@@ -25,4 +25,13 @@ finish() {
 trap finish EXIT INT TERM
 deploy/dev/step.sh "start servers for the live tests" python3 deploy/dev/stack.py up --home "$home"
 deploy/dev/step.sh "deploy the pipeline" "$SOMA_BIN" --env-file "$home/dev.env" deploy control-tower
+# The sinks and the models against their own servers and files, then the whole pipeline.
+stores() (
+    set -a
+    # shellcheck disable=SC1091
+    . "$home/dev.env"
+    set +a
+    deploy/dev/step.sh "live tests of stores and models" cargo test --workspace --lib --quiet -- --ignored --skip terraform "${SOMA_LIVE_FILTER:-live_tests}"
+)
+stores
 deploy/dev/step.sh "live tests" cargo test --workspace --features soma-tests/live --test soma -- "live::${SOMA_LIVE_FILTER:-}" --test-threads=1 --nocapture

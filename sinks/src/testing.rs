@@ -71,7 +71,6 @@ pub(crate) fn tombstone(topic: &str, partition: i32, offset: i64, key: &str) -> 
 }
 
 /// A record that is not framed.
-#[cfg(feature = "live")]
 pub(crate) fn poison(topic: &str, partition: i32, offset: i64) -> RawRecord {
     RawRecord {
         value: Some(b"not avro".to_vec()),
@@ -93,13 +92,11 @@ pub(crate) fn memory(tenant: &str, n: u32, text: &str) -> Memory {
 }
 
 /// A variable of `.soma/dev.env`; the test fails loudly when it is missing.
-#[cfg(feature = "live")]
 pub(crate) fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make up`, then load .soma/dev.env"))
 }
 
 /// A name no other test run uses.
-#[cfg(feature = "live")]
 pub(crate) fn unique(word: &str) -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -110,13 +107,11 @@ pub(crate) fn unique(word: &str) -> String {
 
 /// A TCP relay to a real server that can be cut, muted (what we send arrives, no answer comes back) and mended: outages
 /// without stopping a server that others use.
-#[cfg(feature = "live")]
 pub(crate) struct Relay {
     port: u16,
     state: Arc<tokio::sync::watch::Sender<Link>>,
 }
 
-#[cfg(feature = "live")]
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Link {
     Whole,
@@ -124,7 +119,6 @@ enum Link {
     Mute,
 }
 
-#[cfg(feature = "live")]
 #[allow(clippy::unwrap_used)]
 impl Relay {
     /// A relay to the host of a URL.
@@ -179,7 +173,6 @@ impl Relay {
     }
 }
 
-#[cfg(feature = "live")]
 async fn link(client: tokio::net::TcpStream, host: String, mut state: tokio::sync::watch::Receiver<Link>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
     let Ok(server) = tokio::net::TcpStream::connect(host).await else {
@@ -213,10 +206,8 @@ async fn link(client: tokio::net::TcpStream, host: String, mut state: tokio::syn
 
 /// Feature hashing of words: texts that share words are near. A real, if simple, way to embed; MiniLM, which this crate must
 /// not know, is tried with Qdrant in `tests/live`.
-#[cfg(feature = "live")]
 pub(crate) struct Words(pub(crate) usize);
 
-#[cfg(feature = "live")]
 impl kernel::Embedder for Words {
     fn dimensions(&self) -> usize {
         self.0

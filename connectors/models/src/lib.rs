@@ -1,7 +1,7 @@
 //! Models the platform runs itself. Today: sentence embeddings. Reads no environment: the composition root says where files are.
 #![warn(missing_docs)]
 
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 mod live_tests;
 mod minilm;
 mod pooling;

@@ -30,6 +30,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[test]
+#[ignore = "needs the model's files: make live"]
 fn paraphrases_are_near_and_unrelated_texts_are_far() {
     let model = load();
     for (text, same, other) in [
@@ -57,6 +58,7 @@ fn paraphrases_are_near_and_unrelated_texts_are_far() {
 }
 
 #[test]
+#[ignore = "needs the model's files: make live"]
 fn every_vector_has_384_numbers_and_length_one_whatever_the_text() {
     let model = load();
     let long = "a very long report ".repeat(2_000);
@@ -69,6 +71,7 @@ fn every_vector_has_384_numbers_and_length_one_whatever_the_text() {
 }
 
 #[test]
+#[ignore = "needs the model's files: make live"]
 fn a_text_means_the_same_alone_and_in_a_batch() {
     let model = load();
     let texts: Vec<String> = (0..40)
@@ -84,6 +87,7 @@ fn a_text_means_the_same_alone_and_in_a_batch() {
 }
 
 #[test]
+#[ignore = "needs the model's files: make live"]
 fn many_threads_may_load_and_use_models_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..3 {

@@ -122,6 +122,6 @@ async fn embed(embedder: &Arc<dyn Embedder>, texts: Vec<String>) -> Result<Vec<V
     Ok(vectors)
 }
 
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod live_tests;

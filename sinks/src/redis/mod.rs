@@ -202,6 +202,6 @@ mod tests {
     }
 }
 
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod live_tests;
