@@ -26,7 +26,7 @@ trap 'kill "${children[@]}" 2>/dev/null || true; wait' EXIT INT TERM
 node --import "$home/shim.mjs" "$home/service.mjs" "$service" "$url" >"$home/service.log" 2>&1 &
 children+=($!)
 RESTATE_INGRESS__BIND_ADDRESS=127.0.0.1:$ingress RESTATE_ADMIN__BIND_ADDRESS=127.0.0.1:$admin \
-	RESTATE_BIND_ADDRESS=127.0.0.1:$node RESTATE_ADVERTISED_ADDRESS=http://127.0.0.1:$node RESTATE_DISABLE_TELEMETRY=1 \
+	RESTATE_BIND_ADDRESS=127.0.0.1:$node RESTATE_ADVERTISED_ADDRESS=http://127.0.0.1:$node RESTATE_DISABLE_TELEMETRY=true \
 	"$home/node_modules/.bin/restate-server" --base-dir "$home/data" >"$home/server.log" 2>&1 &
 children+=($!)
 register() {
@@ -43,6 +43,7 @@ for _ in $(seq 150); do
 	fi
 	sleep 0.2
 done
-tail -5 "$home/server.log" "$home/service.log" >&2
+tail -n 5 "$home/server.log" >&2
+tail -n 5 "$home/service.log" >&2
 echo "Restate did not start; its logs are above" >&2
 exit 1
