@@ -1,5 +1,6 @@
 //! What every record can do: give its schema, become Avro bytes and come back from them.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,7 +83,7 @@ pub struct Written {
     /// Two schemas with one canonical form write the same bytes.
     canonical: String,
     /// By record, the schema with the names that record's fields have by now.
-    renamed: Mutex<BTreeMap<&'static str, Arc<Schema>>>,
+    renamed: Mutex<BTreeMap<TypeId, Arc<Schema>>>,
 }
 
 impl Written {
@@ -102,7 +103,7 @@ impl Written {
     ) -> Result<Value, DecodeError> {
         let known = |all: &mut BTreeMap<_, _>| {
             let renamed = || Arc::new(rewritten(&self.schema, R::schema()).unwrap_or_else(|| self.schema.clone()));
-            all.entry(R::NAME).or_insert_with(renamed).clone()
+            all.entry(TypeId::of::<R>()).or_insert_with(renamed).clone()
         };
         let schema = known(&mut self.renamed.lock().unwrap_or_else(PoisonError::into_inner));
         read(&schema)

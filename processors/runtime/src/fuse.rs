@@ -1,7 +1,8 @@
 //! Fusion: what one member of a task writes and another reads is stepped in the same transaction, and still written to its
-//! topic: a record of the same key, or of one that belongs to the same partition. The record carries, in `soma-taken-by`, the stages that have taken it so; when it comes back from the topic they pass
-//! it over, in whatever layout they run by then. A record no member could take (another key, unreadable) is not marked and
-//! comes back the slow way, where it is stepped or dead-lettered like any other.
+//! topic: a record of the same key, or of one that belongs to the same partition. The record carries, in `soma-taken-by`, the
+//! stages that have taken it so; when it comes back from the topic they pass it over, in whatever layout they run by then. A
+//! record no member could take (a key of another partition, unreadable) is not marked and comes back the slow way, where it is
+//! stepped or dead-lettered like any other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

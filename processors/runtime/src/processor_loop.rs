@@ -15,6 +15,10 @@ use crate::stage::{Backoff, Stage, StageContext};
 
 /// Offsets of records that needed no step are committed with the next transaction, or alone after this long.
 const SKIPPED_MAX: Duration = Duration::from_secs(5);
+/// Before an aborted transaction is made again: a rebalance takes a few of these.
+const ABORTED: Duration = Duration::from_millis(20);
+/// So many aborted one after the other are no rebalance: an operator is told.
+const ABORTS_MANY: u32 = 100;
 
 /// Runs the members of a task.
 pub struct ProcessorStage {
@@ -31,6 +35,8 @@ pub struct ProcessorStage {
     suspect: bool,
     /// How often state and offsets were read back.
     resets: u64,
+    /// Transactions aborted since the last that was made.
+    aborts: u32,
 }
 
 /// What a turn gathered.
@@ -58,6 +64,7 @@ impl ProcessorStage {
             paused: false,
             suspect: false,
             resets: 0,
+            aborts: 0,
         }
     }
 
@@ -284,6 +291,9 @@ impl ProcessorStage {
                     Ok(committed) => places = committed,
                     Err(fault) => return self.commit_failed(cx, fault, taken),
                 }
+                if std::mem::take(&mut self.aborts) >= ABORTS_MANY {
+                    cx.running(self.owned.len());
+                }
             }
             self.skipped_at = cx.clock.elapsed();
         }
@@ -328,7 +338,15 @@ impl ProcessorStage {
             self.suspect = true;
         } else if fault.code == FaultCode::TransactionAborted {
             // State and offsets are as they were, and so is the backlog: the next turn makes it again.
-            cx.waiting(&fault, &mut self.backoff, self.owned.len());
+            self.aborts += 1;
+            if self.aborts == 1 {
+                tracing::warn!(stage = %cx.stage, code = %fault.code, detail = %fault.detail, "transaction aborted; made again");
+            }
+            if self.aborts == ABORTS_MANY {
+                let state = StageState::Waiting(fault.to_string());
+                cx.health.set(&cx.stage, state, self.owned.len());
+            }
+            cx.waker.wait(ABORTED);
             return Ok(());
         } else if fault.blame != Blame::Dependency {
             return Err(fault);

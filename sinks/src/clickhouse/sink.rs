@@ -197,12 +197,12 @@ impl ClickHouseSink {
             let now = kept(&self.server, R::TABLE, &place).await?;
             if now.is_none_or(|now| now.offset < first.0) {
                 let detail = format!(
-                    "ClickHouse took an insert of {shown} from offset {} on and {} does not hold it: it knows the token from rows \
-                     deleted since, and forgets it after 10000 more inserts into the table",
+                    "ClickHouse took an insert of {shown} from offset {} on and {} does not show it: another replica answers that lags, \
+                     or it knows the insert's token from rows deleted since, which it forgets after 10000 more inserts into the table",
                     first.0,
                     R::TABLE
                 );
-                return Err(Fault::new(FaultCode::StoreRefused, detail));
+                return Err(Fault::new(FaultCode::StoreUnavailable, detail));
             }
             (stand.kept, stand.known) = (now, true);
             stand.alone = now.is_some_and(|now| now.offset == *last);
