@@ -66,9 +66,11 @@ unit: checkout
 	@SOMA_TERRAFORM=$$($(STACK) find terraform) && export SOMA_TERRAFORM && deploy/dev/step.sh "unit, tidy, contract, cases" \
 		cargo test $(CARGO_FLAGS) --workspace --tests --quiet -- --skip simulation::every --skip simulation::the
 
+# State on disk is synced at every checkpoint: in memory where there is room, or the disk's syncs are most of the time.
 sim: checkout ## Simulated histories of the loop, from seeds: SEEDS=n SEED_FROM=n, or SEED=n for one
 	@deploy/dev/step.sh "build simulation" cargo test $(CARGO_FLAGS) --workspace --test soma --no-run --quiet
-	@SEEDS=$(or $(SEEDS),2000) SEED_FROM=$(SEED_FROM) SEED=$(SEED) cargo test --workspace --test soma --quiet -- simulation::$(if $(SEED),invariants) --nocapture --test-threads=1
+	@room=$$(df --output=avail /dev/shm 2>/dev/null | tail -1); [ "$${room:-0}" -lt 2000000 ] || export TMPDIR=/dev/shm; \
+		SEEDS=$(or $(SEEDS),2000) SEED_FROM=$(SEED_FROM) SEED=$(SEED) cargo test --workspace --test soma --quiet -- simulation::$(if $(SEED),invariants) --nocapture --test-threads=1
 
 live: build ## Live tests: real servers in a home of their own, started and stopped here
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
