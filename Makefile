@@ -76,18 +76,18 @@ live: build ## Live tests: real servers in a home of their own, started and stop
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/live.sh
 
-chaos: build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
+chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
 	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/chaos.sh
 
-bench-e2e: build ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
+bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
 	@deploy/dev/bench.sh
 
-bench-hop: python ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
+bench-hop: python checkout ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
 	@deploy/dev/bench-hop.sh
 
-soak: build ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
+soak: setup checkout ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
 	@deploy/dev/soak.sh
 
-bench-restore: python ## State read back from its changelog, and from a checkpoint on disk: KEYS=
+bench-restore: setup checkout ## State read back from its changelog, and from a checkpoint on disk: KEYS=
 	@deploy/dev/bench-restore.sh

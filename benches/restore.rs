@@ -67,11 +67,11 @@ fn load(options: &Options, registry: std::sync::Arc<kafka::Registry>) -> Result<
     writer.flush().map_err(text)
 }
 
-fn restore(cx: &mut StageContext, at: StateAt) -> Result<f64, String> {
+fn restore(cx: &mut StageContext, at: StateAt) -> Result<(f64, Part<Keeps>), String> {
     let mut member = Part::new("keeps", STATE.into(), Keeps, None).state_at(at);
     let started = Instant::now();
     member.restore(cx, 0).map_err(text)?;
-    Ok(started.elapsed().as_secs_f64())
+    Ok((started.elapsed().as_secs_f64(), member))
 }
 
 fn on_disk(folder: &Path) -> StateAt {
@@ -101,13 +101,19 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     )?;
     let rss = || rss_mb(std::process::id()).unwrap_or(0);
     let before = rss();
-    let disk = restore(&mut cx, on_disk(&options.folder))?;
+    let (disk, _) = restore(&mut cx, on_disk(&options.folder))?;
     let disk_rss = rss().saturating_sub(before);
     // Opened again as after a restart: the store's own recovery counts.
-    let restart = restore(&mut cx, on_disk(&options.folder))?;
+    let (restart, _) = restore(&mut cx, on_disk(&options.folder))?;
     let before = rss();
-    let memory = restore(&mut cx, StateAt::Memory)?;
+    let (memory, held) = restore(&mut cx, StateAt::Memory)?;
     let memory_rss = rss().saturating_sub(before);
+    drop(held);
+    let (_, member) = restore(&mut cx, on_disk(&options.folder))?;
+    let held = member.entries().map_err(text)?.len();
+    if u64::try_from(held).ok() != Some(options.keys) {
+        return Err(format!("{held} of {} keys are there after a restart", options.keys));
+    }
     #[allow(clippy::cast_precision_loss, reason = "keys a second")]
     let per_s = |seconds: f64| options.keys as f64 / seconds;
     Ok(format!(

@@ -1,6 +1,6 @@
 //! A soak: steady load for a long time, and whether memory, open files and threads of the platform process stay flat.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// What to measure.
 #[derive(clap::Args)]
+// Its default name is that of the options it takes in.
+#[group(id = "soak")]
 pub(crate) struct Options {
     #[command(flatten)]
     load: e2e::Options,
@@ -75,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let total = load.total();
     let (samples, answered, mut all) = std::thread::scope(|scope| -> Result<_, String> {
         let sender = scope.spawn(|| e2e::send(load, &brokers, registry.clone(), &tag));
-        let mut first: HashMap<String, ()> = HashMap::new();
+        let mut first: HashSet<String> = HashSet::new();
         let (mut samples, mut window, mut all) = (Vec::new(), Vec::new(), Vec::new());
         let (begun, mut sampled, mut last) = (Instant::now(), Instant::now(), Instant::now());
         while (first.len() as u64) < total && last.elapsed() < Duration::from_secs(60) {
@@ -95,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
             let Ok(Some(record)) = tail.next(100) else { continue };
             let Some(value) = record.value else { continue };
             let outcome: Outcome = kernel::decode(&value, registry.as_ref()).map_err(text)?;
-            if outcome.tenant.starts_with("bench-") && first.insert(outcome.run_id, ()).is_none() {
+            if outcome.tenant.starts_with("bench-") && first.insert(outcome.run_id) {
                 window.push(record.at.0 - outcome.requested_at.0);
                 last = Instant::now();
             }

@@ -104,6 +104,7 @@ pub(crate) fn run(options: &Contestant) -> Result<String, String> {
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", "read_committed")
         .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("fetch.queue.backoff.ms", "5")
         .create()
         .map_err(text)?;
     let producer: BaseProducer = client

@@ -4,17 +4,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-e2e}"
-cargo build -q --workspace
+cargo build -q --release --workspace
+bin=$CARGO_TARGET_DIR/release
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-bench.XXXXXX")
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
 restate=
 trap '[ -z "$restate" ] || kill "$restate" 2>/dev/null || true; stack down >/dev/null 2>&1 || true; rm -rf "$home"' EXIT INT TERM
 stack up
-SOMA_HOME=$home "$CARGO_TARGET_DIR/debug/soma" --env-file "$home/dev.env" deploy control-tower
+# One instance gains nothing from more, and pays a produce request per partition and transaction.
+sed -i "s/^SOMA_PARTITIONS=.*/SOMA_PARTITIONS=${SOMA_PARTITIONS:-1}/" "$home/dev.env"
+SOMA_HOME=$home "$bin/soma" --env-file "$home/dev.env" deploy control-tower
 set -a
 # shellcheck disable=SC1091
 . "$home/dev.env"
-SOMA_BENCH=$CARGO_TARGET_DIR/debug/soma-bench
+SOMA_BENCH=$bin/soma-bench
 SOMA_PID=$(stack status --json | python3 -c 'import json,sys; d=json.load(sys.stdin); p=d.get("parts", d); p=p if isinstance(p, list) else [dict(v, name=k) for k, v in p.items()]; print(next(x["pid"] for x in p if x["name"] == "control-tower"))')
 RESTATE_HOME=$home/restate
 set +a
@@ -28,5 +31,5 @@ if [ "${RESTATE:-1}" != 0 ]; then
 	done
 	beside="; $("$RESTATE_HOME/node_modules/.bin/restate-server" --version | head -1), one node, RocksDB log as shipped, Node $(node --version) service"
 fi
-echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; every request says the same, so embeddings come from the cache; one Kafka node, $SOMA_PARTITIONS partitions, acks=all, read_committed, no fsync per record$beside"
+echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; release build; every request says the same, so embeddings come from the cache; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
 python3 deploy/dev/bench_e2e.py

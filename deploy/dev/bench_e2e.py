@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 P99_MAX_MS = 500
-STEP = 1.25
+STEP = 1.4
 # Outcomes a run of a capsule has.
 STEPS = {"endpoint_probe": 1, "endpoint_thrice": 3}
 

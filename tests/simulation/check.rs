@@ -56,10 +56,22 @@ impl Simulation {
             outputs: outputs(&self.cluster),
             struck: self.cluster.struck(),
             boundaries: self.cluster.boundaries(),
-            trace: self.cluster.trace(),
+            trace: self.trace(),
             deeds: self.world.deeds().values().map(|d| d.times).sum(),
             plan: self.plan,
         }
+    }
+
+    /// What happened, and what each run told of itself.
+    fn trace(&self) -> Vec<String> {
+        let mut lines = self.cluster.trace();
+        if self.plan.trace {
+            let runs = self.cluster.read(topics::RUNS).into_iter();
+            lines.extend(runs.map(|r| format!("told: {} {:?} {}", r.run_id, r.status, r.reason)));
+            let events = self.cluster.read(topics::EVENTS).into_iter();
+            lines.extend(events.map(|e| format!("told: {} {} {:?}", e.run_id, e.kind, e.payload)));
+        }
+        lines
     }
 
     /// What was asked for or done in the name of a tenant after it was killed. A call that was under way may still have been sent.

@@ -138,11 +138,11 @@ impl Log for MutantLog {
         }
         self.log.restore(topic, partition, from, &mut |key, value, offset| {
             let value = value.map(|bytes| {
-                let mut envelope: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                let mut envelope: serde_json::Value = serde_json::from_slice(bytes).unwrap();
                 envelope.as_object_mut().unwrap().remove("t");
                 serde_json::to_vec(&envelope).unwrap()
             });
-            each(key, value, offset)
+            each(key, value.as_deref(), offset)
         })
     }
 

@@ -89,9 +89,11 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             },
         )
         .set("fetch.min.bytes", if lingers { "1048576" } else { "1" })
-        .set("fetch.message.max.bytes", "4194304")
+        .set("fetch.message.max.bytes", "1048576")
         // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", "8192")
-        .set("queued.min.messages", "1000");
+        .set("queued.max.messages.kbytes", "2048")
+        .set("queued.min.messages", "1000")
+        // With a queue this short the client's default of a second would be a stop after every fetch.
+        .set("fetch.queue.backoff.ms", "5");
     BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))
 }

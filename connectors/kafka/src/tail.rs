@@ -27,7 +27,10 @@ fn consumer(brokers: &Brokers) -> Result<BaseConsumer, Fault> {
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("fetch.wait.max.ms", "50")
+        .set("fetch.message.max.bytes", "4194304")
         .set("queued.max.messages.kbytes", "16384")
+        // Not the client's second of rest whenever the queue is full.
+        .set("fetch.queue.backoff.ms", "5")
         .create()
         .map_err(|e| unavailable("consumer", &e))
 }
@@ -102,7 +105,7 @@ impl Changelogs {
                     let offset = message.offset();
                     next = offset + 1;
                     let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-                    each(key, message.payload().map(<[u8]>::to_vec), offset)?;
+                    each(key, message.payload(), offset)?;
                     if next >= end {
                         return Ok(next);
                     }

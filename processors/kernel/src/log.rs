@@ -64,7 +64,7 @@ impl Commit {
 pub type Committed = BTreeMap<(Arc<str>, i32), i64>;
 
 /// Takes the key and value of one changelog record, and its offset.
-pub type EachChange<'a> = dyn FnMut(String, Option<Vec<u8>>, i64) -> Result<(), Fault> + 'a;
+pub type EachChange<'a> = dyn FnMut(String, Option<&[u8]>, i64) -> Result<(), Fault> + 'a;
 
 /// The log of one stage instance.
 pub trait Log: Send {

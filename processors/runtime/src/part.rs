@@ -165,9 +165,9 @@ impl<P: Processor> Part<P> {
     ) -> Result<(), Fault> {
         let mut loaded = self.store.load::<P::State>(&self.overlay, partition, key)?;
         match signal {
-            Signal::Done(_) => loaded.performing = loaded.performing.saturating_sub(1),
+            Signal::Done(outcome) => _ = loaded.performing.remove(&outcome.call_id),
             // What was in flight before is not any more; the processor asks again for what it still wants.
-            Signal::Restored => loaded.performing = 0,
+            Signal::Restored => loaded.performing.clear(),
             Signal::Control(_) => {}
         }
         let seed = match signal {
@@ -219,7 +219,8 @@ impl<P: Processor> Part<P> {
             loaded.timers.retain(|t| t.name != timer.name);
             loaded.timers.push(timer);
         }
-        loaded.performing += u32::try_from(fx.performs.len()).unwrap_or(u32::MAX);
+        let asked = fx.performs.iter().map(|p| p.call.call_id.clone());
+        loaded.performing.extend(asked);
         let header: Arc<str> = trace.header().into();
         for perform in fx.performs {
             self.starts.push(Start {
@@ -250,6 +251,10 @@ impl<P: Processor> Part<P> {
         };
         let call_id = start.perform.call.call_id.clone();
         let at = (start.partition, start.key.clone(), call_id.clone());
+        // State was read back, and the processor asks for everything open in it: this one has been under way since before.
+        if self.flying.contains_key(&at) {
+            return Ok(());
+        }
         let approach: Approach = start.perform.approach;
         let work = performer.perform(start.perform.call, approach);
         let answers = self.answers.0.clone();
@@ -303,7 +308,7 @@ impl<P: Processor> Member for Part<P> {
                 from = 0;
             }
             let (store, health) = (&mut self.store, &cx.health);
-            let mut each = |key: String, value: Option<Vec<u8>>, offset: i64| {
+            let mut each = |key: String, value: Option<&[u8]>, offset: i64| {
                 read += 1;
                 if read % PROGRESS_ROWS == 0 {
                     let what = format!("{} partition {partition}: at {offset} of {end}", self.name);
@@ -315,12 +320,7 @@ impl<P: Processor> Member for Part<P> {
             self.store.restored(partition, next, now)?;
         }
         let open = self.store.performing(partition)?;
-        let flying: BTreeSet<_> = self.flying.keys().map(|(p, key, _)| (*p, key.clone())).collect();
-        self.restored.extend(
-            open.into_iter()
-                .map(|key| (partition, key))
-                .filter(|at| !flying.contains(at)),
-        );
+        self.restored.extend(open.into_iter().map(|key| (partition, key)));
         tracing::info!(stage = %self.name, partition, keys = self.store.len(), from, read, ms = started.elapsed().as_millis(), "state restored");
         Ok(())
     }

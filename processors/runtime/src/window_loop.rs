@@ -52,7 +52,7 @@ impl<W: Window> WindowStage<W> {
                 .set(&cx.stage, StageState::Restoring(detail), self.owned.len());
             let mut last: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
             cx.log.restore(&cx.state_topic, p, 0, &mut |key, value, _| {
-                last.insert(key, value);
+                last.insert(key, value.map(<[u8]>::to_vec));
                 Ok(())
             })?;
             self.window.restore(p, last.get(KEY).and_then(|v| v.as_deref()))?;

@@ -160,7 +160,7 @@ impl Log for SimLog {
         let mut next = from;
         for record in inner.visible(topic, partition, from) {
             next = record.position.offset + 1;
-            each(record.key.clone(), record.value.clone(), record.position.offset)?;
+            each(record.key.clone(), record.value.as_deref(), record.position.offset)?;
         }
         Ok(next)
     }

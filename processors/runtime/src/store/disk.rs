@@ -6,8 +6,9 @@
 //! at the next start and changes nothing. What was read before a checkpoint this old may hide removals the broker has compacted
 //! away since: it is dropped, and everything is read again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::thread::JoinHandle;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use kernel::{Fault, FaultCode};
@@ -17,8 +18,8 @@ use super::{Bytes, Change, Marks, Table, marks};
 
 /// Half of the time the broker keeps the mark of a removal (`delete.retention.ms`, a day).
 const CHECKPOINT_AGE_MAX_MICROS: i64 = 12 * 3600 * 1_000_000;
-/// Rows of one write while a changelog is read.
-const RESTORE_ROWS: usize = 5_000;
+/// Bytes gathered while a changelog is read. Most keys are written many times in it: only the last is kept.
+const RESTORE_BYTES: usize = if cfg!(test) { 1000 } else { 64 << 20 };
 /// Memory of each index before it goes to disk; small, since a start reads back what had not.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Read cache of a stage.
@@ -51,23 +52,26 @@ impl Disk {
     }
 
     pub(super) fn table(&self, partition: i32) -> Result<Rows, Fault> {
-        let open = |what: &str| {
-            let name = format!("p{partition}.{what}");
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-            self.0.keyspace(&name, options).map_err(|e| failed(&name, &e))
-        };
+        let open = |what: &str| keyspace(&self.0, &format!("p{partition}.{what}"));
         Ok(Rows {
             states: open("states")?,
             timers: open("timers")?,
             open: open("open")?,
             place: open("place")?,
             database: self.0.clone(),
-            pending: None,
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            writer: None,
             opened: None,
             floor: Vec::new(),
             next_due: None,
         })
     }
+}
+
+fn keyspace(of: &Database, name: &str) -> Result<Keyspace, Fault> {
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    of.keyspace(name, options).map_err(|e| failed(name, &e))
 }
 
 /// One partition.
@@ -77,8 +81,11 @@ pub(super) struct Rows {
     timers: Keyspace,
     open: Keyspace,
     place: Keyspace,
-    /// Rows of the changelog not written yet.
-    pending: Option<OwnedWriteBatch>,
+    /// Rows of the changelog not written yet, and their size.
+    pending: BTreeMap<String, Option<Vec<u8>>>,
+    pending_bytes: usize,
+    /// Writes the rows gathered before them.
+    writer: Option<JoinHandle<fjall::Result<()>>>,
     /// Keys with open actions while the changelog is read: most are opened and closed many times in it.
     opened: Option<BTreeSet<String>>,
     /// No timer lies before: what was removed there need not be walked over again.
@@ -103,6 +110,17 @@ fn timer_of(bytes: &[u8]) -> Option<(Timestamp, String, String)> {
     Some((Timestamp(i64::from_be_bytes(*due) ^ i64::MIN), text(key)?, text(name)?))
 }
 
+fn write_table(states: &Keyspace, rows: BTreeMap<String, Option<Vec<u8>>>) -> fjall::Result<()> {
+    let mut table = states.start_ingestion()?;
+    for (key, value) in rows {
+        match value {
+            Some(bytes) => table.write(key.as_str(), bytes)?,
+            None => table.write_tombstone(key.as_str())?,
+        }
+    }
+    table.finish()
+}
+
 impl Rows {
     fn batch(&self) -> OwnedWriteBatch {
         self.database.batch().durability(Some(PersistMode::Buffer))
@@ -124,10 +142,55 @@ impl Rows {
         batch.insert(&self.place, CHECKPOINT, place);
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
-        match self.pending.take() {
-            Some(batch) => batch.commit().map_err(|e| failed("write", &e)),
-            None => Ok(()),
+    /// Writes the gathered rows into `batch`, or, when there are many, past journal and memory as a sorted table: then they are
+    /// kept whatever becomes of the batch, which is as well, since the checkpoint comes behind them.
+    fn flush(&mut self, batch: &mut OwnedWriteBatch, bulk: bool) -> Result<(), Fault> {
+        let mut opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => Self::names(&self.open)?.into_iter().collect(),
+        };
+        let rows = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        for (key, value) in &rows {
+            let marks = value
+                .as_deref()
+                .map_or_else(|| Ok(Marks::default()), |bytes| marks(key, bytes))?;
+            if !marks.performing.is_empty() {
+                opened.insert(key.clone());
+            } else {
+                opened.remove(key);
+            }
+            self.set_timers(batch, key, &marks);
+        }
+        self.opened = Some(opened);
+        if bulk {
+            self.written()?;
+            let states = self.states.clone();
+            self.writer = Some(std::thread::spawn(move || write_table(&states, rows)));
+            return Ok(());
+        }
+        for (key, value) in rows {
+            match value {
+                Some(bytes) => batch.insert(&self.states, key, bytes),
+                None => batch.remove(&self.states, key),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the table being written, if any: tables take effect in the order of their start.
+    fn written(&mut self) -> Result<(), Fault> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let panicked = |_| Fault::new(FaultCode::Internal, "writing state panicked");
+        writer.join().map_err(panicked)?.map_err(|e| failed("bulk write", &e))
+    }
+
+    /// Waits for a table nobody asks for any more: it must not take effect over what is written after it.
+    fn give_up(&mut self) {
+        if let Err(fault) = self.written() {
+            tracing::warn!(detail = %fault.detail, "a table of state was not written; it is read again");
         }
     }
 
@@ -160,6 +223,12 @@ impl Rows {
     }
 }
 
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 impl Table for Rows {
     fn get(&self, key: &str) -> Result<Option<Bytes>, Fault> {
         if key.len() > KEY_BYTES_MAX {
@@ -181,9 +250,9 @@ impl Table for Rows {
                 gone |= self.next_due == Some(t.due);
                 batch.remove(&self.timers, timer_key(t.due, &change.key, &t.name));
             }
-            match (change.before.performing > 0, change.marks.performing > 0) {
-                (true, false) => batch.remove(&self.open, change.key.as_str()),
-                (false, true) => batch.insert(&self.open, change.key.as_str(), ""),
+            match (change.before.performing.is_empty(), change.marks.performing.is_empty()) {
+                (false, true) => batch.remove(&self.open, change.key.as_str()),
+                (true, false) => batch.insert(&self.open, change.key.as_str(), ""),
                 _ => {}
             }
             self.set_timers(&mut batch, &change.key, &change.marks);
@@ -211,41 +280,37 @@ impl Table for Rows {
     }
 
     fn clear(&mut self) -> Result<(), Fault> {
+        self.give_up();
         // The checkpoint first: a death half-way must not leave one that promises what is gone.
-        for part in [&self.place, &self.states, &self.timers, &self.open] {
-            part.clear().map_err(|e| failed("clear", &e))?;
+        for part in [&mut self.place, &mut self.states, &mut self.timers, &mut self.open] {
+            // Not the engine's own clear: it stays in the journal, and replayed at the next start it would take with it the
+            // tables that were written past the journal since.
+            let name = part.name().to_string();
+            self.database
+                .delete_keyspace(part.clone())
+                .map_err(|e| failed("clear", &e))?;
+            *part = keyspace(&self.database, &name)?;
         }
-        (self.pending, self.opened, self.floor, self.next_due) = (None, None, Vec::new(), None);
+        self.pending.clear();
+        (self.pending_bytes, self.opened, self.floor, self.next_due) = (0, None, Vec::new(), None);
         Ok(())
     }
 
-    fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
-        let mut batch = self.pending.take().unwrap_or_else(|| self.batch());
-        let marks = value
-            .as_deref()
-            .map_or_else(|| Ok(Marks::default()), |bytes| marks(&key, bytes))?;
-        let opened = match self.opened.take() {
-            Some(opened) => opened,
-            None => Self::names(&self.open)?.into_iter().collect(),
-        };
-        let opened = self.opened.insert(opened);
-        if marks.performing > 0 {
-            opened.insert(key.clone());
-        } else {
-            opened.remove(&key);
+    fn restore(&mut self, key: String, value: Option<&[u8]>) -> Result<(), Fault> {
+        self.pending_bytes += key.len() + value.map_or(0, <[u8]>::len);
+        self.pending.insert(key, value.map(<[u8]>::to_vec));
+        if self.pending_bytes < RESTORE_BYTES {
+            return Ok(());
         }
-        self.set_timers(&mut batch, &key, &marks);
-        match value {
-            Some(bytes) => batch.insert(&self.states, key, bytes),
-            None => batch.remove(&self.states, key),
-        }
-        let full = batch.len() >= RESTORE_ROWS;
-        self.pending = Some(batch);
-        if full { self.flush() } else { Ok(()) }
+        let mut batch = self.batch();
+        self.flush(&mut batch, true)?;
+        batch.commit().map_err(|e| failed("write", &e))
     }
 
     fn restored(&mut self, next: i64, now: Timestamp) -> Result<(), Fault> {
-        let mut batch = self.pending.take().unwrap_or_else(|| self.batch());
+        let mut batch = self.batch();
+        self.written()?;
+        self.flush(&mut batch, false)?;
         if let Some(opened) = self.opened.take() {
             let before = Self::names(&self.open)?.into_iter();
             before
@@ -254,8 +319,7 @@ impl Table for Rows {
             opened.into_iter().for_each(|k| batch.insert(&self.open, k, ""));
         }
         self.put_place(&mut batch, next, now);
-        self.pending = Some(batch);
-        self.flush()?;
+        batch.commit().map_err(|e| failed("write", &e))?;
         self.floor.clear();
         self.seek()
     }

@@ -29,7 +29,7 @@ impl Memory {
     fn mark(&mut self, key: &str, marks: Marks) {
         let timers = marks.timers.into_iter().map(|t| (t.due, key.to_owned(), t.name));
         self.timers.extend(timers);
-        if marks.performing > 0 {
+        if !marks.performing.is_empty() {
             self.open.insert(key.to_owned());
         }
     }
@@ -45,7 +45,7 @@ impl Table for Memory {
             for t in change.before.timers {
                 self.timers.remove(&(t.due, change.key.clone(), t.name));
             }
-            if change.before.performing > 0 {
+            if !change.before.performing.is_empty() {
                 self.open.remove(&change.key);
             }
             self.mark(&change.key, change.marks);
@@ -63,7 +63,7 @@ impl Table for Memory {
         Ok(())
     }
 
-    fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
+    fn restore(&mut self, key: String, value: Option<&[u8]>) -> Result<(), Fault> {
         self.put(key, value.map(Into::into));
         Ok(())
     }

@@ -4,7 +4,7 @@
 mod disk;
 mod memory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use disk::Disk;
 use memory::Memory;
 
 /// Version of the envelope. A higher one found in a changelog was written by a newer build: refuse to start.
-const VERSION: u32 = 1;
+/// 2: open actions by name; 1 counted them.
+const VERSION: u32 = 2;
 
 /// What the changelog holds per key.
 #[derive(Serialize, Deserialize)]
@@ -26,29 +27,40 @@ struct Envelope<S> {
     s: S,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     t: Vec<Timer>,
-    /// Outside actions asked for and not yet answered.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    p: u32,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "open")]
+    p: Open,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
+/// Calls asked for and not yet answered, by their ids. A number would not do: an answer may be heard twice, when its transaction
+/// was made and reported failed, and the second must not pass for another call's.
+pub(crate) type Open = BTreeSet<String>;
+
+/// Version 1 has a number: names that no answer fits stand for its calls until the state is next restored.
+fn open<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Open, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Calls(Open),
+        Count(u32),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::Calls(calls) => calls,
+        Either::Count(n) => (0..n).map(|i| format!("{i} of {n}")).collect(),
+    })
 }
 
 /// Timers and open actions of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
     pub(crate) timers: Vec<Timer>,
-    /// Outside actions asked for and not yet answered.
-    pub(crate) performing: u32,
+    pub(crate) performing: Open,
 }
 
 /// A key's state with its timers and open actions.
 pub(crate) struct Loaded<S> {
     pub(crate) state: S,
     pub(crate) timers: Vec<Timer>,
-    pub(crate) performing: u32,
+    pub(crate) performing: Open,
     /// What the table holds, which an overlay may have changed.
     held: Held,
 }
@@ -83,7 +95,7 @@ pub(crate) trait Table: Send {
     /// Forgets everything.
     fn clear(&mut self) -> Result<(), Fault>;
     /// Takes one changelog record in; most are overwritten by later ones.
-    fn restore(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Fault>;
+    fn restore(&mut self, key: String, value: Option<&[u8]>) -> Result<(), Fault>;
     /// The changelog has been read up to `next`.
     fn restored(&mut self, next: i64, now: Timestamp) -> Result<(), Fault>;
     /// Every key.
@@ -167,7 +179,7 @@ impl Store {
     }
 
     /// Takes one changelog record in.
-    pub(crate) fn restore(&mut self, partition: i32, key: String, value: Option<Vec<u8>>) -> Result<(), Fault> {
+    pub(crate) fn restore(&mut self, partition: i32, key: String, value: Option<&[u8]>) -> Result<(), Fault> {
         self.table(partition)?.restore(key, value)
     }
 
@@ -315,7 +327,7 @@ fn read<S: State>(key: &str, bytes: &[u8]) -> Result<(S, Marks), Fault> {
 impl Overlay {
     /// Puts a key's state; one that equals its default, without timers or open actions, is removed.
     pub(crate) fn save<S: State>(&mut self, partition: i32, key: &str, loaded: Loaded<S>) -> Result<(), Fault> {
-        let empty = loaded.timers.is_empty() && loaded.performing == 0 && loaded.state == S::default();
+        let empty = loaded.timers.is_empty() && loaded.performing.is_empty() && loaded.state == S::default();
         let change = if empty {
             Held::default()
         } else {

@@ -48,7 +48,8 @@ impl Logged {
     fn put(&mut self, key: &str, state: u32, timers: Vec<Timer>, performing: u32, told: bool) {
         let mut overlay = Overlay::default();
         let mut loaded = self.store.load::<u32>(&overlay, 0, key).unwrap();
-        (loaded.state, loaded.timers, loaded.performing) = (state, timers, performing);
+        let open = (0..performing).map(|i| format!("call_{i}")).collect();
+        (loaded.state, loaded.timers, loaded.performing) = (state, timers, open);
         overlay.save(0, key, loaded).unwrap();
         let written = overlay.changelog(&"x.state".into()).into_iter();
         self.log.extend(written.map(|r| (r.key, r.value.map(|v| v.to_vec()))));
@@ -59,7 +60,7 @@ impl Logged {
     fn read_back(&self, mut store: Store) -> (Store, i64) {
         let from = store.own(0, NOW).unwrap();
         for (key, value) in self.log.iter().skip(usize::try_from(from).unwrap()) {
-            store.restore(0, key.clone(), value.clone()).unwrap();
+            store.restore(0, key.clone(), value.as_deref()).unwrap();
         }
         store.restored(0, i64::try_from(self.log.len()).unwrap(), NOW).unwrap();
         (store, from)
@@ -142,6 +143,48 @@ fn a_restart_reads_the_tail_only() {
 }
 
 #[test]
+fn a_long_changelog_goes_to_disk_in_sorted_tables() {
+    let folder = Folder::new("long");
+    let mut logged = Logged::on(Store::default());
+    for i in 0..2_000_u32 {
+        let key = format!("k{}", i * 7919 % 97);
+        let (timers, performing) = (
+            vec![timer(i64::from(i)); usize::from(i % 3 == 0)],
+            u32::from(i % 5 == 0),
+        );
+        let gone = i % 11 == 0;
+        let (state, timers, performing) = if gone { (0, vec![], 0) } else { (i, timers, performing) };
+        logged.put(&key, state, timers, performing, true);
+    }
+    let size: usize = logged
+        .log
+        .iter()
+        .map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len))
+        .sum();
+    let wanted = facts(&mut logged.store);
+    let (mut store, from) = logged.read_back(folder.store());
+    assert_eq!((from, facts(&mut store)), (0, wanted.clone()), "{size} bytes");
+    drop(store);
+    let (mut store, from) = logged.read_back(folder.store());
+    let end = i64::try_from(logged.log.len()).unwrap();
+    assert_eq!((from, facts(&mut store)), (end, wanted.clone()), "a restart loses none");
+    // Emptied and read again, and then a restart: what emptied it is not done again.
+    store.clear(0).unwrap();
+    for (key, value) in &logged.log {
+        store.restore(0, key.clone(), value.as_deref()).unwrap();
+    }
+    store.restored(0, end, NOW).unwrap();
+    assert_eq!(facts(&mut store), wanted);
+    drop(store);
+    let (mut store, from) = logged.read_back(folder.store());
+    assert_eq!(
+        (from, facts(&mut store)),
+        (end, wanted),
+        "a restart after it was emptied"
+    );
+}
+
+#[test]
 fn an_old_checkpoint_is_not_trusted() {
     let folder = Folder::new("old");
     let mut logged = Logged::on(folder.store());
@@ -173,12 +216,21 @@ fn back_to_the_default_is_a_removal() {
 }
 
 #[test]
+fn counted_actions_of_the_version_before_are_open() {
+    let mut store = Store::default();
+    store.own(0, NOW).unwrap();
+    store.restore(0, "a".into(), Some(br#"{"v":1,"s":1,"p":2}"#)).unwrap();
+    store.restored(0, 1, NOW).unwrap();
+    assert_eq!(store.performing(0).unwrap(), ["a"]);
+    let loaded = store.load::<u32>(&Overlay::default(), 0, "a").unwrap();
+    assert_eq!(loaded.performing.len(), 2);
+}
+
+#[test]
 fn a_newer_version_is_refused() {
     let mut store = Store::default();
     store.own(0, NOW).unwrap();
-    store
-        .restore(0, "a".into(), Some(br#"{"v":9,"s":1}"#.to_vec()))
-        .unwrap();
+    store.restore(0, "a".into(), Some(br#"{"v":9,"s":1}"#)).unwrap();
     let fault = store.load::<u32>(&Overlay::default(), 0, "a").err().unwrap();
     assert_eq!(fault.code, FaultCode::StateUnreadable);
 }
