@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-e2e}"
-cargo build -q --release --workspace
-bin=$CARGO_TARGET_DIR/release
+cargo build -q --workspace
+bin=$CARGO_TARGET_DIR/debug
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-bench.XXXXXX")
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
 restate=
@@ -31,5 +31,5 @@ if [ "${RESTATE:-1}" != 0 ]; then
 	done
 	beside="; $("$RESTATE_HOME/node_modules/.bin/restate-server" --version | head -1), one node, RocksDB log as shipped, Node $(node --version) service"
 fi
-echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; release build; every request says the same, so embeddings come from the cache; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
+echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; every request says the same, so embeddings come from the cache; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
 python3 deploy/dev/bench_e2e.py
