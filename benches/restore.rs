@@ -67,11 +67,12 @@ fn load(options: &Options, registry: std::sync::Arc<kafka::Registry>) -> Result<
     writer.flush().map_err(text)
 }
 
-fn restore(cx: &mut StageContext, at: StateAt) -> Result<(f64, Part<Keeps>), String> {
-    let mut member = Part::new("keeps", STATE.into(), Keeps, None).state_at(at);
+fn restore(cx: &mut StageContext, at: StateAt) -> Result<(f64, Vec<Box<dyn Member>>), String> {
+    let member = Part::new("keeps", STATE.into(), Keeps, None).state_at(at);
+    let mut members: Vec<Box<dyn Member>> = vec![Box::new(member)];
     let started = Instant::now();
-    member.restore(cx, 0).map_err(text)?;
-    Ok((started.elapsed().as_secs_f64(), member))
+    runtime::restore(&mut members, cx, &[0].into(), 0).map_err(text)?;
+    Ok((started.elapsed().as_secs_f64(), members))
 }
 
 fn on_disk(folder: &Path) -> StateAt {
@@ -109,8 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     let (memory, held) = restore(&mut cx, StateAt::Memory)?;
     let memory_rss = rss().saturating_sub(before);
     drop(held);
-    let (_, member) = restore(&mut cx, on_disk(&options.folder))?;
-    let held = member.entries().map_err(text)?.len();
+    let (_, members) = restore(&mut cx, on_disk(&options.folder))?;
+    let entries = members.iter().map(|m| m.entries().map_err(text));
+    let held: usize = entries.collect::<Result<Vec<_>, _>>()?.iter().map(Vec::len).sum();
     if u64::try_from(held).ok() != Some(options.keys) {
         return Err(format!("{held} of {} keys are there after a restart", options.keys));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kernel::{Clock, Commit, Committed, EachChange, Emit, Fault, FaultCode, Log, Polled, RawRecord};
+use kernel::{Changelog, Clock, Commit, Committed, Emit, Fault, FaultCode, Log, Polled, RawRecord, Restoring};
 use runtime::{Limits, ProcessorStage, Stage, StageContext, Waker};
 use schemas::Timestamp;
 use serde_json::Value;
@@ -128,12 +128,8 @@ impl Log for PastLog {
         Ok(Committed::new())
     }
 
-    fn extent(&mut self, _: &str, _: i32) -> Result<(i64, i64), Fault> {
-        Ok((0, 0))
-    }
-
-    fn restore(&mut self, _: &str, _: i32, from: i64, _: &mut EachChange<'_>) -> Result<i64, Fault> {
-        Ok(from)
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+        (0..changelogs.len()).try_for_each(|index| into.done(index, 0))
     }
 
     fn start(&mut self, _: &[(String, i32)]) -> Result<(), Fault> {

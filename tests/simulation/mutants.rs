@@ -2,13 +2,14 @@
 //! written so. The simulation must find each of them, or it would not find ours. No production code knows of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kernel::{
-    Approach, Commit, Committed, Decoder, Delivery, EachChange, Effects, Fault, Log, Polled, Processor, RawRecord,
-    Signal, Timer,
+    Approach, Changelog, Commit, Committed, Decoder, Delivery, Effects, Fault, Log, Polled, Processor, RawRecord,
+    Restoring, Signal, Timer,
 };
 use runtime::sim::{SimLog, is_crash};
-use runtime::{Batch, Member, Moment, StageContext};
+use runtime::{Batch, Member, Moment};
 use schemas::Timestamp;
 use stages::invoker::Invoker;
 
@@ -128,22 +129,11 @@ impl Log for MutantLog {
         }
     }
 
-    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        self.log.extent(topic, partition)
-    }
-
-    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
         if self.mutant != Mutant::TimerLost {
-            return self.log.restore(topic, partition, from, each);
+            return self.log.restore(changelogs, into);
         }
-        self.log.restore(topic, partition, from, &mut |key, value, offset| {
-            let value = value.map(|bytes| {
-                let mut envelope: serde_json::Value = serde_json::from_slice(bytes).unwrap();
-                envelope.as_object_mut().unwrap().remove("t");
-                serde_json::to_vec(&envelope).unwrap()
-            });
-            each(key, value.as_deref(), offset)
-        })
+        self.log.restore(changelogs, &mut Timerless(into))
     }
 
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
@@ -187,13 +177,24 @@ struct Keeps {
 }
 
 impl Member for Keeps {
-    fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault> {
+    fn own(&mut self, partition: i32, now: Timestamp) -> Result<Option<(Arc<str>, i64)>, Fault> {
         if self.held.contains(&partition) {
-            return Ok(());
+            return Ok(None);
         }
-        self.member.restore(cx, partition)?;
+        self.member.own(partition, now)
+    }
+
+    fn clear(&mut self, partition: i32) -> Result<(), Fault> {
+        self.member.clear(partition)
+    }
+
+    fn take_in(&mut self, partition: i32, key: String, value: Option<&[u8]>) -> Result<(), Fault> {
+        self.member.take_in(partition, key, value)
+    }
+
+    fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault> {
         self.held.insert(partition);
-        Ok(())
+        self.member.restored(partition, next, now)
     }
 
     fn release(&mut self, partition: i32) {
@@ -303,5 +304,27 @@ impl Processor for Early {
         self.invoker.on_signal(state, signal, fx)?;
         self.act(fx);
         Ok(())
+    }
+}
+
+/// Loses the timers of every state it takes in.
+struct Timerless<'a>(&'a mut dyn Restoring);
+
+impl Restoring for Timerless<'_> {
+    fn from(&mut self, index: usize, first: i64, end: i64) -> Result<i64, Fault> {
+        self.0.from(index, first, end)
+    }
+
+    fn take(&mut self, index: usize, key: String, value: Option<&[u8]>, offset: i64) -> Result<(), Fault> {
+        let value = value.map(|bytes| {
+            let mut envelope: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            envelope.as_object_mut().unwrap().remove("t");
+            serde_json::to_vec(&envelope).unwrap()
+        });
+        self.0.take(index, key, value.as_deref(), offset)
+    }
+
+    fn done(&mut self, index: usize, next: i64) -> Result<(), Fault> {
+        self.0.done(index, next)
     }
 }

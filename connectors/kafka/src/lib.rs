@@ -4,6 +4,7 @@
 //! [`Tail`] and [`Writer`] what the command line reads and writes with.
 
 mod admin;
+mod changelogs;
 mod faults;
 mod group;
 mod headers;

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Commit, Committed, EachChange, Fault, FaultCode, Log, Polled};
+use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Restoring};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 
+use crate::changelogs::Changelogs;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
-use crate::tail::Changelogs;
 use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
@@ -65,8 +65,6 @@ pub struct KafkaLog {
     topics: Vec<Arc<str>>,
     paused: bool,
     changelogs: Option<Changelogs>,
-    /// Where the changelog asked for last ends.
-    end: Option<(String, i32, i64)>,
 }
 
 impl KafkaLog {
@@ -87,8 +85,17 @@ impl KafkaLog {
             topics: Vec::new(),
             paused: false,
             changelogs: None,
-            end: None,
         };
+        // The group and the transactions' coordinator work side by side.
+        let subscribed = if log.config.copartitioned {
+            1
+        } else {
+            log.config.topics.len()
+        };
+        let topics: Vec<&str> = log.config.topics.iter().take(subscribed).map(String::as_str).collect();
+        log.consumer
+            .subscribe(&topics)
+            .map_err(|e| unavailable("subscribe", &e))?;
         // A sink writes dead letters only.
         let producers = if log.config.copartitioned { 2 } else { 1 };
         log.producers = std::thread::scope(|scope| {
@@ -104,15 +111,6 @@ impl KafkaLog {
                 })
                 .collect::<Result<_, _>>()
         })?;
-        let subscribed = if log.config.copartitioned {
-            1
-        } else {
-            log.config.topics.len()
-        };
-        let topics: Vec<&str> = log.config.topics.iter().take(subscribed).map(String::as_str).collect();
-        log.consumer
-            .subscribe(&topics)
-            .map_err(|e| unavailable("subscribe", &e))?;
         Ok(log)
     }
 
@@ -350,19 +348,8 @@ impl Log for KafkaLog {
         }
     }
 
-    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let (first, end) = self.changelogs()?.extent(topic, partition)?;
-        self.end = Some((topic.to_owned(), partition, end));
-        Ok((first, end))
-    }
-
-    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
-        let asked = self.end.take().filter(|(t, p, _)| t == topic && *p == partition);
-        let end = match asked {
-            Some((.., end)) => end,
-            None => self.changelogs()?.extent(topic, partition)?.1,
-        };
-        self.changelogs()?.read((topic, partition), (from, end), each)
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+        self.changelogs()?.read(changelogs, into)
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {

@@ -1,9 +1,9 @@
-//! Reading without a group: a changelog to its end, and any topic for the command line and for controls.
+//! Reading a topic without a group, for the command line and for controls.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kernel::{EachChange, Fault, FaultCode, RawRecord};
+use kernel::{Fault, FaultCode, RawRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -14,11 +14,9 @@ use crate::Brokers;
 use crate::faults::unavailable;
 use crate::send::raw;
 
-const REQUEST: Duration = Duration::from_secs(10);
-/// A changelog whose end does not come for this long has an open transaction nobody finishes, or a broker that is gone.
-const RESTORE_STALL: Duration = Duration::from_secs(90);
+pub(crate) const REQUEST: Duration = Duration::from_secs(10);
 
-fn consumer(brokers: &Brokers) -> Result<BaseConsumer, Fault> {
+pub(crate) fn consumer(brokers: &Brokers) -> Result<BaseConsumer, Fault> {
     brokers
         .client()
         .set("group.id", "soma-tail")
@@ -28,108 +26,11 @@ fn consumer(brokers: &Brokers) -> Result<BaseConsumer, Fault> {
         .set("auto.offset.reset", "earliest")
         .set("fetch.wait.max.ms", "50")
         .set("fetch.message.max.bytes", "4194304")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", "8192")
         // Not the client's second of rest whenever the queue is full.
         .set("fetch.queue.backoff.ms", "5")
         .create()
         .map_err(|e| unavailable("consumer", &e))
-}
-
-fn list(topic: &str, partition: i32, offset: Offset) -> Result<TopicPartitionList, Fault> {
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, offset)
-        .map_err(|e| unavailable("assign", &e))?;
-    Ok(list)
-}
-
-/// Reads changelogs. Connecting is most of what a short one costs, so both clients are kept.
-pub(crate) struct Changelogs {
-    plain: BaseConsumer,
-    reader: BaseConsumer,
-}
-
-impl Changelogs {
-    pub(crate) fn open(brokers: &Brokers) -> Result<Self, Fault> {
-        let plain = brokers
-            .client()
-            .set("group.id", "soma-tail")
-            .set("isolation.level", "read_uncommitted")
-            .create();
-        Ok(Self {
-            plain: plain.map_err(|e| unavailable("consumer", &e))?,
-            reader: consumer(brokers)?,
-        })
-    }
-
-    /// First offset of a partition and the one behind its last, open and aborted transactions included. With read_committed the
-    /// client's own idea of the end is the last stable offset; this asks without isolation for the true one.
-    pub(crate) fn extent(&self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let asked = self.plain.fetch_watermarks(topic, partition, REQUEST);
-        asked.map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))
-    }
-
-    /// Reads a partition from an offset until everything before `end` is read or known to be aborted; where it goes on.
-    pub(crate) fn read(
-        &self,
-        (topic, partition): (&str, i32),
-        (from, end): (i64, i64),
-        each: &mut EachChange<'_>,
-    ) -> Result<i64, Fault> {
-        if end <= from {
-            return Ok(from);
-        }
-        let begin = if from > 0 {
-            Offset::Offset(from)
-        } else {
-            Offset::Beginning
-        };
-        self.reader
-            .assign(&list(topic, partition, begin)?)
-            .map_err(|e| unavailable("assign", &e))?;
-        let read = self.read_assigned((topic, partition), (from, end), each);
-        self.reader.unassign().map_err(|e| unavailable("unassign", &e))?;
-        read
-    }
-
-    fn read_assigned(
-        &self,
-        (topic, partition): (&str, i32),
-        (from, end): (i64, i64),
-        each: &mut EachChange<'_>,
-    ) -> Result<i64, Fault> {
-        let started = Instant::now();
-        let mut next = from;
-        loop {
-            match self.reader.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => {
-                    let offset = message.offset();
-                    next = offset + 1;
-                    let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-                    each(key, message.payload(), offset)?;
-                    if next >= end {
-                        return Ok(next);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    // The end as readers see it. It is the true end once no open transaction holds it back.
-                    let (_, stable) = self
-                        .reader
-                        .fetch_watermarks(topic, partition, REQUEST)
-                        .map_err(|e| unavailable(&format!("end of {topic}/{partition}"), &e))?;
-                    if stable >= end {
-                        return Ok(end);
-                    }
-                }
-                Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),
-                None => {}
-            }
-            if started.elapsed() > RESTORE_STALL {
-                let detail =
-                    format!("{topic}/{partition} stands at {next} of {end}: an open transaction holds it back");
-                return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
-            }
-        }
-    }
 }
 
 /// Where to begin reading.

@@ -12,7 +12,7 @@ mod tool;
 pub use delivery::{Decoder, Delivery, Headers, Input, Position, RawRecord, decode};
 pub use effects::{Approach, Effects, Emit, EventTime, Perform, TAKEN_BY, Timer};
 pub use fault::{Blame, ConfigFault, Fault, FaultCode};
-pub use log::{Clock, Commit, Committed, EachChange, Log, Polled, RawEmit};
+pub use log::{Changelog, Clock, Commit, Committed, Log, Polled, RawEmit, Restoring};
 pub use processor::{Performer, Processor, Rejected, Signal, Sink, State, Window};
 pub use tool::{Answer, CallFault, Effect, Found, Replay, Tool};
 

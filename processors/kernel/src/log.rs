@@ -63,8 +63,27 @@ impl Commit {
 /// broker told.
 pub type Committed = BTreeMap<(Arc<str>, i32), i64>;
 
-/// Takes the key and value of one changelog record, and its offset.
-pub type EachChange<'a> = dyn FnMut(String, Option<&[u8]>, i64) -> Result<(), Fault> + 'a;
+/// A partition of a changelog.
+pub type Changelog = (Arc<str>, i32);
+
+/// Takes changelogs in while [`Log::restore`] reads them; `index` says which of those asked for.
+pub trait Restoring {
+    /// Where to begin, given the first offset kept and the one the next record will have.
+    ///
+    /// # Errors
+    /// What keeps it from taking the changelog in.
+    fn from(&mut self, index: usize, first: i64, end: i64) -> Result<i64, Fault>;
+    /// One record: key, value, offset.
+    ///
+    /// # Errors
+    /// As [`Restoring::from`].
+    fn take(&mut self, index: usize, key: String, value: Option<&[u8]>, offset: i64) -> Result<(), Fault>;
+    /// Everything before `next` has been read.
+    ///
+    /// # Errors
+    /// As [`Restoring::from`].
+    fn done(&mut self, index: usize, next: i64) -> Result<(), Fault>;
+}
 
 /// The log of one stage instance.
 pub trait Log: Send {
@@ -79,16 +98,11 @@ pub trait Log: Send {
     /// `TRANSACTION_ABORTED`: nothing of it is true, make it again. `COMMIT_FAILED`: it cannot be told whether it is; go on after
     /// [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault>;
-    /// First offset kept of a changelog partition, and the one its next record will have.
+    /// Reads changelogs to the ends they have now, one after the other; transactions open in them are waited for.
     ///
     /// # Errors
-    /// A dependency fault when the broker does not answer.
-    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault>;
-    /// Reads a changelog partition from an offset to its end, and says where it goes on.
-    ///
-    /// # Errors
-    /// A dependency fault when the broker does not answer; what `each` says.
-    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault>;
+    /// A dependency fault when the broker does not answer; what `into` says. What was taken in until then may be partial.
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault>;
     /// Begins reading partitions at their committed offsets; on partitions already begun, goes back to them.
     ///
     /// # Errors

@@ -14,14 +14,11 @@ use schemas::Timestamp;
 use schemas::records::Outcome;
 
 use crate::batch::{Batch, Cause};
-use crate::health::StageState;
 use crate::stage::StageContext;
 use crate::store::{Overlay, StateAt, Store};
 use crate::trace::Trace;
 
 const TIMERS_MAX: usize = 200;
-/// A restore says how far it is once in so many records.
-const PROGRESS_ROWS: u64 = 50_000;
 
 /// What holds for all steps of one turn.
 pub struct Moment<'a> {
@@ -45,12 +42,27 @@ pub trait Member: Send {
     fn topics(&self) -> Vec<&'static str>;
     /// Whether it keeps state.
     fn is_stateful(&self) -> bool;
-    /// Reads the state of a partition back from its changelog.
+    /// Takes a partition over with what the disk holds of it. The changelog's topic and up to where that knows it; `None` without state.
     ///
     /// # Errors
-    /// A dependency fault, or `STATE_UNREADABLE`.
-    fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault>;
-    /// Forgets what was waiting for the next turn; after a failed transaction, before [`Member::restore`].
+    /// `STATE_ON_DISK`.
+    fn own(&mut self, partition: i32, now: Timestamp) -> Result<Option<(Arc<str>, i64)>, Fault>;
+    /// Forgets what is held of a partition: its changelog is not the one that was read.
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK`.
+    fn clear(&mut self, partition: i32) -> Result<(), Fault>;
+    /// Takes one record of the changelog in.
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK` or `STATE_UNREADABLE`.
+    fn take_in(&mut self, partition: i32, key: String, value: Option<&[u8]>) -> Result<(), Fault>;
+    /// The changelog has been read up to `next`.
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK` or `STATE_UNREADABLE`.
+    fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault>;
+    /// Forgets what was waiting for the next turn; after a failed transaction, before its state is read back.
     fn forget(&mut self);
     /// Gives a partition up; what is in flight there is let go.
     fn release(&mut self, partition: i32);
@@ -295,33 +307,23 @@ impl<P: Processor> Member for Part<P> {
         std::mem::size_of::<P::State>() > 0
     }
 
-    fn restore(&mut self, cx: &mut StageContext, partition: i32) -> Result<(), Fault> {
-        let started = Instant::now();
-        let now = cx.clock.now();
-        let mut from = self.store.own(partition, now)?;
-        let mut read = 0;
-        if self.is_stateful() {
-            let (first, end) = cx.log.extent(&self.state_topic, partition)?;
-            if from > 0 && !(first..=end).contains(&from) {
-                tracing::warn!(stage = %self.name, partition, from, first, end, "the changelog is not the one the state on disk was read from; reading it all");
-                self.store.clear(partition)?;
-                from = 0;
-            }
-            let (store, health) = (&mut self.store, &cx.health);
-            let mut each = |key: String, value: Option<&[u8]>, offset: i64| {
-                read += 1;
-                if read % PROGRESS_ROWS == 0 {
-                    let what = format!("{} partition {partition}: at {offset} of {end}", self.name);
-                    health.set(&cx.stage, StageState::Restoring(what), 0);
-                }
-                store.restore(partition, key, value)
-            };
-            let next = cx.log.restore(&self.state_topic, partition, from, &mut each)?;
-            self.store.restored(partition, next, now)?;
-        }
+    fn own(&mut self, partition: i32, now: Timestamp) -> Result<Option<(Arc<str>, i64)>, Fault> {
+        let from = self.store.own(partition, now)?;
+        Ok(self.is_stateful().then(|| (self.state_topic.clone(), from)))
+    }
+
+    fn clear(&mut self, partition: i32) -> Result<(), Fault> {
+        self.store.clear(partition)
+    }
+
+    fn take_in(&mut self, partition: i32, key: String, value: Option<&[u8]>) -> Result<(), Fault> {
+        self.store.restore(partition, key, value)
+    }
+
+    fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault> {
+        self.store.restored(partition, next, now)?;
         let open = self.store.performing(partition)?;
         self.restored.extend(open.into_iter().map(|key| (partition, key)));
-        tracing::info!(stage = %self.name, partition, keys = self.store.len(), from, read, ms = started.elapsed().as_millis(), "state restored");
         Ok(())
     }
 

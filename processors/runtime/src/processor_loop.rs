@@ -11,6 +11,7 @@ use crate::dead;
 use crate::fuse::{Fuse, is_taken};
 use crate::health::StageState;
 use crate::part::{Member, Moment};
+use crate::restore::restore;
 use crate::stage::{Backoff, Stage, StageContext};
 
 /// Offsets of records that needed no step are committed with the next transaction, or alone after this long.
@@ -100,21 +101,10 @@ impl ProcessorStage {
         Ok(())
     }
 
-    fn restore(&mut self, cx: &mut StageContext, partitions: &BTreeSet<i32>) -> Result<(), Fault> {
-        for &p in partitions {
-            for member in &mut self.members {
-                let what = format!("{} partition {p}", member.name());
-                cx.health.set(&cx.stage, StageState::Restoring(what), self.owned.len());
-                member.restore(cx, p)?;
-            }
-        }
-        Ok(())
-    }
-
     fn assigned(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
         let known = self.partitions();
         let fresh: BTreeSet<i32> = parts.iter().map(|p| p.1).filter(|p| !known.contains(p)).collect();
-        self.restore(cx, &fresh)?;
+        restore(&mut self.members, cx, &fresh, self.owned.len())?;
         cx.log.start(parts)?;
         self.owned.extend(parts.iter().cloned());
         cx.running(self.owned.len());
@@ -150,7 +140,8 @@ impl ProcessorStage {
         self.backlog.clear();
         self.skipped.clear();
         self.members.iter_mut().for_each(|m| m.forget());
-        self.restore(cx, &self.partitions())?;
+        let partitions = self.partitions();
+        restore(&mut self.members, cx, &partitions, self.owned.len())?;
         let owned: Vec<_> = self.owned.iter().cloned().collect();
         if !owned.is_empty() {
             cx.log.start(&owned)?;

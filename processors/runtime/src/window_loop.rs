@@ -1,9 +1,10 @@
 //! The loop of an event-time window: batches in, metrics out, one snapshot per partition in the changelog.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel::{Blame, Delivery, Emit, Fault, Headers, Input, Polled, RawEmit, RawRecord, Window};
+use kernel::{Blame, Delivery, Emit, Fault, Headers, Input, Polled, RawEmit, RawRecord, Restoring, Window};
 use schemas::records::Metric;
 use schemas::topics;
 
@@ -46,16 +47,18 @@ impl<W: Window> WindowStage<W> {
     }
 
     fn restore(&mut self, cx: &mut StageContext, partitions: &BTreeSet<i32>) -> Result<(), Fault> {
-        for &p in partitions {
-            let detail = format!("{} partition {p}", cx.state_topic);
-            cx.health
-                .set(&cx.stage, StageState::Restoring(detail), self.owned.len());
-            let mut last: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
-            cx.log.restore(&cx.state_topic, p, 0, &mut |key, value, _| {
-                last.insert(key, value.map(<[u8]>::to_vec));
-                Ok(())
-            })?;
-            self.window.restore(p, last.get(KEY).and_then(|v| v.as_deref()))?;
+        let topic: Arc<str> = cx.state_topic.as_str().into();
+        let changelogs: Vec<_> = partitions.iter().map(|p| (topic.clone(), *p)).collect();
+        if changelogs.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("{topic} partitions {partitions:?}");
+        cx.health
+            .set(&cx.stage, StageState::Restoring(detail), self.owned.len());
+        let mut last = Last(vec![None; changelogs.len()]);
+        cx.log.restore(&changelogs, &mut last)?;
+        for (p, snapshot) in partitions.iter().zip(last.0) {
+            self.window.restore(*p, snapshot.as_deref())?;
         }
         Ok(())
     }
@@ -236,5 +239,25 @@ impl<W: Window> Stage for WindowStage<W> {
             Err(fault) => return Err(fault),
         }
         Ok(true)
+    }
+}
+
+/// Keeps the last snapshot of each changelog.
+struct Last(Vec<Option<Vec<u8>>>);
+
+impl Restoring for Last {
+    fn from(&mut self, _: usize, _: i64, _: i64) -> Result<i64, Fault> {
+        Ok(0)
+    }
+
+    fn take(&mut self, index: usize, key: String, value: Option<&[u8]>, _: i64) -> Result<(), Fault> {
+        if let Some(last) = self.0.get_mut(index).filter(|_| key == KEY) {
+            *last = value.map(<[u8]>::to_vec);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, _: usize, _: i64) -> Result<(), Fault> {
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Clock, Commit, Committed, EachChange, Fault, FaultCode, Log, Polled};
+use kernel::{Changelog, Clock, Commit, Committed, Fault, FaultCode, Log, Polled, Restoring};
 
 use super::{Cluster, SimClock, crash};
 
@@ -139,30 +139,33 @@ impl Log for SimLog {
         Ok(places)
     }
 
-    fn extent(&mut self, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-        let mut inner = self.cluster.lock();
-        inner.settle();
-        let end = inner.visible(topic, partition, 0).count();
-        Ok((0, i64::try_from(end).unwrap_or_default()))
-    }
-
-    fn restore(&mut self, topic: &str, partition: i32, from: i64, each: &mut EachChange<'_>) -> Result<i64, Fault> {
-        let mut inner = self.cluster.lock();
-        inner.settle();
-        let (who, chance) = (self.who(), inner.chances.crash_reading);
-        if inner.dies(&who, "dies while reading its state back", chance) {
-            return Err(crash());
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+        for (index, (topic, partition)) in changelogs.iter().enumerate() {
+            let mut inner = self.cluster.lock();
+            inner.settle();
+            let (who, chance) = (self.who(), inner.chances.crash_reading);
+            if inner.dies(&who, "dies while reading its state back", chance) {
+                return Err(crash());
+            }
+            let chance = inner.chances.restore_failed;
+            if inner.strikes(&who, "cannot read its state back", chance) {
+                return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
+            }
+            let end = inner.visible(topic, *partition, 0).count();
+            let from = into.from(index, 0, i64::try_from(end).unwrap_or_default())?;
+            let mut next = from;
+            for record in inner.visible(topic, *partition, from) {
+                next = record.position.offset + 1;
+                into.take(
+                    index,
+                    record.key.clone(),
+                    record.value.as_deref(),
+                    record.position.offset,
+                )?;
+            }
+            into.done(index, next)?;
         }
-        let chance = inner.chances.restore_failed;
-        if inner.strikes(&who, "cannot read its state back", chance) {
-            return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
-        }
-        let mut next = from;
-        for record in inner.visible(topic, partition, from) {
-            next = record.position.offset + 1;
-            each(record.key.clone(), record.value.as_deref(), record.position.offset)?;
-        }
-        Ok(next)
+        Ok(())
     }
 
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
