@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ bench-hop: python checkout ## One transactional stage beside a bare client loop 
 
 soak: setup checkout ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
 	@deploy/dev/soak.sh
+
+bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES random changes to copies of topic and table, all to be found
+	@deploy/dev/bench-audit.sh
 
 bench-restore: setup checkout ## State read back from its changelog, and from a checkpoint on disk: KEYS=
 	@deploy/dev/bench-restore.sh

@@ -1,5 +1,6 @@
 //! `soma-bench`: measures a running pipeline from outside, through Kafka alone. `deploy/dev/bench.sh` starts the servers.
 
+mod audit;
 mod common;
 mod e2e;
 mod hop;
@@ -27,6 +28,8 @@ enum Bench {
     Soak(soak::Options),
     /// State read back from its changelog, and from a checkpoint on disk: keys a second.
     Restore(restore::Options),
+    /// A chain verified on one core, and whether single changes to its copies are found.
+    Audit(audit::Options),
     /// The stage of `hop`.
     #[command(hide = true)]
     HopStage(hop::Contestant),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Bench::Hop(options) => hop::run(&options),
         Bench::Soak(options) => soak::run(&options),
         Bench::Restore(options) => restore::run(&options),
+        Bench::Audit(options) => audit::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };

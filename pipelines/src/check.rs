@@ -54,7 +54,9 @@ pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
             .filter_map(|t| catalogue.get(t))
             .map(|t| t.partitions)
             .collect();
-        if component.stateful && counts.len() > 1 {
+        // A topic of one partition goes along with the first of the others.
+        let alike = counts.iter().filter(|n| **n > 1).count() <= 1 && (component.fusable || counts.len() <= 2);
+        if component.stateful && (!alike || (component.fusable && counts.len() > 1)) {
             faults.push(ConfigFault::new(
                 &at,
                 format!("its topics {} are not partitioned alike", topics.join(", ")),

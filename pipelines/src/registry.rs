@@ -6,7 +6,8 @@ use std::sync::Arc;
 use kernel::{ConfigFault, Fault, FaultCode, Input, Performer, Processor, Sink};
 use runtime::{Member, Part, SinkStage, Stage, WindowStage};
 use schemas::records::{
-    Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
+    Verdict,
 };
 use schemas::{Record, topics};
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 
 use crate::apply::state_topic;
 use crate::config::{Pipeline, StageEntry, read};
+use crate::govern::{audit, check_policy_gate, gate, key};
 use crate::stores;
 use crate::wire::Shared;
 
@@ -106,6 +108,18 @@ pub const COMPONENTS: &[Component] = &[
         build: |entry, shared| Ok(part(entry, shared, memory_indexer::MemoryIndexer::new(), None)),
     },
     Component {
+        name: "audit",
+        topics: <stages::audit::Audit as Processor>::In::topics,
+        stateful: true,
+        // Its state is a partition's, not a run's.
+        fusable: false,
+        check: |entry, _| {
+            let audit = audit(entry)?;
+            Ok(format!("signs with key {}", audit.public_key()))
+        },
+        build: |entry, shared| Ok(part(entry, shared, made(audit(entry))?, None)),
+    },
+    Component {
         name: "events_per_minute",
         topics: <analytics::EventsPerMinute as kernel::Window>::In::topics,
         stateful: true,
@@ -128,6 +142,8 @@ pub const COMPONENTS: &[Component] = &[
                 topics::VERDICTS.name,
                 topics::OUTCOMES.name,
                 topics::METRICS.name,
+                topics::AUDIT.name,
+                topics::CHECKPOINTS.name,
             ]
         },
         stateful: false,
@@ -224,6 +240,8 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Memory::NAME, Memory::schema_text),
         (Event::NAME, Event::schema_text),
         (Metric::NAME, Metric::schema_text),
+        (AuditEntry::NAME, AuditEntry::schema_text),
+        (Checkpoint::NAME, Checkpoint::schema_text),
     ];
     ALL.iter().find(|(name, _)| *name == record).map(|(_, text)| text())
 }
@@ -260,7 +278,7 @@ fn nothing(entry: &StageEntry, _: &Pipeline) -> Result<String, Vec<ConfigFault>>
 }
 
 /// The stage's own configuration, or its defaults when there is none.
-fn own<T: serde::de::DeserializeOwned>(entry: &StageEntry) -> Result<T, Vec<ConfigFault>> {
+pub(crate) fn own<T: serde::de::DeserializeOwned>(entry: &StageEntry) -> Result<T, Vec<ConfigFault>> {
     let value = if entry.config.is_null() {
         serde_yaml_ng::Value::Mapping(Default::default())
     } else {
@@ -270,7 +288,7 @@ fn own<T: serde::de::DeserializeOwned>(entry: &StageEntry) -> Result<T, Vec<Conf
 }
 
 /// Every YAML, Rego or JSON file of these folders, as (path, text), sorted.
-fn texts(base: &Path, dirs: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<ConfigFault>> {
+pub(crate) fn texts(base: &Path, dirs: &[PathBuf]) -> Result<Vec<(String, String)>, Vec<ConfigFault>> {
     let mut files = Vec::new();
     let mut todo: Vec<PathBuf> = dirs.iter().map(|d| base.join(d)).collect();
     while let Some(dir) = todo.pop() {
@@ -345,54 +363,6 @@ fn tool_names() -> Result<Vec<&'static str>, Vec<ConfigFault>> {
         serde_json::from_value(serde_json::json!({"terraform_path": "terraform", "workspaces_dir": "."}))
             .map_err(|e| vec![ConfigFault::new("tools", e.to_string())])?;
     Ok(tools::all(&config).iter().map(|t| t.name()).collect())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GateConfig {
-    /// Folder of the policy bundle, from the pipeline file.
-    bundle: PathBuf,
-    /// File with the 32-byte signing key as hex.
-    signing_key_file: PathBuf,
-}
-
-/// A 32-byte key from a file of 64 hex digits.
-fn key(path: &Path, field: &str) -> Result<[u8; 32], Vec<ConfigFault>> {
-    let bad = |why: String| {
-        vec![ConfigFault::new(
-            field,
-            format!("{}: {why}; it must hold 64 hex digits", path.display()),
-        )]
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-    let bytes = hex::decode(text.trim()).map_err(|e| bad(e.to_string()))?;
-    bytes.try_into().map_err(|_| bad("wrong length".to_owned()))
-}
-
-/// Microseconds of a monotonic clock: the only measurement a pure stage is handed.
-fn stopwatch() -> u64 {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
-    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-fn gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<(policy_gate::PolicyGate, usize), Vec<ConfigFault>> {
-    let config: GateConfig = own(entry)?;
-    let bundle = policy_gate::Bundle::parse(&texts(&pipeline.dir, &[config.bundle])?)?;
-    let tests = bundle.test();
-    let failed: Vec<_> = tests
-        .iter()
-        .filter(|t| !t.passed)
-        .map(|t| ConfigFault::new(t.name.clone(), "policy test failed".to_owned()))
-        .collect();
-    if !failed.is_empty() {
-        return Err(failed);
-    }
-    let key = key(&config.signing_key_file, "signing_key_file")?;
-    Ok((policy_gate::PolicyGate::new(bundle, key, stopwatch), tests.len()))
-}
-
-fn check_policy_gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
-    gate(entry, pipeline).map(|(_, tests)| format!("{tests} policy tests pass"))
 }
 
 fn orchestrator(entry: &StageEntry) -> Result<orchestrator::Config, Vec<ConfigFault>> {

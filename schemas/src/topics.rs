@@ -5,7 +5,10 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 
 use crate::Record;
-use crate::records::{Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict};
+use crate::records::{
+    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
+    Verdict,
+};
 
 /// A topic and the record it carries.
 pub struct Topic<R> {
@@ -55,6 +58,10 @@ pub const MEMORIES: Topic<Memory> = Topic::new("soma.memories");
 pub const EVENTS: Topic<Event> = Topic::new("soma.events");
 /// Windowed numbers; written by analytics.
 pub const METRICS: Topic<Metric> = Topic::new("soma.metrics");
+/// Audit chains, one a partition; written by audit.
+pub const AUDIT: Topic<AuditEntry> = Topic::new("soma.audit");
+/// Signed checkpoints of the audit chains; written by audit.
+pub const CHECKPOINTS: Topic<Checkpoint> = Topic::new("soma.checkpoints");
 
 /// How old records go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use schemas::records::{
-    Approval, Call, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run, Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
+    Verdict,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -119,6 +120,23 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             kind: "run.started".into(),
             ..Default::default()
         }),
+        line(&AuditEntry {
+            previous: "00".repeat(32),
+            chain: 3,
+            seq: 70_000,
+            chained_at: at,
+            record: "Verdict".into(),
+            fact: "DENY".into(),
+            ..Default::default()
+        }),
+        line(&Checkpoint {
+            chain: 3,
+            number: 2,
+            first_seq: 60,
+            last_seq: 70,
+            signed_at: at,
+            ..Default::default()
+        }),
         line(&Metric {
             name: "soma_events_per_minute".into(),
             value: 42.5,
@@ -177,6 +195,8 @@ fn golden_bytes_still_read_and_are_still_written() {
             "Memory" => reread::<Memory>(&released, &raw),
             "Event" => reread::<Event>(&released, &raw),
             "Metric" => reread::<Metric>(&released, &raw),
+            "AuditEntry" => reread::<AuditEntry>(&released, &raw),
+            "Checkpoint" => reread::<Checkpoint>(&released, &raw),
             other => panic!("no reader for {other}"),
         };
         let (read, golden_json): (serde_json::Value, serde_json::Value) =

@@ -129,6 +129,8 @@ fn every_request_ends_once_and_nothing_is_done_twice() {
         .collect();
     assert!(twice.is_empty(), "done twice: {twice:?}");
     assert!(times.len() > 100, "the receiver saw only {} keys", times.len());
+    let out = live.soma(&["audit", "verify", "--no-table"]);
+    assert!(out.status.success(), "the chains go on behind the kill: {out:?}");
     println!(
         "kill9 runs=200 open_at_kill={} {by_status:?} keys={} done_twice=0",
         runs.len() - ended,

@@ -38,10 +38,17 @@ impl Changelogs {
             .set("group.id", "soma-tail")
             .set("isolation.level", "read_uncommitted")
             .create();
-        Ok(Self {
+        let opened = Self {
             plain: plain.map_err(|e| unavailable("consumer", &e))?,
             reader: Arc::new(consumer(brokers)?),
-        })
+        };
+        // Who leads what: asked for now, while the group is joined, rather than topic by topic once partitions are given.
+        for client in [&opened.plain, &opened.reader] {
+            client
+                .fetch_metadata(None, REQUEST)
+                .map_err(|e| unavailable("metadata", &e))?;
+        }
+        Ok(opened)
     }
 
     /// Reads changelogs to the ends they have now.

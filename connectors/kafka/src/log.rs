@@ -59,7 +59,9 @@ pub struct KafkaLog {
     owned: Vec<(String, i32)>,
     /// Next offset to read of every partition that is owned, as the group has it.
     committed: BTreeMap<(String, i32), i64>,
-    /// Partitions of each topic, when all have the same number.
+    /// Partitions of each topic.
+    counts: BTreeMap<String, usize>,
+    /// That number, when all have the same.
     partitions: Option<u32>,
     /// Topics records came from.
     topics: Vec<Arc<str>>,
@@ -81,6 +83,7 @@ impl KafkaLog {
             turn: 0,
             owned: Vec::new(),
             committed: BTreeMap::new(),
+            counts: BTreeMap::new(),
             partitions: None,
             topics: Vec::new(),
             paused: false,
@@ -97,19 +100,19 @@ impl KafkaLog {
             .subscribe(&topics)
             .map_err(|e| unavailable("subscribe", &e))?;
         // A sink writes dead letters only.
-        let producers = if log.config.copartitioned { 2 } else { 1 };
-        log.producers = std::thread::scope(|scope| {
+        let copartitioned = log.config.copartitioned;
+        let producers = if copartitioned { 2 } else { 1 };
+        (log.producers, log.changelogs) = std::thread::scope(|scope| {
             let config = &log.config;
+            let changelogs = copartitioned.then(|| scope.spawn(|| Changelogs::open(&config.brokers)));
             let begun: Vec<_> = (0..producers)
                 .map(|turn| scope.spawn(move || new_producer(config, turn)))
                 .collect();
-            begun
-                .into_iter()
-                .map(|made| match made.join() {
-                    Ok(made) => made.map(Some),
-                    Err(_) => Err(Fault::new(FaultCode::Internal, "a producer's start panicked")),
-                })
-                .collect::<Result<_, _>>()
+            let panicked = |_| Fault::new(FaultCode::Internal, "a client's start panicked");
+            let made = begun.into_iter().map(|made| made.join().map_err(panicked)?.map(Some));
+            let made = made.collect::<Result<_, Fault>>()?;
+            let changelogs = changelogs.map(|opened| opened.join().map_err(panicked)?);
+            Ok::<_, Fault>((made, changelogs.transpose()?))
         })?;
         Ok(log)
     }
@@ -123,17 +126,19 @@ impl KafkaLog {
         Ok(())
     }
 
-    /// The same partitions of every topic that goes along.
+    /// The same partitions of every topic that goes along, as far as it has them.
     fn along(&self, parts: &[(String, i32)]) -> Vec<(String, i32)> {
         if !self.config.copartitioned {
             return parts.to_vec();
         }
         let numbers: std::collections::BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
-        self.config
-            .topics
-            .iter()
-            .flat_map(|t| numbers.iter().map(move |n| (t.clone(), *n)))
-            .collect()
+        let there = |topic: &String, n: i32| {
+            let count = self.counts.get(topic);
+            count.is_none_or(|count| usize::try_from(n).is_ok_and(|n| n < *count))
+        };
+        let topics = self.config.topics.iter();
+        let all = topics.flat_map(|t| numbers.iter().map(move |n| (t, *n)));
+        all.filter(|(t, n)| there(t, *n)).map(|(t, n)| (t.clone(), n)).collect()
     }
 
     /// Where the group stands on these partitions.
@@ -234,22 +239,22 @@ impl KafkaLog {
             .extend(read.map(|p| ((p.topic.to_string(), p.partition), p.offset)));
     }
 
-    /// How many partitions each of the topics has; `None` when they differ.
-    fn alike(&self) -> Result<Option<u32>, Fault> {
+    /// How many partitions each of the topics has.
+    fn count(&self) -> Result<BTreeMap<String, usize>, Fault> {
         let known = self.consumer.fetch_metadata(None, REQUEST);
         let known = known.map_err(|e| unavailable("metadata", &e))?;
-        let of = |topic: &String| {
-            known
-                .topics()
-                .iter()
-                .find(|t| t.name() == topic)
-                .map(|t| t.partitions().len())
-        };
-        let mut counts = self.config.topics.iter().map(of);
-        let first = counts.next().flatten();
-        Ok(first
-            .filter(|_| counts.all(|n| n == first))
-            .and_then(|n| u32::try_from(n).ok()))
+        let topics = known.topics().iter();
+        let ours = topics.filter(|t| self.config.topics.iter().any(|o| o == t.name()));
+        Ok(ours.map(|t| (t.name().to_owned(), t.partitions().len())).collect())
+    }
+
+    fn alike(&self) -> Option<u32> {
+        let mut counts = self.config.topics.iter().map(|t| self.counts.get(t).copied());
+        let first = counts.next().flatten()?;
+        counts
+            .all(|n| n == Some(first))
+            .then(|| u32::try_from(first).ok())
+            .flatten()
     }
 
     /// Leaves no transaction open: aborts, or where that cannot be told, re-creates the producer, whose start resolves it (KIP-890).
@@ -361,8 +366,9 @@ impl Log for KafkaLog {
                 .incremental_assign(&none)
                 .map_err(|e| unavailable("assign", &e));
         }
+        self.counts = self.count()?;
+        self.partitions = self.alike();
         let parts = &self.along(parts);
-        self.partitions = self.alike()?;
         let at = self.positions(parts)?;
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
         let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));

@@ -30,7 +30,7 @@ fn avro<R: Record>(json: &Json) -> Result<Vec<u8>, DecodeError> {
     from_json::<R>(json)?.to_avro()
 }
 
-static KINDS: [Kind; 12] = [
+static KINDS: [Kind; 14] = [
     kind(topics::REQUESTS),
     kind(topics::PLANS),
     kind(topics::PROPOSALS),
@@ -43,6 +43,8 @@ static KINDS: [Kind; 12] = [
     kind(topics::MEMORIES),
     kind(topics::EVENTS),
     kind(topics::METRICS),
+    kind(topics::AUDIT),
+    kind(topics::CHECKPOINTS),
 ];
 
 /// The kind of a topic.
@@ -91,6 +93,14 @@ pub(super) fn key(kind: &Kind, json: &Json) -> Result<String, String> {
             (
                 format!("{}{{{}}}", text(json, "name"), labels.join(",")),
                 "name and labels",
+            )
+        }
+        "Checkpoint" => (json["chain"].to_string(), "chain"),
+        "AuditEntry" => {
+            let run = text(json, "run_id");
+            (
+                if run.is_empty() { text(json, "subject") } else { run }.to_owned(),
+                "run_id or subject",
             )
         }
         "Memory" => (

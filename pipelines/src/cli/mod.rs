@@ -2,6 +2,8 @@
 //! everything it does can be done by any Kafka client that speaks Avro.
 
 mod approve;
+mod audit;
+mod audit_table;
 mod context;
 mod control;
 mod describe;
@@ -97,6 +99,9 @@ enum Command {
     /// List kills, cancels and pauses in force
     #[command(after_help = "Example:\n  soma controls     `soma resume` with the same scope lifts one")]
     Controls,
+    /// Verify the audit chains, export the evidence of a run
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// List, show and replay dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -180,6 +185,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
         Command::Cancel(args) => control::run(args, ControlAction::Cancel, cx),
         Command::Controls => control::list(cx),
+        Command::Audit(command) => audit::run(command, cx),
         Command::Dlq(command) => dlq::run(command, cx),
         Command::Replay(args) => reprocess::run(args, cx),
         Command::Memory(command) => memory::run(command, cx),
@@ -251,6 +257,9 @@ mod tests {
             "soma kill --global --reason stop",
             "soma dlq replay --since 2h --rate 10/s --dry-run",
             "soma dlq show soma.requests 0 17",
+            "soma audit verify --no-table --key ab --key cd",
+            "soma audit export abc -o e.json --without-words",
+            "soma audit erase acme --reason gone -y",
             "soma memory search text --tenant acme",
             "soma memory recent --run abc",
             "soma sql -f x.sql --csv",

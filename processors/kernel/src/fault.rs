@@ -99,6 +99,8 @@ fault_codes! {
     StoreUnavailable = "STORE_UNAVAILABLE", Dependency;
     /// A store refused what we wrote: it is our statement or our schema that is wrong.
     StoreRefused = "STORE_REFUSED", Ourselves;
+    /// The key that a tenant's audit entries are encrypted with cannot be read or made.
+    AuditKeyUnreadable = "AUDIT_KEY_UNREADABLE", Dependency;
     /// The model that embeds text cannot be loaded or run.
     ModelUnavailable = "MODEL_UNAVAILABLE", Dependency;
     /// Again and again another living instance joined the group under our instance name; this one must stop.

@@ -34,6 +34,11 @@ pub trait Processor: Send + Sync + 'static {
     /// Stage name, for example `policy_gate`.
     fn name(&self) -> &'static str;
 
+    /// The one key that all state of a partition is kept under; `None` keeps it under the key of each record.
+    fn state_key(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Takes one record.
     ///
     /// # Errors

@@ -417,7 +417,8 @@ impl<P: Processor> Member for Part<P> {
             headers: record.headers.clone(),
             at: record.at,
         };
-        let place = (record.position.partition, record.key.as_str());
+        let key = self.processor.state_key().unwrap_or(&record.key);
+        let place = (record.position.partition, key);
         let mut loaded = self.store.load::<P::State>(&self.overlay, place.0, place.1)?;
         let mut fx = Effects::new(at.now, place.1, seed, &at.controls);
         let stepped = self.processor.step(&mut loaded.state, &delivery, &mut fx);

@@ -1,7 +1,9 @@
 //! The records: one file each, named as its `.avsc`.
 
 mod approval;
+mod audit_entry;
 mod call;
+mod checkpoint;
 mod control;
 mod event;
 mod memory;
@@ -15,7 +17,9 @@ mod shared;
 mod verdict;
 
 pub use approval::{Approval, ApprovalDecision};
+pub use audit_entry::AuditEntry;
 pub use call::Call;
+pub use checkpoint::Checkpoint;
 pub use control::{Control, ControlAction, Scope};
 pub use event::Event;
 pub use memory::{Memory, MemoryKind};

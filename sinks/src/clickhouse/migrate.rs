@@ -20,6 +20,10 @@ const FILES: &[(&str, &str)] = &[
         "0002_views.sql",
         include_str!("../../migrations/clickhouse/0002_views.sql"),
     ),
+    (
+        "0003_audit.sql",
+        include_str!("../../migrations/clickhouse/0003_audit.sql"),
+    ),
 ];
 
 /// The record of what was applied. `insert` recognises a second instance's row by its token.

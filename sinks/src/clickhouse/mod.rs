@@ -1,4 +1,4 @@
-//! ClickHouse: events, runs, verdicts, outcomes and metrics as tables, each record once, and SQL over them.
+//! ClickHouse: events, runs, verdicts, outcomes, metrics and the audit as tables, each record once, and SQL over them.
 //!
 //! Not here: TLS (the crate's connector cannot be given a private authority without panicking on hosts that have no
 //! certificates; put a TLS-terminating proxy beside the platform).

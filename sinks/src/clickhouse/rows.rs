@@ -2,7 +2,7 @@
 
 use clickhouse::{Row, RowOwned, RowWrite};
 use kernel::RawRecord;
-use schemas::records::{Event, FaultInfo, Metric, Outcome, Run, StepStatus, Verdict};
+use schemas::records::{AuditEntry, Checkpoint, Event, FaultInfo, Metric, Outcome, Run, StepStatus, Verdict};
 use schemas::topics::{self, Topic};
 use schemas::{Record, Timestamp};
 use serde::Serialize;
@@ -245,6 +245,74 @@ stored! { Metric in topics::METRICS as "metrics": MetricRow {
     value: r.value,
     revision: r.revision,
     emitted_at: r.emitted_at.0,
+} from r }
+
+row! {
+    /// Table `audit`: an entry as it was chained, so that its Avro bytes can be made of it again.
+    AuditRow {
+        previous: String,
+        chain: i32,
+        seq: i64,
+        chained_at: i64,
+        record: String,
+        topic: String,
+        offset: i64,
+        written_at: i64,
+        tenant: String,
+        run_id: String,
+        subject: String,
+        fact: String,
+        digest: String,
+        key_id: String,
+        body: String,
+    }
+}
+
+stored! { AuditEntry in topics::AUDIT as "audit": AuditRow {
+    previous: r.previous,
+    chain: r.chain,
+    seq: r.seq,
+    chained_at: r.chained_at.0,
+    record: r.record,
+    topic: r.topic,
+    offset: r.offset,
+    written_at: r.written_at.0,
+    tenant: r.tenant,
+    run_id: r.run_id,
+    subject: r.subject,
+    fact: r.fact,
+    digest: r.digest,
+    key_id: r.key_id,
+    body: r.body,
+} from r }
+
+row! {
+    /// Table `checkpoints`.
+    CheckpointRow {
+        chain: i32,
+        number: i64,
+        first_seq: i64,
+        last_seq: i64,
+        head: String,
+        root: String,
+        previous: String,
+        signed_at: i64,
+        public_key: String,
+        signature: String,
+    }
+}
+
+stored! { Checkpoint in topics::CHECKPOINTS as "checkpoints": CheckpointRow {
+    chain: r.chain,
+    number: r.number,
+    first_seq: r.first_seq,
+    last_seq: r.last_seq,
+    head: r.head,
+    root: r.root,
+    previous: r.previous,
+    signed_at: r.signed_at.0,
+    public_key: r.public_key,
+    signature: r.signature,
 } from r }
 
 fn micros(at: Timestamp) -> i64 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use kernel::{Decoder, Fault, FaultCode, Pending, RawRecord, Rejected, Sink};
 use schemas::Timestamp;
-use schemas::records::{Event, Metric, Outcome, Run, Verdict};
+use schemas::records::{AuditEntry, Checkpoint, Event, Metric, Outcome, Run, Verdict};
 use schemas::topics;
 
 use super::positions::{self, Kept};
@@ -12,7 +12,7 @@ use super::rows::Stored;
 use super::{Config, Server};
 use crate::batch;
 
-/// Keeps `soma.events`, `soma.runs`, `soma.verdicts`, `soma.outcomes` and `soma.metrics`.
+/// Keeps `soma.events`, `soma.runs`, `soma.verdicts`, `soma.outcomes`, `soma.metrics`, `soma.audit` and `soma.checkpoints`.
 pub struct ClickHouseSink {
     server: Server,
     places: HashMap<Place, Stand>,
@@ -123,6 +123,10 @@ impl ClickHouseSink {
             self.keep_as::<Outcome>(place, raws, decoder).await
         } else if topic == topics::METRICS.name {
             self.keep_as::<Metric>(place, raws, decoder).await
+        } else if topic == topics::AUDIT.name {
+            self.keep_as::<AuditEntry>(place, raws, decoder).await
+        } else if topic == topics::CHECKPOINTS.name {
+            self.keep_as::<Checkpoint>(place, raws, decoder).await
         } else {
             Err(Fault::new(
                 FaultCode::Internal,
@@ -259,6 +263,8 @@ impl Sink for ClickHouseSink {
             Verdict::TOPIC.name,
             Outcome::TOPIC.name,
             Metric::TOPIC.name,
+            AuditEntry::TOPIC.name,
+            Checkpoint::TOPIC.name,
         ]
     }
 

@@ -1,0 +1,87 @@
+//! Configuration of the stages that sign: the policy gate and the audit.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kernel::ConfigFault;
+use serde::Deserialize;
+use stages::{audit, policy_gate};
+
+use crate::config::{Pipeline, StageEntry};
+use crate::keyring::KeyFiles;
+use crate::registry::{own, texts};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GateConfig {
+    /// Folder of the policy bundle, from the pipeline file.
+    bundle: PathBuf,
+    /// File with the 32-byte signing key as hex.
+    signing_key_file: PathBuf,
+}
+
+/// A 32-byte key from a file of 64 hex digits.
+pub(crate) fn key(path: &Path, field: &str) -> Result<[u8; 32], Vec<ConfigFault>> {
+    let bad = |why: String| {
+        vec![ConfigFault::new(
+            field,
+            format!("{}: {why}; it must hold 64 hex digits", path.display()),
+        )]
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    let bytes = hex::decode(text.trim()).map_err(|e| bad(e.to_string()))?;
+    bytes.try_into().map_err(|_| bad("wrong length".to_owned()))
+}
+
+/// Microseconds of a monotonic clock: the only measurement a pure stage is handed.
+fn stopwatch() -> u64 {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn gate(
+    entry: &StageEntry,
+    pipeline: &Pipeline,
+) -> Result<(policy_gate::PolicyGate, usize), Vec<ConfigFault>> {
+    let config: GateConfig = own(entry)?;
+    let bundle = policy_gate::Bundle::parse(&texts(&pipeline.dir, &[config.bundle])?)?;
+    let tests = bundle.test();
+    let failed: Vec<_> = tests
+        .iter()
+        .filter(|t| !t.passed)
+        .map(|t| ConfigFault::new(t.name.clone(), "policy test failed".to_owned()))
+        .collect();
+    if !failed.is_empty() {
+        return Err(failed);
+    }
+    let key = key(&config.signing_key_file, "signing_key_file")?;
+    Ok((policy_gate::PolicyGate::new(bundle, key, stopwatch), tests.len()))
+}
+
+pub(crate) fn check_policy_gate(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
+    gate(entry, pipeline).map(|(_, tests)| format!("{tests} policy tests pass"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditConfig {
+    /// File with the 32-byte key that checkpoints are signed with, as hex.
+    signing_key_file: PathBuf,
+    /// Folder of the tenants' keys, the same for all instances.
+    keys_dir: PathBuf,
+    #[serde(default)]
+    stage: Option<audit::Config>,
+}
+
+pub(crate) fn audit(entry: &StageEntry) -> Result<audit::Audit, Vec<ConfigFault>> {
+    let config: AuditConfig = own(entry)?;
+    let key = key(&config.signing_key_file, "signing_key_file")?;
+    let stage = config.stage.unwrap_or(audit::Config { checkpoint_s: 60 });
+    let faults = stage.check();
+    if !faults.is_empty() {
+        let of = |f: ConfigFault| ConfigFault::new(format!("stage.{}", f.path), f.detail);
+        return Err(faults.into_iter().map(of).collect());
+    }
+    let keys = KeyFiles::open(&config.keys_dir).map_err(|f| vec![ConfigFault::new("keys_dir", f.detail)])?;
+    Ok(audit::Audit::new(stage, key, Arc::new(keys)))
+}

@@ -1,0 +1,105 @@
+//! What an entry says of a record without its body.
+
+use kernel::{Fault, FaultCode};
+use schemas::records::{Approval, Call, Control, Outcome, Request, Verdict};
+use schemas::{Record, digest};
+use serde::Serialize;
+
+use super::Input;
+
+/// The open part of an entry, and the text of its body.
+pub(super) struct Facts {
+    pub(super) record: &'static str,
+    pub(super) tenant: String,
+    pub(super) run_id: String,
+    pub(super) subject: String,
+    pub(super) fact: String,
+    /// The record as canonical JSON.
+    pub(super) text: String,
+}
+
+/// The word an enum has on the wire.
+fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+fn text<R: Record>(record: &R) -> Result<String, Fault> {
+    let json = serde_json::to_string(record).map_err(|e| e.to_string());
+    let canonical = json.and_then(|json| digest::canonical(&json));
+    canonical.map_err(|e| Fault::new(FaultCode::RecordInvalid, format!("{} as JSON: {e}", R::NAME)))
+}
+
+pub(super) fn of(input: &Input) -> Result<Facts, Fault> {
+    let facts = |record, (tenant, run_id): (&str, &str), subject: String, fact, text| Facts {
+        record,
+        tenant: tenant.to_owned(),
+        run_id: run_id.to_owned(),
+        subject,
+        fact,
+        text,
+    };
+    Ok(match input {
+        Input::Request(r) => {
+            let run = digest::run_id(&r.tenant, &r.idempotency_key);
+            let of = (r.tenant.as_str(), run.as_str());
+            facts(
+                Request::NAME,
+                of,
+                r.idempotency_key.clone(),
+                String::new(),
+                text(r.as_ref())?,
+            )
+        }
+        Input::Verdict(v) => {
+            let of = (v.tenant.as_str(), v.run_id.as_str());
+            facts(
+                Verdict::NAME,
+                of,
+                v.verdict_id.clone(),
+                word(&v.decision),
+                text(v.as_ref())?,
+            )
+        }
+        Input::Approval(a) => {
+            let of = (a.tenant.as_str(), a.run_id.as_str());
+            facts(
+                Approval::NAME,
+                of,
+                a.approval_id.clone(),
+                word(&a.decision),
+                text(a.as_ref())?,
+            )
+        }
+        Input::Control(c) => {
+            let tenant = if c.scope == schemas::records::Scope::Tenant {
+                c.target.as_str()
+            } else {
+                ""
+            };
+            let run = if c.scope == schemas::records::Scope::Run {
+                c.target.as_str()
+            } else {
+                ""
+            };
+            let subject = format!("{}:{}", word(&c.scope), c.target);
+            facts(
+                Control::NAME,
+                (tenant, run),
+                subject,
+                word(&c.action),
+                text(c.as_ref())?,
+            )
+        }
+        Input::Call(c) => {
+            let of = (c.tenant.as_str(), c.run_id.as_str());
+            facts(Call::NAME, of, c.call_id.clone(), String::new(), text(c.as_ref())?)
+        }
+        Input::Outcome(o) => {
+            let of = (o.tenant.as_str(), o.run_id.as_str());
+            facts(Outcome::NAME, of, o.call_id.clone(), word(&o.status), text(o.as_ref())?)
+        }
+    })
+}
