@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -88,6 +88,10 @@ bench-hop: python checkout ## One transactional stage beside a bare client loop 
 
 soak: setup checkout ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
 	@deploy/dev/soak.sh
+
+bench-kill: build ## Two hundred runs in flight, a kill at each scope: how long until the last thing was sent
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@SOMA_BENCH=1 SOMA_LIVE_FILTER=kill_switch deploy/dev/live.sh
 
 bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES random changes to copies of topic and table, all to be found
 	@deploy/dev/bench-audit.sh

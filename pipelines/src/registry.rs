@@ -427,7 +427,14 @@ fn build_invoker(entry: &StageEntry, shared: &Shared) -> Result<Built, Fault> {
     let (config, _) = made(invoker_config(entry, &shared.pipeline))?;
     let public = policy_gate::public_key(made(key(&config.verdict_key_file, "verdict_key_file"))?);
     let secrets = tools::Secrets(shared.pipeline.secrets.clone());
-    let engine = tools::Engine::new(tools::all(&config.tools), secrets, config.limits, shared.clock.clone());
+    let controls = shared.controls.clone();
+    let engine = tools::Engine::new(
+        tools::all(&config.tools),
+        secrets,
+        config.limits,
+        shared.clock.clone(),
+        Arc::new(move || controls.now().0),
+    );
     let invoker = invoker::Invoker::new(public, config.stage);
     Ok(part(entry, shared, invoker, Some(Arc::new(engine))))
 }

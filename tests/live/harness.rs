@@ -170,12 +170,14 @@ impl Live {
         let wanted: BTreeSet<&String> = runs.iter().collect();
         let mut tail = Tail::open(&self.brokers, topics::RUNS.name, From::Beginning).unwrap();
         let mut seen: BTreeMap<String, Vec<Run>> = BTreeMap::new();
-        let mut open = wanted.len();
+        // A killed run is published again, with the same end, when the fate of its open call is known.
+        let mut ended: BTreeSet<String> = BTreeSet::new();
         let deadline = Instant::now() + limit;
-        while open > 0 {
+        while ended.len() < wanted.len() {
             assert!(
                 Instant::now() < deadline,
-                "{open} runs have not ended: {:#?}",
+                "{} runs have not ended: {:#?}",
+                wanted.len() - ended.len(),
                 unfinished(&wanted, &seen)
             );
             let Ok(Some(record)) = tail.next(200) else { continue };
@@ -183,7 +185,7 @@ impl Live {
             let run: Run = kernel::decode(&value, self.registry.as_ref()).unwrap();
             if wanted.contains(&run.run_id) {
                 if run.finished_at.is_some() {
-                    open = open.saturating_sub(1);
+                    ended.insert(run.run_id.clone());
                 }
                 seen.entry(run.run_id.clone()).or_default().push(run);
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use kernel::Clock;
 use runtime::sim::{Rng, SimClock};
-use runtime::{Member, Part, StateAt};
+use runtime::{Member, Part, SharedControls, StateAt};
 use schemas::Timestamp;
 use schemas::records::Request;
 use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
@@ -64,6 +64,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) world: &'a World,
     pub(super) clock: &'a SimClock,
     pub(super) mutant: Option<Mutant>,
+    pub(super) controls: SharedControls,
     /// Where each stage of an instance keeps its state.
     pub(super) state_at: Box<dyn Fn(&str) -> StateAt + 'a>,
 }
@@ -94,7 +95,14 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
                 Arc::new(SimTool { name, world }) as Arc<dyn kernel::Tool>
             });
             let clock: Arc<dyn Clock> = Arc::new(cx.clock.clone());
-            let engine = tools::Engine::new(tools.into(), tools::Secrets(BTreeMap::new()), Default::default(), clock);
+            let controls = cx.controls.clone();
+            let engine = tools::Engine::new(
+                tools.into(),
+                tools::Secrets(BTreeMap::new()),
+                Default::default(),
+                clock,
+                Arc::new(move || controls.now().0),
+            );
             let invoker = invoker::Invoker::new(policy_gate::public_key(key), Default::default());
             let performer: Arc<dyn kernel::Performer> = Arc::new(engine);
             if cx.mutant == Some(Mutant::CallBeforeIntent) {

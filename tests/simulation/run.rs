@@ -224,10 +224,20 @@ impl Simulation {
             world: &self.world,
             clock: &self.clock,
             mutant: self.plan.mutant,
+            controls: self.heard(),
             state_at: Box::new(move |name| match &folder {
                 Some(folder) => StateAt::Disk(folder.join(name)),
                 None => StateAt::Memory,
             }),
+        }
+    }
+
+    /// The controls as stages hear them.
+    fn heard(&self) -> SharedControls {
+        if self.plan.mutant == Some(Mutant::KillUnheard) {
+            SharedControls::default()
+        } else {
+            self.controls.clone()
         }
     }
 
@@ -285,16 +295,11 @@ impl Simulation {
             [WINDOW] => format!("{PIPELINE}.{WINDOW}.state"),
             _ => String::new(),
         };
-        let deaf = self.plan.mutant == Some(Mutant::KillUnheard);
         let cx = StageContext {
             stage: node.names.join("+"),
             log: mutants::log(self.plan.mutant, log),
             decoder: self.cluster.decoder(),
-            controls: if deaf {
-                SharedControls::default()
-            } else {
-                self.controls.clone()
-            },
+            controls: self.heard(),
             clock: Arc::new(self.clock.clone()),
             metrics: self.metrics.clone(),
             health: Health::default(),

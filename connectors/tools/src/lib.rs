@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kernel::{ConfigFault, Tool};
 use serde::{Deserialize, Serialize};
 
-pub use engine::{Concurrency, Engine, Limits, Secrets};
+pub use engine::{Concurrency, Engine, Heeded, Limits, Secrets};
 pub use http::{Auth, Body, Driver, Expect, HttpLimits, Incoming, Outgoing, client};
 
 /// What the tools need to know of this installation.

@@ -16,6 +16,7 @@ mod letter;
 mod memory;
 mod out;
 mod pipeline;
+mod policy;
 mod produce;
 pub(crate) mod prometheus;
 mod replay;
@@ -107,6 +108,9 @@ enum Command {
     Dlq(dlq::Command),
     /// Run past records through a stage again, into side topics, and compare
     Replay(reprocess::Args),
+    /// Test a policy bundle, try it on recorded history, explain a verdict
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Find what was remembered
     #[command(subcommand)]
     Memory(memory::Command),
@@ -188,6 +192,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Audit(command) => audit::run(command, cx),
         Command::Dlq(command) => dlq::run(command, cx),
         Command::Replay(args) => reprocess::run(args, cx),
+        Command::Policy(command) => policy::run(command, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
         Command::Topics(command) => topics::run(command, cx),
@@ -257,6 +262,8 @@ mod tests {
             "soma kill --global --reason stop",
             "soma dlq replay --since 2h --rate 10/s --dry-run",
             "soma dlq show soma.requests 0 17",
+            "soma policy backtest --bundle p --since 7d --html r.html",
+            "soma policy explain abc",
             "soma audit verify --no-table --key ab --key cd",
             "soma audit export abc -o e.json --without-words",
             "soma audit erase acme --reason gone -y",

@@ -64,7 +64,7 @@ struct Compared {
 }
 
 /// Records of a topic within a stretch of time.
-fn past(cx: &Context, topic: &str, since: Timestamp, until: Timestamp) -> Result<Vec<RawRecord>, Failure> {
+pub(super) fn past(cx: &Context, topic: &str, since: Timestamp, until: Timestamp) -> Result<Vec<RawRecord>, Failure> {
     let mut tail = Tail::open(&cx.brokers()?, topic, From::Time(since))?;
     let mut records = Vec::new();
     read_to_end(&mut tail, &mut |record| {

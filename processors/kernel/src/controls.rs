@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use schemas::records::{Control, ControlAction, Scope};
+use schemas::records::{Call, CallKind, Control, ControlAction, Scope};
+
+use crate::fault::{Fault, FaultCode};
 
 /// What a control covers: the facts of a run or a call. Empty means not applicable.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +51,28 @@ impl Controls {
     pub fn all(&self) -> impl Iterator<Item = &Control> {
         self.by_key.values()
     }
+}
+
+/// The stop that covers a call; a cancel lets its way back go on.
+pub fn stop<'a>(controls: &'a Controls, call: &Call) -> Option<&'a Control> {
+    let covers = Covers {
+        tenant: &call.tenant,
+        capsule: call.capsule.as_deref().unwrap_or_default(),
+        tool: &call.tool,
+        run_id: &call.run_id,
+    };
+    let goes_back = |c: &Control| c.action == ControlAction::Cancel && call.kind == CallKind::Compensation;
+    controls.covering(covers).filter(|c| !goes_back(c))
+}
+
+/// What is said of a call that a control stopped before it was sent.
+pub fn stopped(control: &Control) -> Fault {
+    let scope = key_of(control.scope, &control.target);
+    let detail = format!(
+        "{:?} by {} at {scope}: {}; nothing was done",
+        control.action, control.actor, control.reason
+    );
+    Fault::new(FaultCode::ControlStopped, detail)
 }
 
 /// Key of a control on its topic.

@@ -12,9 +12,17 @@ use crate::faults::excerpt;
 /// What came of a call.
 pub(super) enum Ending {
     Done(Answer),
-    Failed { fault: Fault, retryable: bool },
+    Failed {
+        fault: Fault,
+        retryable: bool,
+    },
     Unknown(Fault),
     Refused(Fault),
+    /// A control came while it waited for its turn: nothing was sent. It may be asked for again when a pause is over.
+    Stopped {
+        fault: Fault,
+        paused: bool,
+    },
 }
 
 impl Ending {
@@ -70,6 +78,7 @@ pub(super) fn outcome(call: Call, ending: Ending, times: Times, redactor: &Redac
         Ending::Failed { fault, retryable } => (OutcomeStatus::Failed, String::new(), 0, info(fault, retryable)),
         Ending::Unknown(fault) => (OutcomeStatus::Unknown, String::new(), 0, info(fault, false)),
         Ending::Refused(fault) => (OutcomeStatus::Refused, String::new(), 0, info(fault, false)),
+        Ending::Stopped { fault, paused } => (OutcomeStatus::Refused, String::new(), 0, info(fault, paused)),
     };
     Outcome {
         status,

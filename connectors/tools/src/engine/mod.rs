@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use kernel::controls::{self, Controls};
 use kernel::{Approach, CallFault, Clock, Effect, Fault, FaultCode, Found, Pending, Performer, Replay, Tool};
-use schemas::records::{Call, Outcome};
+use schemas::records::{Call, ControlAction, Outcome};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument;
 
@@ -79,11 +80,22 @@ struct Inner {
     queues: Queues,
     limits: Limits,
     clock: Arc<dyn Clock>,
+    controls: Heeded,
 }
 
+/// Gives the controls as they stand.
+pub type Heeded = Arc<dyn Fn() -> Arc<Controls> + Send + Sync>;
+
 impl Engine {
-    /// An engine over these tools. Of two tools with one name the later counts.
-    pub fn new(tools: Vec<Arc<dyn Tool>>, secrets: Secrets, limits: Limits, clock: Arc<dyn Clock>) -> Self {
+    /// An engine over these tools. Of two tools with one name the later counts. `controls` are looked at again when a call's turn
+    /// has come: it may have waited long since its stage let it out.
+    pub fn new(
+        tools: Vec<Arc<dyn Tool>>,
+        secrets: Secrets,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        controls: Heeded,
+    ) -> Self {
         Self(Arc::new(Inner {
             tools: tools.into_iter().map(|t| (t.name(), t)).collect(),
             redactor: secrets.redactor(),
@@ -91,6 +103,7 @@ impl Engine {
             queues: Queues::new(limits.concurrency, limits.tools.clone()),
             limits,
             clock,
+            controls,
         }))
     }
 }
@@ -138,7 +151,20 @@ impl Inner {
         outcome
     }
 
-    async fn act(&self, call: &Call, approach: Approach) -> Ending {
+    async fn act(&self, call: &Call, mut approach: Approach) -> Ending {
+        let controls = (self.controls)();
+        if let Some(control) = controls::stop(&controls, call) {
+            if approach == Approach::Fresh {
+                return Ending::Stopped {
+                    fault: controls::stopped(control),
+                    paused: control.action == ControlAction::Pause,
+                };
+            }
+            // Cut off before and paused now: its stage lets none of these out but by the width of a pause's arrival.
+            if control.action != ControlAction::Pause {
+                approach = Approach::Inquire;
+            }
+        }
         let ready = match self.ready(call) {
             Ok(ready) => ready,
             // The same arguments were refused the first time too. Anything else may have been different then.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kernel::Answer;
 use schemas::Timestamp;
-use schemas::records::{CallKind, OutcomeStatus};
+use schemas::records::{CallKind, Control, OutcomeStatus, Scope};
 use serde_json::{Value, json};
 
 use super::*;
@@ -116,6 +116,7 @@ fn ledger(replay: Replay) -> (Engine, Arc<Ledger>) {
             secrets,
             limits,
             Arc::new(Noon),
+            Arc::new(Arc::default),
         ),
         ledger,
     )
@@ -357,6 +358,7 @@ async fn waiting_for_a_turn_is_not_counted() {
         Secrets::default(),
         limits,
         Arc::new(Noon),
+        Arc::new(Arc::default),
     );
     let slow = tokio::spawn(engine.perform(call("hang"), Approach::Fresh));
     tokio::task::yield_now().await;
@@ -373,4 +375,61 @@ async fn waiting_for_a_turn_is_not_counted() {
     assert_eq!(quick.status, Succeeded);
     assert!(quick.latency_us < 100_000, "{}", quick.latency_us);
     assert_eq!(slow.await.unwrap().status, Unknown);
+}
+
+#[tokio::test]
+async fn a_stop_is_heard_by_those_that_wait_for_their_turn() {
+    let (_, ledger) = ledger(Replay::Safe);
+    let limits = Limits {
+        concurrency: Concurrency {
+            calls_max: 1,
+            calls_per_tenant_max: 1,
+        },
+        ..Limits::default()
+    };
+    let shared = Arc::new(std::sync::Mutex::new(Arc::new(Controls::default())));
+    let heeded = Arc::clone(&shared);
+    let engine = Engine::new(
+        vec![Arc::clone(&ledger) as Arc<dyn Tool>],
+        Secrets::default(),
+        limits,
+        Arc::new(Noon),
+        Arc::new(move || heeded.lock().unwrap().clone()),
+    );
+    let first = Call {
+        timeout_ms: 100,
+        ..call("hang")
+    };
+    let busy = tokio::spawn(engine.perform(first, Approach::Fresh));
+    tokio::task::yield_now().await;
+    let waiting: Vec<_> = [Approach::Fresh, Approach::Recover]
+        .map(|approach| tokio::spawn(engine.perform(call("append"), approach)))
+        .into();
+    tokio::task::yield_now().await;
+    let press = |action| {
+        let mut controls = Controls::default();
+        controls.apply(Control {
+            scope: Scope::Tenant,
+            target: "acme".into(),
+            action,
+            ..Control::default()
+        });
+        *shared.lock().unwrap() = Arc::new(controls);
+    };
+    press(ControlAction::Kill);
+    busy.await.unwrap();
+    let mut ended = Vec::new();
+    for outcome in waiting {
+        ended.push(outcome.await.unwrap());
+    }
+    assert_eq!(said(&ended[0]), (Refused, "CONTROL_STOPPED", false));
+    assert_eq!(ended[1].status, Unknown, "cut off before: asked after, not sent again");
+    press(ControlAction::Pause);
+    let paused = engine.perform(call("append"), Approach::Fresh).await;
+    assert_eq!(said(&paused), (Refused, "CONTROL_STOPPED", true));
+    assert_eq!(
+        ledger.lines(&call("append").idempotency_key),
+        1,
+        "only the first was sent"
+    );
 }

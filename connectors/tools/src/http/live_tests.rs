@@ -34,6 +34,7 @@ fn engine() -> Engine {
         Secrets(secrets),
         Limits::default(),
         Arc::new(WallClock),
+        Arc::new(Arc::default),
     )
 }
 

@@ -93,6 +93,7 @@ fn engine(root: &Path) -> Engine {
         Secrets::default(),
         Limits::default(),
         Arc::new(WallClock),
+        Arc::new(Arc::default),
     )
 }
 
@@ -281,7 +282,13 @@ async fn a_missing_program_says_what_to_do() {
     let place = Place::new("missing");
     let config = json!({"terraform_path": place.0.join("no-terraform"), "workspaces_dir": place.0.join("workspaces")});
     let tools = crate::all(&serde_json::from_value(config).unwrap());
-    let engine = Engine::new(tools, Secrets::default(), Limits::default(), Arc::new(WallClock));
+    let engine = Engine::new(
+        tools,
+        Secrets::default(),
+        Limits::default(),
+        Arc::new(WallClock),
+        Arc::new(Arc::default),
+    );
     let plan = call("plan", "p", json!({"workspace": "web", "module": {"main.tf": ""}}));
     let fault = engine.perform(plan, Approach::Fresh).await.fault.unwrap();
     assert_eq!((fault.code.as_str(), fault.retryable), ("TOOL_UNREACHABLE", true));

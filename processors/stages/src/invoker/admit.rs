@@ -1,7 +1,7 @@
 //! Whether a call may go out: the digest is recomputed, the permit's signature checked, controls and the deadline looked at.
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use kernel::controls::{self, Covers};
+use kernel::controls;
 use kernel::{Effects, EventTime, Fault, FaultCode};
 use schemas::digest;
 use schemas::records::{Call, CallKind, Control, ControlAction, FaultInfo, Outcome, OutcomeStatus};
@@ -77,27 +77,14 @@ fn permit_step(call: &Call) -> String {
     }
 }
 
-/// The stop that covers a call; a cancel lets its way back go on.
+/// The stop that covers a call.
 pub(super) fn stop<'a>(call: &Call, fx: &'a Effects<'_>) -> Option<&'a Control> {
-    let capsule = call.capsule.as_deref().unwrap_or_default();
-    let covers = Covers {
-        tenant: &call.tenant,
-        capsule,
-        tool: &call.tool,
-        run_id: &call.run_id,
-    };
-    let goes_back = |c: &Control| c.action == ControlAction::Cancel && call.kind == CallKind::Compensation;
-    fx.controls().covering(covers).filter(|c| !goes_back(c))
+    controls::stop(fx.controls(), call)
 }
 
 fn check_controls(call: &Call, fx: &Effects<'_>) -> Result<(), FaultInfo> {
     let Some(control) = stop(call, fx) else { return Ok(()) };
-    let scope = controls::key_of(control.scope, &control.target);
-    let detail = format!(
-        "{:?} by {} at {scope}: {}; nothing was done",
-        control.action, control.actor, control.reason
-    );
-    Err(Fault::new(FaultCode::ControlStopped, detail).info(control.action == ControlAction::Pause))
+    Err(controls::stopped(control).info(control.action == ControlAction::Pause))
 }
 
 /// The outcome of a call that was not even tried.

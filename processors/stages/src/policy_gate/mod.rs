@@ -34,6 +34,11 @@ pub struct PolicyGate {
     stopwatch: fn() -> u64,
 }
 
+/// The id of a verdict. `cause` tells a judgement from another of the same subject: `plan`, or the id of the proposal.
+pub fn verdict_id(run_id: &str, kind: &str, subject_id: &str, digest: &str, revision: &str, cause: &str) -> String {
+    digest::id("ver", &["ver", run_id, kind, subject_id, digest, revision, cause])
+}
+
 /// What is known of a subject beside the case itself.
 struct Subjected<'a> {
     run_id: &'a str,
@@ -63,6 +68,17 @@ impl PolicyGate {
     /// Revision of the bundle it judges by.
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// The verdict on what is put before it, at a time.
+    ///
+    /// # Errors
+    /// `RECORD_INVALID` for a plan that has no digest.
+    pub fn judge(&self, input: &Input, now: EventTime) -> Result<Verdict, Fault> {
+        match input {
+            Input::Plan(plan) => self.judge_plan(plan, now),
+            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now)),
+        }
     }
 
     fn judge_plan(&self, plan: &Plan, now: EventTime) -> Result<Verdict, Fault> {
@@ -166,17 +182,16 @@ impl PolicyGate {
         let violations: Vec<Violation> = findings.into_iter().map(|f| f.violation).collect();
         let score = rules::score(&violations);
         let kind = if case.subject == Subject::Plan { "PLAN" } else { "STEP" };
-        let id_parts = [
-            "ver",
+        let verdict_id = verdict_id(
             subject.run_id,
             kind,
             case.subject_id,
             &subject.digest,
             &self.revision,
             subject.cause,
-        ];
+        );
         Verdict {
-            verdict_id: digest::id("ver", &id_parts),
+            verdict_id,
             run_id: subject.run_id.to_owned(),
             tenant: case.tenant.to_owned(),
             subject: case.subject,

@@ -1,0 +1,300 @@
+//! `soma policy`: a bundle tested, another one tried on recorded history, and a verdict explained.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use kernel::ConfigFault;
+use schemas::records::{Plan, Proposal, Verdict};
+use schemas::{Record, topics};
+use serde_json::json;
+use stages::policy_gate::Bundle;
+
+use super::context::{Context, now};
+use super::failure::{Done, FAILED, Failure, OK};
+use super::reprocess::past;
+use super::{out, runs, when};
+use crate::backtest::{Backtest, Group, Put, groups, run as backtest};
+
+/// Tests, backtests and explains.
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Runs the Rego tests of a bundle
+    #[command(after_help = "Example:
+  soma policy test pipelines/policies/base
+
+Exit code: 0 all pass, 1 some do not, 2 the bundle does not compile (file and line are named).")]
+    Test {
+        /// Folder of the bundle
+        #[arg(default_value = "pipelines/policies/base")]
+        bundle: PathBuf,
+    },
+    /// Judges recorded history with another bundle: which verdicts would change?
+    #[command(after_help = "Examples:
+  soma policy backtest --bundle my-policies --since 7d
+  soma policy backtest --bundle my-policies --tenant acme --html report.html
+
+Every plan and proposal of that time is judged again, at the time it was judged, by the bundle given; nothing is written to any topic.
+Exit code: 0 no verdict changes, 1 some do.")]
+    Backtest(Args),
+    /// Shows why a run was judged as it was: every verdict, every rule, and what it spoke against
+    #[command(after_help = "Example:\n  soma policy explain 3f2a91")]
+    Explain {
+        /// Run id, or its beginning
+        run: String,
+    },
+}
+
+/// What to try.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Folder of the bundle to try
+    #[arg(long, value_name = "DIR")]
+    bundle: PathBuf,
+    /// From when on: a time (RFC 3339), or a duration back from now
+    #[arg(long, default_value = "7d", value_name = "WHEN")]
+    since: String,
+    /// One tenant only
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Also write a page to read
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+pub(super) fn run(command: &Command, cx: &Context) -> Done {
+    match command {
+        Command::Test { bundle } => test(bundle, cx),
+        Command::Backtest(args) => try_on_history(args, cx),
+        Command::Explain { run } => explain(run, cx),
+    }
+}
+
+fn refused(faults: Vec<ConfigFault>) -> Failure {
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    Failure::input(
+        "POLICY_UNREADABLE",
+        lines.join("\n"),
+        "the bundle that runs is not touched; mend these and try again",
+    )
+}
+
+fn read(folder: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let files = crate::registry::texts(Path::new(""), &[folder.to_owned()]).map_err(refused)?;
+    if files.is_empty() {
+        let text = format!("{} holds no .rego, .yaml or .json file", folder.display());
+        return Err(Failure::input("POLICY_UNREADABLE", text, "give the folder of a bundle"));
+    }
+    Ok(files)
+}
+
+fn test(folder: &Path, cx: &Context) -> Done {
+    let bundle = Bundle::parse(&read(folder)?).map_err(refused)?;
+    let results = bundle.test();
+    let failed = results.iter().filter(|r| !r.passed).count();
+    if cx.json {
+        let all: Vec<_> = results
+            .iter()
+            .map(|r| json!({"test": r.name, "passed": r.passed, "detail": r.detail}))
+            .collect();
+        out::json(&json!({"revision": bundle.revision(), "tests": all, "failed": failed}))?;
+    } else {
+        for r in &results {
+            let word = if r.passed {
+                out::paint(out::GREEN, "pass")
+            } else {
+                out::paint(out::RED, "FAIL")
+            };
+            out::line(format!(
+                "{word}  {}{}{}",
+                r.name,
+                if r.passed { "" } else { ": " },
+                r.detail
+            ))?;
+        }
+        out::line(format!(
+            "policy tests={} failed={failed} revision={}",
+            results.len(),
+            bundle.revision()
+        ))?;
+    }
+    Ok(if failed == 0 { OK } else { FAILED })
+}
+
+fn all<R: Record>(
+    cx: &Context,
+    topic: &str,
+    since: schemas::Timestamp,
+    keep: impl Fn(&R) -> bool,
+) -> Result<Vec<R>, Failure> {
+    let registry = cx.registry()?;
+    let records = past(cx, topic, since, now())?;
+    let read = records.iter().filter_map(|r| r.value.as_deref());
+    // What cannot be read was not judged either; `soma dlq list` has it.
+    let read = read.filter_map(|value| kernel::decode::<R>(value, registry.as_ref()).ok());
+    Ok(read.filter(|r| keep(r)).collect())
+}
+
+fn try_on_history(args: &Args, cx: &Context) -> Done {
+    let files = read(&args.bundle)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bundles = (0..cores)
+        .map(|_| Bundle::parse(&files))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(refused)?;
+    let revision = bundles.first().map(|b| b.revision().to_owned()).unwrap_or_default();
+    let since = when::instant(&args.since, now())
+        .map_err(|e| Failure::input("USAGE", e, "write for example 7d or 2026-01-31T12:00:00Z"))?;
+    let mine = |tenant: &str| args.tenant.as_deref().is_none_or(|t| t == tenant);
+    let verdicts = all::<Verdict>(cx, topics::VERDICTS.name, since, |v| mine(&v.tenant))?;
+    let plans = all::<Plan>(cx, topics::PLANS.name, since, |p| mine(&p.tenant))?;
+    let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, since, |p| mine(&p.tenant))?;
+    let mut puts: Vec<_> = plans.into_iter().map(|p| Put::Plan(Box::new(p))).collect();
+    puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
+    let began = Instant::now();
+    let found = backtest(bundles, &puts, &verdicts)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let alike = groups(&found.changes);
+    if let Some(file) = &args.html {
+        let page = html(&found, &alike, &revision);
+        std::fs::write(file, page).map_err(|e| {
+            Failure::input(
+                "FILE_UNWRITABLE",
+                format!("{}: {e}", file.display()),
+                "name another with --html",
+            )
+        })?;
+    }
+    #[allow(clippy::cast_precision_loss, reason = "verdicts a second")]
+    let per_s = found.judged as f64 / seconds.max(1e-9);
+    if cx.json {
+        out::json(
+            &json!({"revision": revision, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
+        )?;
+    } else {
+        out::table(
+            &[
+                "VERDICTS",
+                "TENANT",
+                "TOOLS",
+                "WAS",
+                "WOULD BE",
+                "RULES NEW",
+                "RULES GONE",
+                "EXAMPLE",
+            ],
+            &rows(&alike),
+        )?;
+        out::line(format!(
+            "backtest judged={} changed={} reworded={} unmatched={} seconds={seconds:.2} backtest_per_s={per_s:.0}",
+            found.judged,
+            found.changes.len(),
+            found.reworded,
+            found.unmatched
+        ))?;
+    }
+    Ok(if found.changes.is_empty() { OK } else { FAILED })
+}
+
+fn rows(alike: &[Group<'_>]) -> Vec<Vec<String>> {
+    let row = |g: &Group<'_>| {
+        let c = g.example;
+        let words = |rules: &[String]| {
+            if rules.is_empty() {
+                "-".to_owned()
+            } else {
+                rules.join(", ")
+            }
+        };
+        vec![
+            g.count.to_string(),
+            c.tenant.clone(),
+            c.tools.clone(),
+            c.before.to_owned(),
+            c.after.to_owned(),
+            words(&c.rules_new),
+            words(&c.rules_gone),
+            format!("{} {}", c.run_id, c.subject_id),
+        ]
+    };
+    alike.iter().map(row).collect()
+}
+
+fn html(found: &Backtest, alike: &[Group<'_>], revision: &str) -> String {
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let cells = |row: Vec<String>| {
+        row.iter()
+            .map(|c| format!("<td>{}</td>", escape(c)))
+            .collect::<String>()
+    };
+    let lines: String = rows(alike)
+        .into_iter()
+        .zip(alike)
+        .map(|(row, g)| format!("<tr>{}<td>{}</td></tr>", cells(row), escape(&g.example.reason)))
+        .collect();
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Policy backtest</title><style>\
+         body{{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem;color:#222}}\
+         table{{border-collapse:collapse;width:100%}}td,th{{border-bottom:1px solid #ddd;padding:.4rem .5rem;text-align:left;vertical-align:top}}\
+         td{{word-break:break-word}}</style></head><body><h1>Policy backtest</h1><p>Bundle <code>{}</code>: {} verdicts judged again, \
+         <strong>{} would change</strong>, {} keep their decision for other reasons, {} plans or proposals had no recorded verdict.</p>\
+         <table><tr><th>Verdicts</th><th>Tenant</th><th>Tools</th><th>Was</th><th>Would be</th><th>Rules new</th><th>Rules gone</th>\
+         <th>Example</th><th>Why</th></tr>{lines}</table></body></html>\n",
+        escape(revision),
+        found.judged,
+        found.changes.len(),
+        found.reworded,
+        found.unmatched
+    )
+}
+
+fn explain(run: &str, cx: &Context) -> Done {
+    let run = runs::find(cx, run)?;
+    let began = run.created_at.plus_ms(-60_000);
+    let verdicts = all::<Verdict>(cx, topics::VERDICTS.name, began, |v| v.run_id == run.run_id)?;
+    if cx.json {
+        out::json(&json!(verdicts))?;
+        return Ok(OK);
+    }
+    for v in &verdicts {
+        let head = format!(
+            "{:?} {} {} score {} {}",
+            v.subject,
+            v.subject_id,
+            v.decision.word(),
+            v.score,
+            when::shown(v.decided_at)
+        );
+        out::line(out::paint(out::BOLD, &head))?;
+        out::line(format!("  verdict {}  policy {}", v.verdict_id, v.policy_revision))?;
+        if v.violations.is_empty() {
+            out::line("  no rule speaks against it")?;
+        }
+        for rule in &v.violations {
+            let about = rule
+                .step_id
+                .as_ref()
+                .map(|s| format!(" (step {s})"))
+                .unwrap_or_default();
+            out::line(format!(
+                "  {}{about}: {}",
+                out::paint(out::YELLOW, &rule.rule),
+                rule.description
+            ))?;
+            if !rule.excerpt.is_empty() {
+                out::line(format!("    in: …{}…", rule.excerpt))?;
+            }
+        }
+        if let Some(approval) = &v.approval_id {
+            out::line(format!("  rests on approval {approval}"))?;
+        }
+        for step in &v.steps {
+            let why = if step.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", step.reason)
+            };
+            out::line(format!("  step {} {}{why}", step.step_id, step.decision.word()))?;
+        }
+    }
+    Ok(OK)
+}
