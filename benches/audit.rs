@@ -11,7 +11,7 @@ use schemas::Record;
 use schemas::records::{AuditEntry, Call, Checkpoint, Decision, Outcome, OutcomeStatus, Permit, Verdict};
 use schemas::topics::{self, Cleanup};
 use stages::audit::verify::Verifier;
-use stages::audit::{Audit, Chain, Config, Input, Key, Keyring};
+use stages::audit::{Audit, Chain, Config, Input, Key, Keyring, Seen};
 
 use crate::common::{brokers, create, now, registry, text, tokio};
 
@@ -110,7 +110,7 @@ fn chain(audit: &Audit, entries: usize) -> Result<(Vec<Vec<u8>>, Vec<Checkpoint>
     let (mut written, mut checkpoints) = (Vec::with_capacity(entries), Vec::new());
     for i in 0..entries {
         let delivery = Delivery {
-            input: record(i),
+            input: Seen::Read(record(i)),
             key: String::new(),
             position: Position {
                 topic: topics::VERDICTS.name.into(),

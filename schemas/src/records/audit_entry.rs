@@ -15,7 +15,7 @@ pub struct AuditEntry {
     pub seq: i64,
     /// When it was chained.
     pub chained_at: Timestamp,
-    /// What was written: `Request`, `Verdict`, `Approval`, `Control`, `Call` or `Outcome`.
+    /// What was written: `Request`, `Verdict`, `Approval`, `Control`, `Call` or `Outcome`; `Unreadable` for bytes that are none.
     pub record: String,
     /// Topic it was read from.
     pub topic: String,

@@ -1,11 +1,13 @@
 //! What an entry says of a record without its body.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use kernel::{Fault, FaultCode};
 use schemas::records::{Approval, Call, Control, Outcome, Request, Verdict};
 use schemas::{Record, digest};
 use serde::Serialize;
 
-use super::Input;
+use super::{Input, Seen};
 
 /// The open part of an entry, and the text of its body.
 pub(super) struct Facts {
@@ -32,7 +34,25 @@ fn text<R: Record>(record: &R) -> Result<String, Fault> {
     canonical.map_err(|e| Fault::new(FaultCode::RecordInvalid, format!("{} as JSON: {e}", R::NAME)))
 }
 
-pub(super) fn of(input: &Input) -> Result<Facts, Fault> {
+/// Of bytes that are no record of their topic.
+fn unreadable(bytes: &[u8], fault: &Fault) -> Facts {
+    let code = fault.code.as_str();
+    Facts {
+        record: "Unreadable",
+        tenant: String::new(),
+        run_id: String::new(),
+        subject: super::digest_of(bytes),
+        fact: code.to_owned(),
+        // In canonical order.
+        text: serde_json::json!({"bytes": STANDARD.encode(bytes), "code": code, "detail": fault.detail}).to_string(),
+    }
+}
+
+pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
+    let input = match seen {
+        Seen::Read(input) => input,
+        Seen::Unreadable(bytes, fault) => return Ok(unreadable(bytes, fault)),
+    };
     let facts = |record, (tenant, run_id): (&str, &str), subject: String, fact, text| Facts {
         record,
         tenant: tenant.to_owned(),

@@ -14,7 +14,7 @@ pub mod verify;
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use kernel::{ConfigFault, Delivery, Effects, Emit, Fault, Processor, Timer};
+use kernel::{Blame, ConfigFault, Decoder, Delivery, Effects, Emit, Fault, Processor, Timer};
 use schemas::records::{Approval, AuditEntry, Call, Checkpoint, Control, Outcome, Request, Verdict};
 use schemas::topics;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,29 @@ kernel::inputs! {
         Control(Control) = topics::CONTROLS,
         Call(Call) = topics::CALLS,
         Outcome(Outcome) = topics::OUTCOMES,
+    }
+}
+
+/// A record as it came. One that cannot be read is chained too: the stage it was meant for gives it to the dead letters, once.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// One that can be read.
+    Read(Input),
+    /// Bytes that cannot, and why.
+    Unreadable(Vec<u8>, Fault),
+}
+
+impl kernel::Input for Seen {
+    fn topics() -> Vec<&'static str> {
+        Input::topics()
+    }
+
+    fn decode(topic: &str, value: &[u8], decoder: &dyn Decoder) -> Result<Self, Fault> {
+        match Input::decode(topic, value, decoder) {
+            Ok(read) => Ok(Seen::Read(read)),
+            Err(fault) if fault.blame == Blame::Input => Ok(Seen::Unreadable(value.to_vec(), fault)),
+            Err(fault) => Err(fault),
+        }
     }
 }
 
@@ -104,7 +127,7 @@ impl Audit {
 }
 
 impl Processor for Audit {
-    type In = Input;
+    type In = Seen;
     type State = Chain;
 
     fn name(&self) -> &'static str {
@@ -115,7 +138,7 @@ impl Processor for Audit {
         Some(CHAIN)
     }
 
-    fn step(&self, chain: &mut Chain, input: &Delivery<Input>, fx: &mut Effects<'_>) -> Result<(), Fault> {
+    fn step(&self, chain: &mut Chain, input: &Delivery<Seen>, fx: &mut Effects<'_>) -> Result<(), Fault> {
         let facts = facts::of(&input.input)?;
         let seq = chain.seq + 1;
         let place = (input.position.partition, seq);
@@ -189,7 +212,7 @@ fn or_zeros(hash: &str) -> String {
     if hash.is_empty() { ZEROS } else { hash }.to_owned()
 }
 
-/// SHA-256 of a record's canonical JSON.
-pub fn digest_of(text: &str) -> String {
+/// SHA-256 of a record's canonical JSON, 64 hex digits.
+pub fn digest_of(text: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(text))
 }

@@ -28,6 +28,12 @@ fn audit() -> Audit {
     Audit::new(Config { checkpoint_s: 60 }, [7; 32], Arc::new(One))
 }
 
+impl From<Input> for Seen {
+    fn from(input: Input) -> Self {
+        Seen::Read(input)
+    }
+}
+
 /// What the stage writes for verdicts of one partition, a checkpoint after every `every` of them.
 fn written(n: i64, every: i64) -> (Vec<Vec<u8>>, Vec<Checkpoint>) {
     let (audit, mut chain, controls) = (audit(), Chain::default(), Controls::default());
@@ -62,9 +68,9 @@ fn written(n: i64, every: i64) -> (Vec<Vec<u8>>, Vec<Checkpoint>) {
     (entries, checkpoints)
 }
 
-fn delivery(input: Input, offset: i64) -> Delivery<Input> {
+fn delivery(input: impl Into<Seen>, offset: i64) -> Delivery<Seen> {
     Delivery {
-        input,
+        input: input.into(),
         key: "k".into(),
         position: Position {
             topic: topics::VERDICTS.name.into(),
@@ -231,4 +237,23 @@ fn evidence_holds_and_a_change_of_it_does_not() {
         }
         assert!(changed.check().is_err(), "change {change}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_chained_as_it_came() {
+    let fault = Fault::new(kernel::FaultCode::RecordNotFramed, "no magic byte");
+    let poison = Seen::Unreadable(vec![1, 2, 3], fault);
+    let (audit, mut chain, controls) = (audit(), Chain::default(), Controls::default());
+    let mut fx = Effects::new(Timestamp(1), CHAIN, "", &controls);
+    audit.step(&mut chain, &delivery(poison, 0), &mut fx).unwrap();
+    let entry = read(&fx.emits[0].avro);
+    assert_eq!(
+        (entry.record.as_str(), entry.fact.as_str()),
+        ("Unreadable", "RECORD_NOT_FRAMED")
+    );
+    let key = One.key("").unwrap().unwrap();
+    let says = unseal(&key, (2, 1), &entry.body).unwrap();
+    assert!(says.contains("\"bytes\":\"AQID\""), "{says}");
+    assert_eq!(entry.digest, digest_of(&says));
+    assert_eq!(schemas::digest::canonical(&says).unwrap(), says);
 }
