@@ -87,6 +87,18 @@ pub(super) fn check(live: &Live, asked: &[Request]) -> Found {
     world(live, &topics, &mut found);
     clickhouse(live, &topics, &mut found);
     memories(live, &topics, &mut found);
+    let chains = live.soma(&["audit", "verify", "--no-table"]);
+    if !chains.status.success() {
+        let said = String::from_utf8_lossy(&chains.stdout).into_owned() + &String::from_utf8_lossy(&chains.stderr);
+        found.torn(format!("the audit: {said}"));
+    }
+    println!(
+        "chaos: {}",
+        String::from_utf8_lossy(&chains.stdout)
+            .lines()
+            .last()
+            .unwrap_or_default()
+    );
     let dead = live.dead_total();
     if dead > 0 {
         found.lost(format!("{dead} good records are dead letters"));

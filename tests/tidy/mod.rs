@@ -265,3 +265,30 @@ fn no_registry_host_or_machine_path_is_written_down() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+/// A line that points at a test which is not there shows nothing.
+#[test]
+fn the_compliance_map_points_at_tests_that_are_there() {
+    let map = text(Path::new("deploy/compliance.md"));
+    let code: String = files(".rs").iter().map(|p| text(p)).collect();
+    let cases = text(Path::new("pipelines/control-tower/cases.yaml"));
+    let mut named = 0;
+    for line in map.lines().filter(|l| l.starts_with("| ")) {
+        let shown = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for (before, name) in shown
+            .split('`')
+            .collect::<Vec<_>>()
+            .chunks(2)
+            .filter_map(|c| Some((c[0], *c.get(1)?)))
+        {
+            let there = if before.ends_with("case ") {
+                cases.contains(&format!("- case: {name}\n"))
+            } else {
+                code.contains(&format!("fn {name}("))
+            };
+            assert!(there, "no test or case is named `{name}`: {line}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
+}
