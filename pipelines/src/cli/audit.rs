@@ -9,7 +9,7 @@ use schemas::{Record, topics};
 use serde_json::json;
 use stages::audit::evidence::{Evidence, Proven, prove};
 use stages::audit::verify::{Broken, Verifier, Whole, by_chain};
-use stages::audit::{Audit, Config, Keyring, unseal};
+use stages::audit::{public_key, unseal};
 
 use super::audit_table::Kept;
 use super::context::{Context, now, read_to_end};
@@ -154,14 +154,7 @@ fn believed(given: &[String], cx: &Context) -> Result<Vec<String>, Failure> {
             "give the public key with --key instead",
         )
     })?;
-    struct None;
-    impl Keyring for None {
-        fn key(&self, _: &str) -> Result<Option<stages::audit::Key>, kernel::Fault> {
-            Ok(Option::None)
-        }
-    }
-    let audit = Audit::new(Config { checkpoint_s: 60 }, secret, std::sync::Arc::new(None));
-    Ok(vec![audit.public_key()])
+    Ok(vec![public_key(secret)])
 }
 
 fn verify(args: &Verify, cx: &Context) -> Done {
@@ -386,7 +379,7 @@ fn export(run: &str, file: &Path, without_words: bool, cx: &Context) -> Done {
     let checked = found
         .check()
         .map_err(|e| Failure::failed("EVIDENCE_WRONG", e, "`soma audit verify` says more"))?;
-    let text = serde_json::to_string_pretty(&found).unwrap_or_default();
+    let text = serde_json::to_string_pretty(&found).map_err(|e| Failure::failed("INTERNAL", e.to_string(), ""))?;
     let page = file.with_extension("html");
     for (path, text) in [(file, text), (&page, found.html())] {
         std::fs::write(path, text).map_err(|e| {

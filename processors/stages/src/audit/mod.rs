@@ -103,6 +103,11 @@ pub struct Chain {
     since: Tree,
 }
 
+/// The Ed25519 public key that belongs to a signing key, 64 hex digits.
+pub fn public_key(signing_key: [u8; 32]) -> String {
+    hex::encode(SigningKey::from_bytes(&signing_key).verifying_key().to_bytes())
+}
+
 /// The audit stage.
 pub struct Audit {
     config: Config,
@@ -122,7 +127,7 @@ impl Audit {
 
     /// The Ed25519 public key that its checkpoints are checked with, 64 hex digits.
     pub fn public_key(&self) -> String {
-        hex::encode(self.key.verifying_key().to_bytes())
+        public_key(self.key.to_bytes())
     }
 }
 
