@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill fuzz opa soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,10 +47,11 @@ deploy: build ## Check, apply topics, schemas and migrations, roll the running p
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
 
-test: python ## Set up and pass every test: check, fresh simulation seeds, then the live tests on real servers
+test: python ## Set up and pass every test: check, fresh simulation seeds, a minute of each fuzzer, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory sim SEEDS=200 SEED_FROM=$$(date +%s)
+	@$(MAKE) --no-print-directory fuzz SECONDS_=60
 	@$(MAKE) --no-print-directory live
 
 check: fmt lint unit ## Format, lints, tidy, unit, contract, cases
@@ -75,6 +76,12 @@ sim: checkout ## Simulated histories of the loop, from seeds: SEEDS=n SEED_FROM=
 live: build ## Live tests: real servers in a home of their own, started and stopped here
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/live.sh
+
+opa: checkout ## Our Rego beside the OPA binary: OPA's published tests and our bundle, pair by pair (needs Go)
+	@deploy/dev/step.sh "opa" deploy/dev/opa.sh
+
+fuzz: checkout ## Avro, plans, controls and approvals under random bytes, SECONDS_ each: SECONDS_=60, KEEP=1 keeps what it learnt
+	@deploy/dev/step.sh "fuzz" deploy/dev/fuzz.sh
 
 chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
 	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run

@@ -13,5 +13,6 @@ mod chaos;
 mod contract;
 #[cfg(feature = "live")]
 mod live;
+mod opa;
 mod simulation;
 mod tidy;

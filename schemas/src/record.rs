@@ -8,7 +8,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
-use apache_avro::{Schema, from_value};
+use apache_avro::{Decimal, Schema, from_value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -129,20 +129,38 @@ pub fn decode_value(writer: &Schema, bytes: &[u8], reader: Option<&Schema>) -> R
 
 fn decode(writer: &Schema, bytes: &[u8], reader: Option<&Schema>) -> Result<Value, DecodeError> {
     let mut rest = bytes;
-    let read = |rest: &mut &[u8]| {
-        GenericDatumReader::builder(writer)
-            .maybe_reader_schema(reader)
-            .build()?
-            .read_value(rest)
-    };
+    let read = |rest: &mut &[u8]| GenericDatumReader::builder(writer).build()?.read_value(rest);
     let value = read(&mut rest).map_err(|e| DecodeError(e.to_string()))?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(DecodeError(format!(
+    if !rest.is_empty() {
+        return Err(DecodeError(format!(
             "{} bytes are left over after the record",
             rest.len()
-        )))
+        )));
+    }
+    match reader {
+        Some(reader) => widened(value).resolve(reader).map_err(|e| DecodeError(e.to_string())),
+        None => Ok(value),
+    }
+}
+
+/// With decimals of the bytes their precision may need. Avro lets a decimal be as short as it fits, and other clients write it so;
+/// the library refuses to resolve any that is shorter than its precision could need.
+fn widened(value: Value) -> Value {
+    match value {
+        Value::Decimal(short) => match Vec::<u8>::try_from(&short) {
+            Ok(bytes) if (1..8).contains(&bytes.len()) => {
+                let sign = if bytes[0] & 0x80 == 0 { 0 } else { 0xff };
+                let mut wide = vec![sign; 8 - bytes.len()];
+                wide.extend(bytes);
+                Value::Decimal(Decimal::from(wide))
+            }
+            _ => Value::Decimal(short),
+        },
+        Value::Union(at, inner) => Value::Union(at, Box::new(widened(*inner))),
+        Value::Array(items) => Value::Array(items.into_iter().map(widened).collect()),
+        Value::Map(entries) => Value::Map(entries.into_iter().map(|(k, v)| (k, widened(v))).collect()),
+        Value::Record(fields) => Value::Record(fields.into_iter().map(|(k, v)| (k, widened(v))).collect()),
+        other => other,
     }
 }
 

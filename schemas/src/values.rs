@@ -163,8 +163,8 @@ impl<'de> Deserialize<'de> for Usd {
                 v.to_string().parse().map_err(de::Error::custom)
             }
             fn visit_bytes<E: de::Error>(self, v: &[u8]) -> Result<Usd, E> {
-                if v.len() > 8 {
-                    return Err(de::Error::custom("a decimal of more than 18 digits"));
+                if v.is_empty() || v.len() > 8 {
+                    return Err(de::Error::custom("a decimal has 1 to 8 bytes"));
                 }
                 let mut wide = [if v.first().is_some_and(|b| b & 0x80 != 0) {
                     0xff
@@ -172,7 +172,11 @@ impl<'de> Deserialize<'de> for Usd {
                     0
                 }; 8];
                 wide[8 - v.len()..].copy_from_slice(v);
-                Ok(Usd(i64::from_be_bytes(wide)))
+                let micros = i64::from_be_bytes(wide);
+                if micros.unsigned_abs() > Usd::MICROS_MAX.unsigned_abs() {
+                    return Err(de::Error::custom("a decimal of more than 18 digits"));
+                }
+                Ok(Usd(micros))
             }
         }
         if d.is_human_readable() {

@@ -212,6 +212,35 @@ fn golden_bytes_still_read_and_are_still_written() {
     }
 }
 
+/// Avro's decimals are as short as they fit when Java writes them; ours have eight bytes.
+#[test]
+fn a_decimal_of_any_length_reads_the_same_fast_and_slow() {
+    let bytes = |budget: &[u8]| {
+        let request = Request {
+            budget_usd: Some(Usd(0x0102_0304_0506_0708)),
+            ..Request::default()
+        };
+        let written = hex::encode(request.to_avro().unwrap());
+        let (before, after) = written.split_once("02100102030405060708").unwrap();
+        let length = u8::try_from(budget.len() * 2).unwrap();
+        hex::decode(format!("{before}02{length:02x}{}{after}", hex::encode(budget))).unwrap()
+    };
+    let both = |budget: &[u8]| {
+        let bytes = bytes(budget);
+        let fast = Request::from_written(&schemas::Written::with(Request::schema().clone()), &bytes);
+        let slow = Request::from_avro(Request::schema(), &bytes);
+        assert_eq!(fast.is_ok(), slow.is_ok(), "{budget:?}: {fast:?} and {slow:?}");
+        let of = |r: Result<Request, _>| r.ok().map(|r| r.budget_usd);
+        assert_eq!(of(fast.clone()), of(slow), "{budget:?}");
+        of(fast)
+    };
+    assert_eq!(both(&[0x26, 0x25, 0xa0]), Some(Some(Usd(2_500_000))));
+    assert_eq!(both(&[0xff]), Some(Some(Usd(-1))));
+    assert_eq!(both(&[]), None, "no bytes are no number");
+    assert_eq!(both(&[0x7f; 8]), None, "more than 18 digits");
+    assert_eq!(both(&[0; 9]), None, "longer than its precision");
+}
+
 fn reread<R: Record>(writer: &schemas::Schema, bytes: &[u8]) -> serde_json::Value {
     serde_json::to_value(R::from_avro(writer, bytes).unwrap()).unwrap()
 }

@@ -9,7 +9,7 @@ base := {"step_id": "s", "exact": true, "compensation": false, "url": null, "arg
 
 rules(findings) := {f.rule | some f in findings}
 
-web(host, loopback) := {"valid": true, "scheme": "http", "host": host, "loopback": loopback, "credentials": false}
+web(host, loopback) := {"valid": true, "scheme": "https", "host": host, "loopback": loopback, "credentials": false}
 
 get(url) := {"tool": "http", "operation": "request", "url": url, "arguments": {"method": "GET", "url": "x"}}
 

@@ -7,7 +7,7 @@
 //! away since: it is dropped, and everything is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
@@ -66,6 +66,29 @@ impl Disk {
             floor: Vec::new(),
             next_due: None,
         })
+    }
+}
+
+/// A database that a thread of its own opens.
+#[derive(Default)]
+pub(super) struct Opening(Option<JoinHandle<Result<Disk, Fault>>>);
+
+impl Opening {
+    pub(super) fn start(folder: PathBuf) -> Self {
+        Self(Some(std::thread::spawn(move || Disk::open(&folder))))
+    }
+
+    /// Waits for it; `None` when it was waited for before.
+    pub(super) fn finish(&mut self) -> Option<Result<Disk, Fault>> {
+        let panicked = |_| Fault::new(FaultCode::Internal, "opening state panicked");
+        Some(self.0.take()?.join().map_err(panicked).flatten())
+    }
+}
+
+impl Drop for Opening {
+    /// The folder is locked until it is done: the next to open it must find it free.
+    fn drop(&mut self) {
+        drop(self.finish());
     }
 }
 

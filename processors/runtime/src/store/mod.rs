@@ -13,7 +13,7 @@ use schemas::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use disk::Disk;
+use disk::{Disk, Opening};
 use memory::Memory;
 
 /// Version of the envelope. A higher one found in a changelog was written by a newer build: refuse to start.
@@ -128,6 +128,8 @@ pub enum StateAt {
 #[derive(Default)]
 pub(crate) struct Store {
     at: StateAt,
+    /// Being opened since the store was made: a start has the group to join meanwhile.
+    opening: Opening,
     disk: Option<Disk>,
     partitions: BTreeMap<i32, Box<dyn Table>>,
 }
@@ -140,7 +142,15 @@ pub(crate) struct Overlay {
 
 impl Store {
     pub(crate) fn at(at: StateAt) -> Self {
-        Self { at, ..Self::default() }
+        let opening = match &at {
+            StateAt::Memory => Opening::default(),
+            StateAt::Disk(folder) => Opening::start(folder.clone()),
+        };
+        Self {
+            at,
+            opening,
+            ..Self::default()
+        }
     }
 
     /// Takes a partition over, with what the disk holds of it, and says where its changelog is to be read from.
@@ -151,7 +161,10 @@ impl Store {
             StateAt::Disk(folder) => {
                 let disk = match self.disk.take() {
                     Some(disk) => disk,
-                    None => Disk::open(folder)?,
+                    None => match self.opening.finish() {
+                        Some(disk) => disk?,
+                        None => Disk::open(folder)?,
+                    },
                 };
                 let table = disk.table(partition);
                 self.disk = Some(disk);

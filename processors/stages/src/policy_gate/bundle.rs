@@ -1,13 +1,11 @@
 //! A policy bundle: Rego files, their data and the weighted rules, read as a whole. Its revision is the SHA-256 of every file.
 
-use std::num::NonZeroU32;
-use std::time::Duration;
-
 use kernel::ConfigFault;
-use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use schemas::digest;
 
+use super::recursion::recursive;
+use super::rego::engine;
 use super::rules::{self, WeightedRule};
 
 /// Rules every bundle must define in package `soma.gate`.
@@ -16,10 +14,18 @@ pub(super) const ENTRY_POINTS: [&str; 2] = ["data.soma.gate.deny", "data.soma.ga
 /// Builtins whose answer is not a function of the input: a verdict must come out the same when it is given again.
 const IMPURE: [&str; 5] = ["rand.", "time.", "http.send", "opa.runtime", "uuid."];
 
-/// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
-const EVALUATION_MAX: Duration = Duration::from_millis(500);
-/// Work units between looks at the clock.
-const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+/// Builtins that answer otherwise here than in OPA (`make opa` found them), where a rule could silently not fire.
+const UNLIKE_OPA: [&str; 9] = [
+    "json.is_valid",
+    "json.match_schema",
+    "json.verify_schema",
+    "object.subset",
+    "regex.replace",
+    "semver.is_valid",
+    "strings.count",
+    "strings.replace_n",
+    "yaml.is_valid",
+];
 
 /// A bundle that compiles.
 pub struct Bundle {
@@ -67,6 +73,8 @@ impl Bundle {
         for (path, text) in files {
             bundle.add(path, text, &mut faults);
         }
+        // Before anything is evaluated: a rule without end would take the process with it.
+        faults.extend(recursive(&bundle.with_tests()));
         if faults.is_empty() {
             bundle.prove(&mut faults);
         }
@@ -81,20 +89,19 @@ impl Bundle {
         &self.revision
     }
 
+    /// The engine with the tests; those that do not parse are left out.
+    fn with_tests(&self) -> Engine {
+        let mut engine = self.engine.clone();
+        for (path, text) in &self.tests {
+            engine.add_policy(path.clone(), text.clone()).ok();
+        }
+        engine
+    }
+
     /// Runs every `test_` rule of the `*_test.rego` files. A test passes when its value is `true`.
     pub fn test(&self) -> Vec<TestResult> {
-        let mut engine = self.engine.clone();
+        let mut engine = self.with_tests();
         let mut results = Vec::new();
-        for (path, text) in &self.tests {
-            if let Err(error) = engine.add_policy(path.clone(), text.clone()) {
-                let fault = rego_fault(path, &error.to_string());
-                results.push(TestResult {
-                    name: fault.path,
-                    passed: false,
-                    detail: fault.detail,
-                });
-            }
-        }
         for (path, text) in &self.tests {
             let package = text
                 .lines()
@@ -124,7 +131,7 @@ impl Bundle {
     fn add(&mut self, path: &str, text: &str, faults: &mut Vec<ConfigFault>) {
         let name = path.rsplit('/').next().unwrap_or(path);
         if name.ends_with(".rego") {
-            impure(path, text, faults);
+            faults.extend(unsound(path, text));
             if name.ends_with("_test.rego") {
                 // A test that does not parse is as wrong as a policy that does not.
                 if let Err(error) = engine().add_policy(path.to_owned(), text.to_owned()) {
@@ -182,16 +189,6 @@ impl Bundle {
     }
 }
 
-fn engine() -> Engine {
-    let mut engine = Engine::new();
-    engine.set_strict_builtin_errors(true);
-    engine.set_execution_timer_config(ExecutionTimerConfig {
-        limit: EVALUATION_MAX,
-        check_interval: CHECK_INTERVAL,
-    });
-    engine
-}
-
 fn revision(files: &[&(String, String)]) -> String {
     let parts: Vec<_> = files
         .iter()
@@ -200,21 +197,67 @@ fn revision(files: &[&(String, String)]) -> String {
     digest::sha256_hex(&[&["bundle"], parts.as_slice()].concat())
 }
 
-fn impure(path: &str, text: &str, faults: &mut Vec<ConfigFault>) {
+/// Builtins of OPA that are not here: found where a bundle is read rather than when a rule first comes to them.
+const ABSENT: [&str; 18] = [
+    "array.flatten",
+    "base64url.",
+    "crypto.",
+    "graphql.",
+    "io.jwt.",
+    "json.marshal_with_options",
+    "json.patch",
+    "net.",
+    "providers.",
+    "regex.globs_match",
+    "regex.template_match",
+    "rego.metadata",
+    "rego.parse_module",
+    "strings.render_template",
+    "strings.split_n",
+    "units.",
+    "uri.",
+    "urlquery.",
+];
+
+/// What a module may not use: it would not give the same verdict again, or another one than OPA.
+pub fn unsound(path: &str, text: &str) -> Vec<ConfigFault> {
+    let mut faults = Vec::new();
+    let mut refuse = |at: usize, detail: String| {
+        faults.push(ConfigFault::new(format!("{path}:{}", at + 1), detail));
+    };
     for (at, line) in text.lines().enumerate() {
         let code = line.split('#').next().unwrap_or_default();
-        for name in IMPURE {
+        let names = |name: &str| {
             let starts = |i: usize| {
                 !code[..i].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '"')
             };
-            if code.match_indices(name).any(|(i, _)| starts(i)) {
-                let detail = format!(
-                    "`{name}` is not allowed: a verdict must be the same when it is given again; use input.now"
-                );
-                faults.push(ConfigFault::new(format!("{path}:{}", at + 1), detail));
-            }
+            code.match_indices(name).any(|(i, _)| starts(i))
+        };
+        for name in IMPURE.into_iter().filter(|n| names(n)) {
+            let why = "a verdict must be the same when it is given again; use input.now";
+            refuse(at, format!("`{name}` is not allowed: {why}"));
+        }
+        for name in UNLIKE_OPA.into_iter().filter(|n| names(n)) {
+            refuse(
+                at,
+                format!("`{name}` is not allowed: in some cases it answers otherwise than OPA's; use other builtins"),
+            );
+        }
+        for name in ABSENT.into_iter().filter(|n| names(n)) {
+            refuse(at, format!("`{name}` is not a builtin of this gate; use others"));
+        }
+        let begins = |i: usize| code[..i].ends_with([' ', '\t', '(', '[', '{', ',']);
+        let starts_text = |text: &str| code.match_indices(text).any(|(i, _)| begins(i));
+        if starts_text("$\"") || starts_text("$`") {
+            refuse(at, "text with `$` in front is not known here: use sprintf".to_owned());
+        }
+        let opted = code.trim().strip_prefix("import future.keywords.");
+        if let Some(word) = opted.filter(|w| !["contains", "every", "if", "in"].contains(&w.trim())) {
+            let detail = format!("keyword `{}` is not known here: write it without", word.trim());
+            refuse(at, detail);
         }
     }
+    faults
 }
 
 /// A Rego error with the file and line it names: `--> file:line:column`.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bundle::{Bundle, ENTRY_POINTS};
+use super::rego::asked;
 use super::rules::{self, Level, WeightedRule};
 
 /// What is put before the gate, from a plan or a proposal.
@@ -80,13 +81,16 @@ struct Raw {
 /// The policies, ready to judge.
 pub(super) struct Judge {
     engine: Mutex<Engine>,
+    /// What the engine is replaced by when it breaks down.
+    pristine: Engine,
     rules: Vec<WeightedRule>,
 }
 
 impl Judge {
     pub(super) fn new(bundle: Bundle) -> Self {
         Self {
-            engine: Mutex::new(bundle.engine),
+            engine: Mutex::new(bundle.engine.clone()),
+            pristine: bundle.engine,
             rules: bundle.rules,
         }
     }
@@ -110,6 +114,11 @@ impl Judge {
         }
         findings.extend(matches);
         findings
+    }
+
+    /// The input document as the policies are given it.
+    pub(super) fn document(&self, case: &Case<'_>) -> serde_json::Value {
+        document(case, &self.matches(case))
     }
 
     fn matches(&self, case: &Case<'_>) -> Vec<Finding> {
@@ -141,15 +150,17 @@ impl Judge {
 
     fn rego(&self, document: &serde_json::Value) -> Result<Vec<Finding>, String> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        engine.set_input(Value::from(document.clone()));
-        let mut findings = Vec::new();
-        for (rule, decision) in ENTRY_POINTS.into_iter().zip([Decision::Deny, Decision::Escalate]) {
-            let value = engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
-            for item in value.as_set().map_err(|_| format!("{rule} is not a set"))?.iter() {
-                findings.push(finding(item, decision, document).map_err(|e| format!("{rule}: {e}"))?);
+        asked(&mut engine, &self.pristine, |engine| {
+            engine.set_input(Value::from(document.clone()));
+            let mut findings = Vec::new();
+            for (rule, decision) in ENTRY_POINTS.into_iter().zip([Decision::Deny, Decision::Escalate]) {
+                let value = engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
+                for item in value.as_set().map_err(|_| format!("{rule} is not a set"))?.iter() {
+                    findings.push(finding(item, decision, document).map_err(|e| format!("{rule}: {e}"))?);
+                }
             }
-        }
-        Ok(findings)
+            Ok(findings)
+        })
     }
 }
 

@@ -3,7 +3,11 @@
 
 mod approval;
 mod bundle;
+#[cfg(test)]
+mod hostile;
 mod judge;
+mod recursion;
+mod rego;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -13,8 +17,9 @@ use kernel::{Delivery, Effects, EventTime, Fault, FaultCode, Processor};
 use schemas::records::{Decision, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
 use schemas::{digest, permit, topics};
 
-pub use bundle::{Bundle, TestResult};
+pub use bundle::{Bundle, TestResult, unsound};
 use judge::{Case, Finding, Judge};
+pub use rego::Rego;
 
 kernel::inputs! {
     /// What the gate judges.
@@ -81,29 +86,16 @@ impl PolicyGate {
         }
     }
 
+    /// The input document that policies are given for what is put before the gate at a time: what `soma policy explain` shows.
+    pub fn document(&self, input: &Input, now: EventTime) -> serde_json::Value {
+        self.judge.document(&match input {
+            Input::Plan(plan) => plan_case(plan, now),
+            Input::Proposal(proposal) => proposal_case(proposal, now),
+        })
+    }
+
     fn judge_plan(&self, plan: &Plan, now: EventTime) -> Result<Verdict, Fault> {
-        let steps = plan.steps.iter().map(|s| ProposedStep {
-            step_id: s.step_id.clone(),
-            tool: s.tool.clone(),
-            operation: s.operation.clone(),
-            arguments: s.arguments.clone(),
-            digest: digest::action(&s.tool, &s.operation, &s.arguments).unwrap_or_default(),
-            approval_required: s.approval_required,
-        });
-        let case = Case {
-            tenant: &plan.tenant,
-            actor: &plan.actor,
-            roles: &plan.roles,
-            goal: &plan.goal,
-            capsule: plan.capsule.as_deref(),
-            autonomy: plan.autonomy,
-            budget_usd: plan.budget_usd,
-            subject: Subject::Plan,
-            subject_id: &plan.plan_id,
-            steps: steps.collect(),
-            approval: None,
-            now,
-        };
+        let case = plan_case(plan, now);
         let own = digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))?;
         let findings = plan_findings(plan, &own);
         Ok(self.verdict(
@@ -118,20 +110,7 @@ impl PolicyGate {
     }
 
     fn judge_proposal(&self, proposal: &Proposal, now: EventTime) -> Verdict {
-        let case = Case {
-            tenant: &proposal.tenant,
-            actor: &proposal.actor,
-            roles: &proposal.roles,
-            goal: &proposal.goal,
-            capsule: proposal.capsule.as_deref(),
-            autonomy: proposal.autonomy,
-            budget_usd: proposal.budget_usd,
-            subject: proposal.subject,
-            subject_id: &proposal.subject_id,
-            steps: proposal.steps.clone(),
-            approval: proposal.approval.as_ref(),
-            now,
-        };
+        let case = proposal_case(proposal, now);
         let deny = |detail: &str| Finding::own(Decision::Deny, FaultCode::PermitInvalid.as_str(), detail, None);
         let mut findings = Vec::new();
         let digest = match (proposal.subject, proposal.steps.as_slice()) {
@@ -282,6 +261,48 @@ impl Processor for PolicyGate {
             &format!("verdict.{}", verdict.decision.word()),
             &facts,
         )
+    }
+}
+
+fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
+    let steps = plan.steps.iter().map(|s| ProposedStep {
+        step_id: s.step_id.clone(),
+        tool: s.tool.clone(),
+        operation: s.operation.clone(),
+        arguments: s.arguments.clone(),
+        digest: digest::action(&s.tool, &s.operation, &s.arguments).unwrap_or_default(),
+        approval_required: s.approval_required,
+    });
+    Case {
+        tenant: &plan.tenant,
+        actor: &plan.actor,
+        roles: &plan.roles,
+        goal: &plan.goal,
+        capsule: plan.capsule.as_deref(),
+        autonomy: plan.autonomy,
+        budget_usd: plan.budget_usd,
+        subject: Subject::Plan,
+        subject_id: &plan.plan_id,
+        steps: steps.collect(),
+        approval: None,
+        now,
+    }
+}
+
+fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
+    Case {
+        tenant: &proposal.tenant,
+        actor: &proposal.actor,
+        roles: &proposal.roles,
+        goal: &proposal.goal,
+        capsule: proposal.capsule.as_deref(),
+        autonomy: proposal.autonomy,
+        budget_usd: proposal.budget_usd,
+        subject: proposal.subject,
+        subject_id: &proposal.subject_id,
+        steps: proposal.steps.clone(),
+        approval: proposal.approval.as_ref(),
+        now,
     }
 }
 

@@ -9,7 +9,7 @@ use schemas::{Record, Timestamp, Usd};
 
 use super::*;
 
-const NOW: Timestamp = Timestamp(1_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_000_000_000);
 
 fn shipped() -> Vec<(String, String)> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines/policies/base");
@@ -23,7 +23,7 @@ fn shipped() -> Vec<(String, String)> {
     files.collect()
 }
 
-fn parse(files: &[(&str, &str)]) -> Result<Bundle, Vec<ConfigFault>> {
+pub(super) fn parse(files: &[(&str, &str)]) -> Result<Bundle, Vec<ConfigFault>> {
     Bundle::parse(
         &files
             .iter()
@@ -32,11 +32,11 @@ fn parse(files: &[(&str, &str)]) -> Result<Bundle, Vec<ConfigFault>> {
     )
 }
 
-fn gate() -> PolicyGate {
+pub(super) fn gate() -> PolicyGate {
     PolicyGate::new(Bundle::parse(&shipped()).unwrap(), [9; 32], || 0)
 }
 
-fn step(id: &str, tool: &str, operation: &str, arguments: &str) -> Step {
+pub(super) fn step(id: &str, tool: &str, operation: &str, arguments: &str) -> Step {
     let text = |t: &str| t.to_owned();
     Step {
         step_id: text(id),
@@ -47,7 +47,7 @@ fn step(id: &str, tool: &str, operation: &str, arguments: &str) -> Step {
     }
 }
 
-fn plan(steps: Vec<Step>) -> Plan {
+pub(super) fn plan(steps: Vec<Step>) -> Plan {
     Plan {
         plan_id: "plan_1".into(),
         run_id: "run_1".into(),
@@ -59,9 +59,9 @@ fn plan(steps: Vec<Step>) -> Plan {
     }
 }
 
-const GET: &str = r#"{"method":"GET","url":"http://127.0.0.1:8080/x"}"#;
+pub(super) const GET: &str = r#"{"method":"GET","url":"http://127.0.0.1:8080/x"}"#;
 
-fn proposal(step: &Step) -> Proposal {
+pub(super) fn proposal(step: &Step) -> Proposal {
     let own = digest::action(&step.tool, &step.operation, &step.arguments).unwrap();
     Proposal {
         proposal_id: "pro_1".into(),
@@ -83,7 +83,7 @@ fn proposal(step: &Step) -> Proposal {
     }
 }
 
-fn judged(gate: &PolicyGate, input: Input) -> Verdict {
+pub(super) fn judged(gate: &PolicyGate, input: Input) -> Verdict {
     let controls = Controls::default();
     let mut fx = Effects::new(NOW, "run_1", "p/0@1", &controls);
     let delivery = Delivery {
@@ -100,15 +100,15 @@ fn judged(gate: &PolicyGate, input: Input) -> Verdict {
     verdict
 }
 
-fn of_plan(plan: Plan) -> Verdict {
+pub(super) fn of_plan(plan: Plan) -> Verdict {
     judged(&gate(), Input::Plan(Box::new(plan)))
 }
 
-fn of_proposal(proposal: &Proposal) -> Verdict {
+pub(super) fn of_proposal(proposal: &Proposal) -> Verdict {
     judged(&gate(), Input::Proposal(Box::new(proposal.clone())))
 }
 
-fn rules(verdict: &Verdict) -> Vec<&str> {
+pub(super) fn rules(verdict: &Verdict) -> Vec<&str> {
     verdict.violations.iter().map(|v| v.rule.as_str()).collect()
 }
 
@@ -225,10 +225,11 @@ fn a_host_is_judged_as_the_client_would_read_it() {
             "request",
             &format!(r#"{{"url":"{url}"}}"#),
         )]));
-        assert_eq!(
-            (verdict.decision, rules(&verdict)),
-            (Decision::Deny, vec!["host_not_allowed"]),
-            "{url}"
+        assert_eq!(verdict.decision, Decision::Deny, "{url}");
+        assert!(
+            rules(&verdict).contains(&"host_not_allowed"),
+            "{url}: {:?}",
+            rules(&verdict)
         );
     }
     for url in ["http://localhost:1/", "http://[::1]:1/", "http://2130706433/"] {
@@ -346,7 +347,7 @@ fn a_proposal_that_is_not_what_it_says_is_denied_and_a_way_back_is_not_asked_for
 fn a_bundle_with_faults_is_refused_with_file_line_and_reason() {
     let gate = "package soma.gate\n\ndeny contains {\"rule\": \"r\"} if false\n\nescalate contains {\"rule\": \"r\"} if false\n";
     assert!(parse(&[("a/gate.rego", gate)]).is_ok());
-    let cases: [(&str, &[(&str, &str)], &str); 8] = [
+    let cases: [(&str, &[(&str, &str)], &str); 11] = [
         (
             "syntax",
             &[("a/gate.rego", "package soma.gate\n\ndeny contains {\n")],
@@ -366,6 +367,30 @@ fn a_bundle_with_faults_is_refused_with_file_line_and_reason() {
             "clock",
             &[("a/gate.rego", gate), ("a/x.rego", "package x\n\ny := time.now_ns()\n")],
             "a/x.rego:3: `time.`",
+        ),
+        (
+            "unlike OPA",
+            &[
+                ("a/gate.rego", gate),
+                ("a/x.rego", "package x\n\ny := strings.count(\"a\", \"\")\n"),
+            ],
+            "a/x.rego:3: `strings.count`",
+        ),
+        (
+            "absent",
+            &[
+                ("a/gate.rego", gate),
+                ("a/x.rego", "package x\n\ny if net.cidr_contains(\"::/0\", input.ip)\n"),
+            ],
+            "a/x.rego:3: `net.`",
+        ),
+        (
+            "newer words",
+            &[
+                ("a/gate.rego", gate),
+                ("a/x.rego", "package x\n\nimport future.keywords.not\n"),
+            ],
+            "a/x.rego:3: keyword `not`",
         ),
         (
             "test syntax",

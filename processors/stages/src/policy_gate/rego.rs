@@ -1,0 +1,113 @@
+//! The Rego engine as the gate runs it: no clock, no network, no randomness, and an error of a builtin ends the evaluation.
+
+use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value};
+use serde_json::{Map, Value as Json};
+
+use super::recursion::recursive;
+
+/// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
+const EVALUATION_MAX: Duration = Duration::from_millis(500);
+/// Work units between looks at the clock.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+
+/// An engine without policies.
+pub(super) fn engine() -> Engine {
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(true);
+    engine.set_execution_timer_config(ExecutionTimerConfig {
+        limit: EVALUATION_MAX,
+        check_interval: CHECK_INTERVAL,
+    });
+    engine
+}
+
+/// Asks an engine. One that panics, as a builtin does on arguments it did not foresee, is replaced by a copy of `pristine`: the
+/// question fails and the next one is answered.
+pub(super) fn asked<T>(
+    engine: &mut Engine,
+    pristine: &Engine,
+    question: impl FnOnce(&mut Engine) -> Result<T, String>,
+) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(|| question(engine))).unwrap_or_else(|panic| {
+        *engine = pristine.clone();
+        let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let said = said
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        Err(format!("the policy engine broke down: {said}"))
+    })
+}
+
+/// Policies and data to ask questions of, whatever they define: for authors, and to hold this engine beside OPA.
+#[derive(Clone)]
+pub struct Rego(Engine);
+
+impl std::fmt::Debug for Rego {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rego")
+    }
+}
+
+impl Rego {
+    /// Reads modules, as (path, text), and data.
+    ///
+    /// # Errors
+    /// A module does not parse, uses a variable that is not bound, comes back to itself, or data is no object.
+    pub fn new(modules: &[(String, String)], data: &Json) -> Result<Self, String> {
+        let mut engine = engine();
+        for (path, text) in modules {
+            engine
+                .add_policy(path.clone(), text.clone())
+                .map_err(|e| e.to_string())?;
+        }
+        if let Some(fault) = recursive(&engine).first() {
+            return Err(fault.to_string());
+        }
+        if !data.is_null() {
+            engine.add_data(Value::from(data.clone())).map_err(|e| e.to_string())?;
+        }
+        // Names and variables of all modules are looked into at the first question.
+        let mut rego = Self(engine);
+        rego.ask("true", None)?;
+        Ok(rego)
+    }
+
+    /// What a query gives: for each answer its bindings, or, when it binds nothing, the values of its expressions. No answer
+    /// means undefined.
+    ///
+    /// # Errors
+    /// The query does not parse, or its evaluation fails or takes too long.
+    pub fn ask(&mut self, query: &str, input: Option<&Json>) -> Result<Vec<Json>, String> {
+        let pristine = self.0.clone();
+        let results = asked(&mut self.0, &pristine, |engine| {
+            engine.set_input(input.map_or(Value::Undefined, |i| Value::from(i.clone())));
+            engine.eval_query(query.to_owned(), false).map_err(|e| e.to_string())
+        })?;
+        let json = |v: &Value| serde_json::to_value(v).map_err(|e| e.to_string());
+        let mut answers = Vec::new();
+        for result in results.result {
+            let Json::Object(bound) = json(&result.bindings)? else {
+                continue;
+            };
+            if !bound.is_empty() {
+                answers.push(Json::Object(bound));
+                continue;
+            }
+            if result.expressions.iter().any(|e| e.value == Value::Undefined) {
+                continue;
+            }
+            let values = result.expressions.iter().map(|e| json(&e.value));
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            answers.push(Json::Object(Map::from_iter([(
+                "values".to_owned(),
+                Json::Array(values),
+            )])));
+        }
+        Ok(answers)
+    }
+}
