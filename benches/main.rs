@@ -3,6 +3,7 @@
 mod audit;
 mod common;
 mod e2e;
+mod gate;
 mod hop;
 mod restore;
 mod soak;
@@ -30,6 +31,8 @@ enum Bench {
     Restore(restore::Options),
     /// A chain verified on one core, and whether single changes to its copies are found.
     Audit(audit::Options),
+    /// The policy gate on one core, beside the bare Rego engine and an OPA server.
+    Gate(gate::Options),
     /// The stage of `hop`.
     #[command(hide = true)]
     HopStage(hop::Contestant),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Bench::Soak(options) => soak::run(&options),
         Bench::Restore(options) => restore::run(&options),
         Bench::Audit(options) => audit::run(&options),
+        Bench::Gate(options) => gate::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };

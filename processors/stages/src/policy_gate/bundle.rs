@@ -5,7 +5,7 @@ use regorus::{Engine, Value};
 use schemas::digest;
 
 use super::recursion::recursive;
-use super::rego::engine;
+use super::rego::{Rego, engine};
 use super::rules::{self, WeightedRule};
 
 /// Rules every bundle must define in package `soma.gate`.
@@ -87,6 +87,11 @@ impl Bundle {
     /// SHA-256 over all files: 64 hex digits.
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// Its policies and data alone, to ask other questions of.
+    pub fn rego(&self) -> Rego {
+        Rego::of(self.engine.clone())
     }
 
     /// The engine with the tests; those that do not parse are left out.

@@ -8,6 +8,7 @@ use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde_json::{Map, Value as Json};
 
+use super::bundle::ENTRY_POINTS;
 use super::recursion::recursive;
 
 /// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
@@ -75,6 +76,27 @@ impl Rego {
         let mut rego = Self(engine);
         rego.ask("true", None)?;
         Ok(rego)
+    }
+
+    /// An engine that holds policies already.
+    pub(super) fn of(engine: Engine) -> Self {
+        Self(engine)
+    }
+
+    /// Everything that the gate's entry points find in an input document.
+    ///
+    /// # Errors
+    /// As [`Rego::ask`].
+    pub fn findings(&mut self, input: &Json) -> Result<Vec<Json>, String> {
+        self.0.set_input(Value::from(input.clone()));
+        let mut found = Vec::new();
+        for rule in ENTRY_POINTS {
+            let set = self.0.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
+            for item in set.as_set().map_err(|e| e.to_string())?.iter() {
+                found.push(serde_json::to_value(item).map_err(|e| e.to_string())?);
+            }
+        }
+        Ok(found)
     }
 
     /// What a query gives: for each answer its bindings, or, when it binds nothing, the values of its expressions. No answer
