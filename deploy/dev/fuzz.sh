@@ -12,7 +12,7 @@ tools=$SOMA_CACHE/cargo-fuzz
 export PATH=$tools/bin:$PATH
 built=$SOMA_CACHE/target-fuzz
 # Our own code is safe Rust: coverage alone, which the stable compiler has, and overflow checks find what it can do wrong.
-cargo fuzz build --quiet --sanitizer none --fuzz-dir tests/fuzz --target-dir "$built" 2>"$built.log" || { cat "$built.log"; exit 1; }
+cargo fuzz build --sanitizer none --fuzz-dir tests/fuzz --target-dir "$built" 2>"$built.log" || { cat "$built.log"; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/soma-fuzz.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
 findings=$PWD/target/fuzz-findings
