@@ -47,10 +47,11 @@ deploy: build ## Check, apply topics, schemas and migrations, roll the running p
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
 
-test: python ## Set up and pass every test: check, fresh simulation seeds, then the live tests on real servers
+test: python ## Set up and pass every test: check, fresh simulation seeds, a minute of fuzzing, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory sim SEEDS=200 SEED_FROM=$$(date +%s)
+	@$(MAKE) --no-print-directory fuzz SECONDS_=60
 	@$(MAKE) --no-print-directory live
 
 check: fmt lint unit ## Format, lints, tidy, unit, contract, cases
