@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::Fault;
+use kernel::members::Members;
 use schemas::records::{Decision, Plan, Proposal, Subject, Verdict};
 use serde::Serialize;
-use stages::policy_gate::{Bundle, Input, PolicyGate, verdict_id};
+use stages::policy_gate::{Input, PolicyGate, verdict_id};
 
 /// What was put before the gate.
 pub(crate) enum Put {
@@ -110,8 +111,8 @@ fn decisions(verdict: &Verdict) -> Vec<(&str, Decision)> {
     std::iter::once(("", verdict.decision)).chain(steps).collect()
 }
 
-fn judge(gate: &PolicyGate, put: &Put, then: &Verdict, into: &mut Backtest) -> Result<(), Fault> {
-    let now = gate.judge(&put.input(), then.decided_at)?;
+fn judge(gate: &PolicyGate, members: &Members, put: &Put, then: &Verdict, into: &mut Backtest) -> Result<(), Fault> {
+    let now = gate.judge(&put.input(), then.decided_at, members)?;
     into.judged += 1;
     let (before, after) = (rules(then), rules(&now));
     if decisions(then) == decisions(&now) {
@@ -135,23 +136,26 @@ fn judge(gate: &PolicyGate, put: &Put, then: &Verdict, into: &mut Backtest) -> R
     Ok(())
 }
 
-/// Judges history with other bundles of the same text, one for each core.
+/// Judges history with other gates of the same policies, one for each core, while these people hold these roles.
 ///
 /// # Errors
 /// A record that cannot be judged.
-pub(crate) fn run(bundles: Vec<Bundle>, puts: &[Put], verdicts: &[Verdict]) -> Result<Backtest, Fault> {
+pub(crate) fn run(
+    gates: Vec<PolicyGate>,
+    members: &Members,
+    puts: &[Put],
+    verdicts: &[Verdict],
+) -> Result<Backtest, Fault> {
     let by_id: BTreeMap<&str, &Verdict> = verdicts.iter().map(|v| (v.verdict_id.as_str(), v)).collect();
     let revisions: BTreeSet<&str> = verdicts.iter().map(|v| v.policy_revision.as_str()).collect();
-    let share = puts.len().div_ceil(bundles.len().max(1)).max(1);
+    let share = puts.len().div_ceil(gates.len().max(1)).max(1);
     let parts = std::thread::scope(|scope| {
-        let working: Vec<_> = bundles
+        let working: Vec<_> = gates
             .into_iter()
             .zip(puts.chunks(share))
-            .map(|(bundle, puts)| {
+            .map(|(gate, puts)| {
                 let (by_id, revisions) = (&by_id, &revisions);
                 scope.spawn(move || {
-                    // Nobody sees its signatures.
-                    let gate = PolicyGate::new(bundle, [0; 32], || 0);
                     let mut found = Backtest::default();
                     for put in puts {
                         let (run, kind, subject, cause, digest) = put.parts();
@@ -159,7 +163,7 @@ pub(crate) fn run(bundles: Vec<Bundle>, puts: &[Put], verdicts: &[Verdict]) -> R
                         let then: Vec<_> = revisions.iter().filter_map(|r| by_id.get(id(r).as_str())).collect();
                         found.unmatched += usize::from(then.is_empty());
                         for verdict in then {
-                            judge(&gate, put, verdict, &mut found)?;
+                            judge(&gate, members, put, verdict, &mut found)?;
                         }
                     }
                     Ok::<_, Fault>(found)

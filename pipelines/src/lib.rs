@@ -12,6 +12,7 @@ mod handover;
 mod keyring;
 pub mod registry;
 pub mod reprocess;
+mod standing;
 pub mod stores;
 pub mod task;
 mod telemetry;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kernel::{ConfigFault, Fault, FaultCode, Input, Performer, Processor, Sink};
 use runtime::{Member, Part, SinkStage, Stage, WindowStage};
 use schemas::records::{
-    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
-    Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Control, Delegation, Event, Memory, Metric, Outcome, Plan, Policy,
+    Proposal, Receipt, Request, Run, Verdict,
 };
 use schemas::{Record, topics};
 use serde::Deserialize;
@@ -70,7 +70,7 @@ pub const COMPONENTS: &[Component] = &[
         check: check_policy_gate,
         build: |entry, shared| {
             let gate = made(gate(entry, &shared.pipeline))?.0;
-            Ok(part(entry, shared, gate, None))
+            Ok(part(entry, shared, gate.with_shelf(shared.shelf.clone()), None))
         },
     },
     Component {
@@ -234,6 +234,10 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Verdict::NAME, Verdict::schema_text),
         (Approval::NAME, Approval::schema_text),
         (Control::NAME, Control::schema_text),
+        (Delegation::NAME, Delegation::schema_text),
+        (Receipt::NAME, Receipt::schema_text),
+        (schemas::records::Member::NAME, schemas::records::Member::schema_text),
+        (Policy::NAME, Policy::schema_text),
         (Call::NAME, Call::schema_text),
         (Outcome::NAME, Outcome::schema_text),
         (Run::NAME, Run::schema_text),

@@ -6,17 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kafka::{Admin, Brokers, From, KafkaLog, LogConfig, Registry, Tail};
+use kafka::{Admin, Brokers, KafkaLog, LogConfig, Registry};
 use kernel::{Clock, Fault, FaultCode};
 use runtime::{Health, Metrics, ProcessorStage, SharedControls, Stage, StageContext, SystemClock, Waker};
-use schemas::records::Control;
-use schemas::topics;
 
 use crate::apply::state_topic;
 use crate::config::{Environment, Pipeline};
 use crate::registry::Built;
 use crate::task::Task;
-use crate::{check, handover, registry, telemetry};
+use crate::{check, handover, registry, standing, telemetry};
 
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
@@ -31,6 +29,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Controls.
     pub controls: SharedControls,
+    /// Policy bundles in force beside the deployed ones.
+    pub shelf: stages::policy_gate::Shelf,
     /// Metrics.
     pub metrics: Metrics,
     /// Health.
@@ -74,6 +74,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
             runtime.handle().clone(),
         )?),
         controls: SharedControls::default(),
+        shelf: stages::policy_gate::Shelf::default(),
         metrics: Metrics::new(&pipeline.pipeline).map_err(|e| internal(e.to_string()))?,
         health: Health::default(),
         stop: stop.clone(),
@@ -101,7 +102,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         let shared = shared.clone();
         std::thread::Builder::new()
             .name("controls".into())
-            .spawn(move || follow_controls(&shared))
+            .spawn(move || standing::follow(&shared))
             .map_err(|e| internal(e.to_string()))?
     };
     let mut threads = Vec::new();
@@ -169,7 +170,7 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
 
 /// Builds a stage and its log. Called again while a dependency is down.
 fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
-    // No stage begins before the controls are known: a kill must hold over a restart.
+    // No stage begins before what stands is known: a kill, a role taken away, a tenant's policy must hold over a restart.
     let known = || {
         shared
             .health
@@ -184,7 +185,7 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
     if !known() {
         return Err(Fault::new(
             FaultCode::BrokerUnavailable,
-            "soma.controls has not been read to its end yet",
+            "soma.controls, soma.members and soma.policies have not been read to their ends yet",
         ));
     }
     let pipeline = &shared.pipeline;
@@ -259,67 +260,4 @@ fn topics_exist(brokers: &Brokers, wanted: &[String], states: &[String]) -> Resu
         blame: kernel::Blame::Dependency,
         ..Fault::new(FaultCode::TopicsMismatched, detail)
     })
-}
-
-/// Keeps the shared controls up to date from `soma.controls`.
-fn follow_controls(shared: &Shared) {
-    let mut told = false;
-    while !shared.stop.load(Ordering::SeqCst) {
-        if let Err(fault) = read_controls(shared) {
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(code = %fault.code, detail = %fault.detail, "controls cannot be read; waiting");
-            }
-            shared
-                .health
-                .set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
-            std::thread::sleep(Duration::from_millis(300));
-        }
-    }
-    shared.health.set("controls", runtime::StageState::Stopped, 0);
-}
-
-fn read_controls(shared: &Shared) -> Result<(), Fault> {
-    let mut tail = Tail::open(
-        &shared.pipeline.connections.kafka,
-        topics::CONTROLS.name,
-        From::Beginning,
-    )?;
-    let mut ready = false;
-    let mut fresh: Vec<Control> = Vec::new();
-    loop {
-        if shared.stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let record = match tail.next(50) {
-            Ok(record) => record,
-            Err(fault) => {
-                tracing::debug!(detail = %fault.detail, "controls");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
-        if let Some(value) = record.and_then(|r| r.value) {
-            match kernel::decode::<Control>(&value, shared.registry.as_ref()) {
-                Ok(control) => {
-                    tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
-                    if ready {
-                        shared.controls.apply(control)
-                    } else {
-                        fresh.push(control)
-                    }
-                }
-                Err(fault) if fault.blame == kernel::Blame::Dependency => return Err(fault),
-                // Bad bytes must not lift or hide a control that stands.
-                Err(fault) => tracing::error!(code = %fault.code, detail = %fault.detail, "unreadable control ignored"),
-            }
-        }
-        if !ready && tail.is_at_end() {
-            // Read again after a failure, a control that stands is applied again, which changes nothing.
-            fresh.drain(..).for_each(|control| shared.controls.apply(control));
-            ready = true;
-        }
-        if ready {
-            shared.health.set("controls", runtime::StageState::Running, 1);
-        }
-    }
 }

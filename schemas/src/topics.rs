@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use crate::Record;
 use crate::records::{
-    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
-    Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Control, Delegation, Event, Member, Memory, Metric, Outcome, Plan, Policy,
+    Proposal, Receipt, Request, Run, Verdict,
 };
 
 /// A topic and the record it carries.
@@ -44,6 +44,14 @@ pub const PROPOSALS: Topic<Proposal> = Topic::new("soma.proposals");
 pub const VERDICTS: Topic<Verdict> = Topic::new("soma.verdicts");
 /// Humans' answers; written by users.
 pub const APPROVALS: Topic<Approval> = Topic::new("soma.approvals");
+/// Decisions humans hand on; written by users.
+pub const DELEGATIONS: Topic<Delegation> = Topic::new("soma.delegations");
+/// What became of humans' answers; written by the orchestrator.
+pub const RECEIPTS: Topic<Receipt> = Topic::new("soma.receipts");
+/// Roles as they stand; written by users, read by every stage.
+pub const MEMBERS: Topic<Member> = Topic::new("soma.members");
+/// Policy bundles in force beside the deployed one; written by users, read by the policy gate.
+pub const POLICIES: Topic<Policy> = Topic::new("soma.policies");
 /// Kill switches; written by users, read by every stage.
 pub const CONTROLS: Topic<Control> = Topic::new("soma.controls");
 /// Attempts; written by the orchestrator.

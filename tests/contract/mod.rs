@@ -1,13 +1,13 @@
 //! The contract holds: every schema reads its released copy both ways, and yesterday's bytes still read.
 //!
-//! `released/` keeps the last shipped copy of each schema, `golden/` one record of each as JSON and as Avro bytes (hex).
+//! `released/` keeps every version of each schema, `golden/` one record of each as JSON and as Avro bytes (hex).
 //! `SOMA_BLESS=1 cargo test -p soma-tests contract` writes what is missing; it never changes what is there.
 
 use std::path::{Path, PathBuf};
 
 use schemas::records::{
-    Approval, AuditEntry, Call, Checkpoint, Control, Event, Memory, Metric, Outcome, Plan, Proposal, Request, Run,
-    Verdict,
+    Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Control, Delegation, Deputy, Event, HandedOn, Member,
+    Memory, Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict, Waiting,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -35,6 +35,27 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         )
     }
     let at = Timestamp(1_790_000_000_123_456);
+    let ask = Ask {
+        rule: "terraform_destroy".into(),
+        step_id: Some("check".into()),
+        roles: vec!["release".into()],
+        quorum: 2,
+        within_s: 3600,
+        deputies: vec![Deputy {
+            after_s: 600,
+            approvers: vec!["lin".into()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let approval = ApprovalRef {
+        approval_id: "apr_1".into(),
+        run_id: "run_1".into(),
+        on_behalf_of: Some("lin".into()),
+        rules: vec!["terraform_destroy".into()],
+        decided_at: at,
+        ..Default::default()
+    };
     let step = schemas::records::Step {
         step_id: "check".into(),
         tool: "http".into(),
@@ -67,6 +88,9 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         }),
         line(&Proposal {
             run_id: "run_1".into(),
+            approvals: vec![approval.clone()],
+            asked_at: Some(at),
+            permit: Some(Default::default()),
             proposed_at: at,
             ..Default::default()
         }),
@@ -74,13 +98,43 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             run_id: "run_1".into(),
             score: 0.75,
             constitution_hash: Some("c".into()),
+            approval_ids: vec!["apr_1".into()],
+            asks: vec![ask.clone()],
             decided_at: at,
             ..Default::default()
         }),
         line(&Approval {
             run_id: "run_1".into(),
             expires_at: Some(at),
+            changes_requested: true,
             decided_at: at,
+            ..Default::default()
+        }),
+        line(&Delegation {
+            run_id: "run_1".into(),
+            from: "grace".into(),
+            to: "lin".into(),
+            decided_at: at,
+            ..Default::default()
+        }),
+        line(&Receipt {
+            run_id: "run_1".into(),
+            counted: true,
+            code: "approval.accepted".into(),
+            receipted_at: at,
+            ..Default::default()
+        }),
+        line(&Member {
+            tenant: "acme".into(),
+            person: "grace".into(),
+            roles: vec!["release".into()],
+            changed_at: at,
+            ..Default::default()
+        }),
+        line(&Policy {
+            tenant: "acme".into(),
+            files: [("gate.rego".to_owned(), "package soma.gate".to_owned())].into(),
+            published_at: at,
             ..Default::default()
         }),
         line(&Control {
@@ -105,7 +159,16 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         line(&Run {
             run_id: "run_1".into(),
             steps: vec![Default::default()],
-            waiting: vec![Default::default()],
+            waiting: vec![Waiting {
+                asks: vec![ask],
+                given: vec![approval],
+                handed_on: vec![HandedOn {
+                    from: "grace".into(),
+                    to: "lin".into(),
+                }],
+                until: Some(at),
+                ..Default::default()
+            }],
             revision: 3,
             ..Default::default()
         }),
@@ -154,61 +217,104 @@ fn kept(path: &Path, fresh: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}; SOMA_BLESS=1 writes it", path.display()))
 }
 
-#[test]
-fn every_schema_reads_its_released_copy_both_ways() {
-    for (name, text, ..) in examples() {
-        let released = kept(&dir("released").join(format!("{name}.avsc")), text);
-        let (old, new) = (parse_schema(&released).unwrap(), parse_schema(text).unwrap());
-        assert_eq!(
-            incompatible(&old, &new),
-            None,
-            "{name}: this build cannot read released records"
-        );
-        assert_eq!(
-            incompatible(&new, &old),
-            None,
-            "{name}: released readers cannot read this build's records"
-        );
+/// Every released version of a record, oldest first: `<name>.avsc`, then `<name>.2.avsc` and so on. A schema that has changed since
+/// is a version that is missing.
+fn versions(name: &str, text: &str) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    loop {
+        let nth = all.len() + 1;
+        let version = if nth == 1 {
+            name.to_owned()
+        } else {
+            format!("{name}.{nth}")
+        };
+        let path = dir("released").join(format!("{version}.avsc"));
+        if all.last().is_some_and(|(_, last)| last == text) {
+            assert!(!path.exists(), "{version} follows a version that is the same");
+            return all;
+        }
+        all.push((version, kept(&path, text)));
     }
 }
 
 #[test]
-fn golden_bytes_still_read_and_are_still_written() {
-    for (name, text, json, bytes) in examples() {
-        let golden = kept(
-            &dir("golden").join(format!("{name}.hex")),
-            &format!("{}\n", hex_of(&bytes)),
-        );
-        let golden_json = kept(&dir("golden").join(format!("{name}.json")), &format!("{json}\n"));
-        let released = parse_schema(&kept(&dir("released").join(format!("{name}.avsc")), text)).unwrap();
-        let raw = hex::decode(golden.trim()).unwrap();
-        let read = match name {
-            "Request" => reread::<Request>(&released, &raw),
-            "Plan" => reread::<Plan>(&released, &raw),
-            "Proposal" => reread::<Proposal>(&released, &raw),
-            "Verdict" => reread::<Verdict>(&released, &raw),
-            "Approval" => reread::<Approval>(&released, &raw),
-            "Control" => reread::<Control>(&released, &raw),
-            "Call" => reread::<Call>(&released, &raw),
-            "Outcome" => reread::<Outcome>(&released, &raw),
-            "Run" => reread::<Run>(&released, &raw),
-            "Memory" => reread::<Memory>(&released, &raw),
-            "Event" => reread::<Event>(&released, &raw),
-            "Metric" => reread::<Metric>(&released, &raw),
-            "AuditEntry" => reread::<AuditEntry>(&released, &raw),
-            "Checkpoint" => reread::<Checkpoint>(&released, &raw),
-            other => panic!("no reader for {other}"),
-        };
-        let (read, golden_json): (serde_json::Value, serde_json::Value) =
-            (read, serde_json::from_str(&golden_json).unwrap());
-        for (field, value) in golden_json.as_object().unwrap() {
-            assert_eq!(&read[field], value, "{name}.{field}");
+fn every_schema_reads_its_released_copies_both_ways() {
+    for (name, text, ..) in examples() {
+        for (version, released) in versions(name, text) {
+            let (old, new) = (parse_schema(&released).unwrap(), parse_schema(text).unwrap());
+            assert_eq!(
+                incompatible(&old, &new),
+                None,
+                "{version}: this build cannot read released records"
+            );
+            assert_eq!(
+                incompatible(&new, &old),
+                None,
+                "{version}: released readers cannot read this build's records"
+            );
         }
-        assert_eq!(
-            hex_of(&bytes),
-            golden.trim(),
-            "{name}: the same record gives other bytes than were released"
-        );
+    }
+}
+
+#[test]
+fn golden_bytes_of_every_version_still_read_and_the_last_are_still_written() {
+    for (name, text, json, bytes) in examples() {
+        let versions = versions(name, text);
+        for (version, released) in &versions {
+            let golden = kept(
+                &dir("golden").join(format!("{version}.hex")),
+                &format!("{}\n", hex_of(&bytes)),
+            );
+            let golden_json = kept(&dir("golden").join(format!("{version}.json")), &format!("{json}\n"));
+            let raw = hex::decode(golden.trim()).unwrap();
+            let read = read_as(name, &parse_schema(released).unwrap(), &raw);
+            let golden_json: serde_json::Value = serde_json::from_str(&golden_json).unwrap();
+            contains(&read, &golden_json, version);
+            if released == text {
+                let detail = format!("{version}: the same record gives other bytes than were released");
+                assert_eq!(hex_of(&bytes), golden.trim(), "{detail}");
+            }
+        }
+    }
+}
+
+/// What an older version said still stands; fields it did not know may be there beside.
+fn contains(read: &serde_json::Value, golden: &serde_json::Value, at: &str) {
+    match (read, golden) {
+        (serde_json::Value::Object(read), serde_json::Value::Object(golden)) => {
+            for (field, value) in golden {
+                contains(&read[field], value, &format!("{at}.{field}"));
+            }
+        }
+        (serde_json::Value::Array(read), serde_json::Value::Array(golden)) => {
+            assert_eq!(read.len(), golden.len(), "{at}");
+            read.iter().zip(golden).for_each(|(r, g)| contains(r, g, at));
+        }
+        _ => assert_eq!(read, golden, "{at}"),
+    }
+}
+
+fn read_as(name: &str, writer: &schemas::Schema, raw: &[u8]) -> serde_json::Value {
+    match name {
+        "Request" => reread::<Request>(writer, raw),
+        "Plan" => reread::<Plan>(writer, raw),
+        "Proposal" => reread::<Proposal>(writer, raw),
+        "Verdict" => reread::<Verdict>(writer, raw),
+        "Approval" => reread::<Approval>(writer, raw),
+        "Delegation" => reread::<Delegation>(writer, raw),
+        "Receipt" => reread::<Receipt>(writer, raw),
+        "Member" => reread::<Member>(writer, raw),
+        "Policy" => reread::<Policy>(writer, raw),
+        "Control" => reread::<Control>(writer, raw),
+        "Call" => reread::<Call>(writer, raw),
+        "Outcome" => reread::<Outcome>(writer, raw),
+        "Run" => reread::<Run>(writer, raw),
+        "Memory" => reread::<Memory>(writer, raw),
+        "Event" => reread::<Event>(writer, raw),
+        "Metric" => reread::<Metric>(writer, raw),
+        "AuditEntry" => reread::<AuditEntry>(writer, raw),
+        "Checkpoint" => reread::<Checkpoint>(writer, raw),
+        other => panic!("no reader for {other}"),
     }
 }
 

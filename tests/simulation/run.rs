@@ -132,6 +132,8 @@ fn cluster(plan: &Plan, rng: &mut Rng) -> Cluster {
         "soma.proposals",
         "soma.verdicts",
         "soma.approvals",
+        "soma.delegations",
+        "soma.receipts",
         "soma.calls",
         "soma.outcomes",
         "soma.runs",

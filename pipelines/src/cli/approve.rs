@@ -1,9 +1,10 @@
-//! `soma approve` and `soma deny`: a human's answer, bound to the digest and policy revision of exactly what was shown.
+//! `soma approve`, `soma deny` and `soma delegate`: a human's word, bound to the digest and policy revision of exactly what was
+//! shown, and the receipt that says whether it counts.
 
 use std::time::Duration;
 
 use kafka::{From, Tail};
-use schemas::records::{Approval, ApprovalDecision, Run, Waiting};
+use schemas::records::{Approval, ApprovalDecision, Ask, Delegation, Receipt, Run, Waiting};
 use schemas::{Timestamp, digest, topics};
 use serde_json::{Value as Json, json};
 
@@ -22,9 +23,12 @@ const EFFECT: Duration = Duration::from_secs(10);
   soma approve 3f2a91                                shows it, asks, and approves
   soma approve 3f2a91 --step apply --comment 'change 4711' --expires 1h -y
   soma deny 3f2a91 --comment 'not on a Friday'
+  soma deny 3f2a91 --changes --comment 'two replicas will do'
+  soma delegate 3f2a91 --to lin                      somebody else may decide in your place
 
 The answer holds for exactly what is shown: it carries its digest and policy revision. If either changes, the platform asks
-again. Exit code: 0 taken up, 1 nothing waits or it was not taken up within 10 s, 2 not clear what is meant or not confirmed.")]
+again. Exit code: 0 it counts, 1 nothing waits, it was refused (the receipt says why) or not taken up within 10 s, 2 not clear
+what is meant or not confirmed.")]
 pub(super) struct Args {
     /// Run id, or its beginning
     run: String,
@@ -40,12 +44,118 @@ pub(super) struct Args {
     /// The approval ends after so long, for example 1h
     #[arg(long, value_parser = when::duration_ms, value_name = "DURATION")]
     expires: Option<i64>,
+    /// With deny: it may come again, changed as --comment says
+    #[arg(long, requires = "comment")]
+    changes: bool,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
 }
 
+/// Hands a decision on.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  soma delegate 3f2a91 --to lin --comment 'on leave'
+
+Who is named may then decide what you may decide, for exactly what is shown. Exit code: as soma approve.")]
+pub(super) struct Handing {
+    /// Run id, or its beginning
+    run: String,
+    /// Who may decide instead
+    #[arg(long, value_name = "WHO")]
+    to: String,
+    /// Which of several waiting subjects: a step id or the plan id
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
+    /// Why
+    #[arg(long, short, default_value = "")]
+    comment: String,
+    /// Who hands on (default: $USER)
+    #[arg(long = "as", value_name = "WHO")]
+    who: Option<String>,
+}
+
+pub(super) fn delegate(args: &Handing, cx: &Context) -> Done {
+    let who = cx.actor(args.who.as_deref())?;
+    let run = runs::find(cx, &args.run)?;
+    let waiting = subject(&run, args.step.as_deref())?;
+    let at = now();
+    let parts = [
+        &run.run_id,
+        &waiting.subject_id,
+        &waiting.digest,
+        &who,
+        &args.to,
+        &at.0.to_string(),
+    ];
+    let delegation = Delegation {
+        delegation_id: digest::id("del", &parts.map(String::as_str)),
+        run_id: run.run_id.clone(),
+        tenant: run.tenant.clone(),
+        subject_id: waiting.subject_id.clone(),
+        digest: waiting.digest.clone(),
+        from: who,
+        to: args.to.clone(),
+        comment: args.comment.clone(),
+        decided_at: at,
+    };
+    let mut receipts = Tail::open(&cx.brokers()?, topics::RECEIPTS.name, From::End)?;
+    let writer = cx.writer()?;
+    let trace = runtime::Trace::continuing(None).header();
+    writer.write(topics::DELEGATIONS, &run.run_id, &run.tenant, &delegation, Some(&trace))?;
+    writer.flush()?;
+    let receipt = await_receipt(cx, &mut receipts, &run.run_id, &delegation.delegation_id)?;
+    let effective = receipt.as_ref().is_some_and(|r| r.counted);
+    if cx.json {
+        out::json(&json!({"delegation": delegation, "receipt": receipt}))?;
+    } else {
+        out::line(match &receipt {
+            Some(r) if r.counted => format!("{}: {}", delegation.delegation_id, r.detail),
+            Some(r) => refusal(r),
+            None => silence(&delegation.delegation_id),
+        })?;
+    }
+    Ok(if effective { OK } else { FAILED })
+}
+
+/// The receipt for an answer, if one comes in time.
+fn await_receipt(cx: &Context, tail: &mut Tail, run_id: &str, answer_id: &str) -> Result<Option<Receipt>, Failure> {
+    let (registry, began) = (cx.registry()?, std::time::Instant::now());
+    while began.elapsed() < EFFECT {
+        // A broker that is away for a moment must not hide what is already written.
+        let Ok(Some(record)) = tail.next(100) else { continue };
+        if let (true, Some(value)) = (record.key == run_id, &record.value) {
+            let receipt = kernel::decode::<Receipt>(value, registry.as_ref())?;
+            if receipt.answer_id == answer_id {
+                return Ok(Some(receipt));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn refusal(receipt: &Receipt) -> String {
+    format!(
+        "{} does not count: {} ({})",
+        receipt.answer_id, receipt.detail, receipt.code
+    )
+}
+
+fn silence(id: &str) -> String {
+    format!(
+        "{id} written, but nobody has taken it up within {} s; is the pipeline up? `soma stages`",
+        EFFECT.as_secs()
+    )
+}
+
 pub(super) fn run(args: &Args, decision: ApprovalDecision, cx: &Context) -> Done {
+    if args.changes && decision == ApprovalDecision::Approve {
+        return Err(Failure::input(
+            "USAGE",
+            "--changes goes with deny: what is approved is approved as it is",
+            "soma deny RUN --changes --comment 'what to change'",
+        ));
+    }
     let who = cx.actor(args.who.as_deref())?;
     let run = runs::find(cx, &args.run)?;
     let waiting = subject(&run, args.step.as_deref())?;
@@ -70,18 +180,29 @@ pub(super) fn run(args: &Args, decision: ApprovalDecision, cx: &Context) -> Done
     let approval = answer(&run, waiting, decision, &who, args, now());
     // Opened before writing: the effect may be there sooner than a tail opened afterwards.
     let mut tail = Tail::open(&cx.brokers()?, topics::RUNS.name, From::End)?;
+    let mut receipts = Tail::open(&cx.brokers()?, topics::RECEIPTS.name, From::End)?;
     let writer = cx.writer()?;
     let trace = runtime::Trace::continuing(None).header();
     writer.write(topics::APPROVALS, &run.run_id, &run.tenant, &approval, Some(&trace))?;
     writer.flush()?;
-    let taken = |now: &Run| now.waiting.iter().all(|w| w.subject_id != waiting.subject_id) || is_final(now.status);
-    let seen = watch::await_run(cx, &mut tail, &run.run_id, EFFECT, &taken)?;
-    let effective = seen.as_ref().is_some_and(taken);
+    let receipt = await_receipt(cx, &mut receipts, &run.run_id, &approval.approval_id)?;
+    let effective = receipt.as_ref().is_some_and(|r| r.counted);
+    let counts = |w: &Waiting| w.given.iter().any(|g| g.approval_id == approval.approval_id);
+    let still = |now: &Run| now.waiting.iter().find(|w| w.subject_id == waiting.subject_id).cloned();
+    let taken = |now: &Run| is_final(now.status) || still(now).is_none_or(|w| counts(&w));
+    let seen = match effective {
+        true => watch::await_run(cx, &mut tail, &run.run_id, EFFECT, &taken)?,
+        false => None,
+    };
     if cx.json {
         let status = seen.as_ref().map_or(Json::Null, |run| json!(word(&run.status)));
-        out::json(&json!({"approval": approval, "taken_up": effective, "run_status": status}))?;
+        out::json(&json!({"approval": approval, "receipt": receipt, "taken_up": effective, "run_status": status}))?;
     } else {
-        out::line(said(&approval, seen.as_ref(), effective))?;
+        out::line(match &receipt {
+            Some(r) if r.counted => said(&approval, r, seen.as_ref()),
+            Some(r) => refusal(r),
+            None => silence(&approval.approval_id),
+        })?;
     }
     Ok(if effective { OK } else { FAILED })
 }
@@ -136,7 +257,7 @@ fn shown(run: &Run, waiting: &Waiting) -> Vec<String> {
         .map(|s| format!(" ({} {})", s.tool, s.operation))
         .unwrap_or_default();
     let label = |name: &str| out::paint(out::BOLD, &format!("{name:<10}"));
-    vec![
+    let mut lines = vec![
         format!("{} {} of tenant {}", label("run"), run.run_id, run.tenant),
         format!("{} {}", label("goal"), run.goal),
         format!(
@@ -150,7 +271,43 @@ fn shown(run: &Run, waiting: &Waiting) -> Vec<String> {
         format!("{} {}", label("digest"), waiting.digest),
         format!("{} {}", label("policy"), waiting.policy_revision),
         format!("{} {}", label("waits since"), when::shown(waiting.since)),
-    ]
+    ];
+    lines.extend(
+        waiting
+            .until
+            .map(|until| format!("{} {}", label("until"), when::shown(until))),
+    );
+    lines.extend(
+        waiting
+            .asks
+            .iter()
+            .map(|ask| format!("{} {}", label("needs"), needs(ask))),
+    );
+    let given = waiting.given.iter().map(|g| match &g.on_behalf_of {
+        Some(other) => format!("{} {} for {other}", label("approved"), g.approver),
+        None => format!("{} {}", label("approved"), g.approver),
+    });
+    lines.extend(given);
+    let handed = waiting.handed_on.iter();
+    lines.extend(handed.map(|h| format!("{} {} to {}", label("handed on"), h.from, h.to)));
+    lines
+}
+
+/// What one rule wants, in words.
+pub(super) fn needs(ask: &Ask) -> String {
+    let mut who: Vec<_> = ask.approvers.clone();
+    who.extend(ask.roles.iter().map(|r| format!("role {r}")));
+    let who = if who.is_empty() {
+        "anyone but who asked".to_owned()
+    } else {
+        who.join(" or ")
+    };
+    let later = ask.deputies.iter().map(|d| {
+        let who: Vec<_> = d.approvers.iter().chain(&d.roles).cloned().collect();
+        format!("; after {} also {}", when::took(d.after_s * 1000), who.join(" or "))
+    });
+    let rule = if ask.rule.is_empty() { "the policy" } else { &ask.rule };
+    format!("{} of {who} ({rule}){}", ask.quorum, later.collect::<String>())
 }
 
 fn answer(
@@ -180,25 +337,19 @@ fn answer(
         policy_revision: waiting.policy_revision.clone(),
         approver: who.to_owned(),
         comment: args.comment.clone(),
+        changes_requested: args.changes,
         expires_at: args.expires.map(|ms| now.plus_ms(ms)),
         decided_at: now,
     }
 }
 
-fn said(approval: &Approval, seen: Option<&Run>, effective: bool) -> String {
+fn said(approval: &Approval, receipt: &Receipt, seen: Option<&Run>) -> String {
     let id = &approval.approval_id;
-    match seen {
-        Some(run) if effective => format!("{id} taken up: the run is {}", word(&run.status)),
-        Some(run) => format!(
-            "{id} written, but {} still waits (run {}): {}",
-            approval.subject_id,
-            word(&run.status),
-            run.reason
-        ),
-        None => format!(
-            "{id} written, but the run has not changed within {} s; is the pipeline up? `soma stages`",
-            EFFECT.as_secs()
-        ),
+    let status = seen.map_or_else(|| "not seen yet".to_owned(), |run| word(&run.status));
+    if receipt.detail.is_empty() {
+        format!("{id} counts: the run is {status}")
+    } else {
+        format!("{id} counts; {} still waits: {}", approval.subject_id, receipt.detail)
     }
 }
 
@@ -241,6 +392,7 @@ mod tests {
             comment: "ok".into(),
             who: None,
             expires: Some(60_000),
+            changes: false,
             yes: true,
         };
         let approval = answer(

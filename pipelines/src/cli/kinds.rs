@@ -30,12 +30,16 @@ fn avro<R: Record>(json: &Json) -> Result<Vec<u8>, DecodeError> {
     from_json::<R>(json)?.to_avro()
 }
 
-static KINDS: [Kind; 14] = [
+static KINDS: [Kind; 18] = [
     kind(topics::REQUESTS),
     kind(topics::PLANS),
     kind(topics::PROPOSALS),
     kind(topics::VERDICTS),
     kind(topics::APPROVALS),
+    kind(topics::DELEGATIONS),
+    kind(topics::RECEIPTS),
+    kind(topics::MEMBERS),
+    kind(topics::POLICIES),
     kind(topics::CONTROLS),
     kind(topics::CALLS),
     kind(topics::OUTCOMES),

@@ -13,9 +13,11 @@ mod failure;
 mod input;
 mod kinds;
 mod letter;
+mod members;
 mod memory;
 mod out;
 mod pipeline;
+mod policies;
 mod policy;
 mod produce;
 pub(crate) mod prometheus;
@@ -89,6 +91,11 @@ enum Command {
     Approve(approve::Args),
     /// Deny what a run waits for
     Deny(approve::Args),
+    /// Hand on the decision about what a run waits for
+    Delegate(approve::Handing),
+    /// Give, take away and list roles
+    #[command(subcommand)]
+    Member(members::Command),
     /// Stop now: nothing more is started, nothing is undone
     Kill(control::Args),
     /// Hold: nothing new is started until `resume`
@@ -184,6 +191,8 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Run(command) => runs::run(command, cx),
         Command::Approve(args) => approve::run(args, ApprovalDecision::Approve, cx),
         Command::Deny(args) => approve::run(args, ApprovalDecision::Deny, cx),
+        Command::Delegate(args) => approve::delegate(args, cx),
+        Command::Member(command) => members::run(command, cx),
         Command::Kill(args) => control::run(args, ControlAction::Kill, cx),
         Command::Pause(args) => control::run(args, ControlAction::Pause, cx),
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
@@ -259,6 +268,12 @@ mod tests {
             "soma run list --status waiting_approval",
             "soma --env-file x.env run watch abc",
             "soma approve abc --step apply --expires 1h -y --as ada",
+            "soma deny abc --changes --comment less",
+            "soma delegate abc --to lin",
+            "soma member grant grace --tenant acme --role ops --reason x",
+            "soma member revoke grace --reason x",
+            "soma policy publish d --tenant * --reason x",
+            "soma policy withdraw --tenant acme --reason x",
             "soma kill --global --reason stop",
             "soma dlq replay --since 2h --rate 10/s --dry-run",
             "soma dlq show soma.requests 0 17",

@@ -7,12 +7,13 @@ use kernel::ConfigFault;
 use schemas::records::{Plan, Proposal, Verdict};
 use schemas::{Record, topics};
 use serde_json::json;
-use stages::policy_gate::Bundle;
+use stages::policy_gate::{Bundle, PolicyGate};
 
 use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
+use super::policies::{self, Of, Publish};
 use super::reprocess::past;
-use super::{out, runs, when};
+use super::{members, out, runs, when};
 use crate::backtest::{Backtest, Group, Put, groups, run as backtest};
 
 /// Tests, backtests and explains.
@@ -36,6 +37,20 @@ Exit code: 0 all pass, 1 some do not, 2 the bundle does not compile (file and li
 Every plan and proposal of that time is judged again, at the time it was judged, by the bundle given; nothing is written to any topic.
 Exit code: 0 no verdict changes, 1 some do.")]
     Backtest(Args),
+    /// Puts a bundle in force for a tenant, or for all, while the platform runs
+    #[command(after_help = "Examples:
+  soma policy publish my-policies --tenant acme --reason 'quarter end'
+  soma policy publish freeze --tenant '*' --reason 'incident 12'
+
+It is judged by beside the deployed bundle and can only tighten: what either denies is denied. The bundle must compile and its tests
+pass, or nothing is written. It holds over restarts until another is published or `soma policy withdraw`.")]
+    Publish(Publish),
+    /// Takes a tenant's bundle out of force
+    #[command(after_help = "Example:\n  soma policy withdraw --tenant acme --reason 'quarter is over'")]
+    Withdraw(Of),
+    /// Lists the bundles in force beside the deployed one
+    #[command(after_help = "Example:\n  soma policy list")]
+    List,
     /// Shows why a run was judged as it was: every verdict, every rule, and what it spoke against
     #[command(after_help = "Example:\n  soma policy explain 3f2a91")]
     Explain {
@@ -65,11 +80,14 @@ pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
         Command::Test { bundle } => test(bundle, cx),
         Command::Backtest(args) => try_on_history(args, cx),
+        Command::Publish(args) => policies::publish(args, cx),
+        Command::Withdraw(args) => policies::withdraw(args, cx),
+        Command::List => policies::list(cx),
         Command::Explain { run } => explain(run, cx),
     }
 }
 
-fn refused(faults: Vec<ConfigFault>) -> Failure {
+pub(super) fn refused(faults: Vec<ConfigFault>) -> Failure {
     let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
     Failure::input(
         "POLICY_UNREADABLE",
@@ -78,7 +96,7 @@ fn refused(faults: Vec<ConfigFault>) -> Failure {
     )
 }
 
-fn read(folder: &Path) -> Result<Vec<(String, String)>, Failure> {
+pub(super) fn read(folder: &Path) -> Result<Vec<(String, String)>, Failure> {
     let files = crate::registry::texts(Path::new(""), &[folder.to_owned()]).map_err(refused)?;
     if files.is_empty() {
         let text = format!("{} holds no .rego, .yaml or .json file", folder.display());
@@ -150,8 +168,12 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
     let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, since, |p| mine(&p.tenant))?;
     let mut puts: Vec<_> = plans.into_iter().map(|p| Put::Plan(Box::new(p))).collect();
     puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
+    let (held, shelf) = (members::as_they_stand(cx)?, policies::shelf(cx)?);
+    // Nobody sees its signatures.
+    let gate = |bundle| PolicyGate::new(bundle, [0; 32], || 0).with_shelf(shelf.clone());
+    let gates = bundles.into_iter().map(gate).collect();
     let began = Instant::now();
-    let found = backtest(bundles, &puts, &verdicts)?;
+    let found = backtest(gates, &held, &puts, &verdicts)?;
     let seconds = began.elapsed().as_secs_f64();
     let alike = groups(&found.changes);
     if let Some(file) = &args.html {
@@ -284,7 +306,14 @@ fn explain(run: &str, cx: &Context) -> Done {
                 out::line(format!("    in: …{}…", rule.excerpt))?;
             }
         }
-        if let Some(approval) = &v.approval_id {
+        for ask in &v.asks {
+            out::line(format!("  asks for {}", super::approve::needs(ask)))?;
+        }
+        for approval in v
+            .approval_ids
+            .iter()
+            .chain(v.approval_id.iter().filter(|_| v.approval_ids.is_empty()))
+        {
             out::line(format!("  rests on approval {approval}"))?;
         }
         for step in &v.steps {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kafka::{Admin, From, Tail};
 use kernel::{Emit, Fault, RawRecord};
-use runtime::{Health, Metrics, SharedControls, SystemClock};
+use runtime::{Health, Metrics, SystemClock};
 use schemas::Timestamp;
 use schemas::topics::{Cleanup, Entry};
 use serde_json::{Value as Json, json};
@@ -14,7 +14,7 @@ use super::context::{Context, now, read_to_end};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::pipeline::file_of;
 use super::subscribe::decode;
-use super::{out, when};
+use super::{members, out, policies, when};
 use crate::config::Pipeline;
 use crate::registry;
 use crate::reprocess::{difference, run as reprocess, settle};
@@ -80,7 +80,9 @@ fn shared(cx: &Context, pipeline: Pipeline) -> Result<Shared, Failure> {
     let metrics = Metrics::new(&pipeline.pipeline).map_err(|e| Failure::failed("INTERNAL", e.to_string(), ""))?;
     Ok(Shared {
         registry: cx.registry()?,
-        controls: SharedControls::default(),
+        // No control of today stops a replay; roles and policies are those in force.
+        controls: members::shared(cx)?,
+        shelf: policies::shelf(cx)?,
         metrics,
         health: Health::default(),
         stop: Arc::default(),

@@ -1,10 +1,12 @@
 //! Kill switches, pauses and cancels as they stand: the fold of `soma.controls`, the same for every stage.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use schemas::records::{Call, CallKind, Control, ControlAction, Scope};
+use schemas::records::{Call, CallKind, Control, ControlAction, Member, Scope};
 
 use crate::fault::{Fault, FaultCode};
+use crate::members::Members;
 
 /// What a control covers: the facts of a run or a call. Empty means not applicable.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,10 +21,11 @@ pub struct Covers<'a> {
     pub run_id: &'a str,
 }
 
-/// The controls in force.
+/// The controls in force, and who holds which roles beside them: what every stage is told of the world as it stands.
 #[derive(Clone, Debug, Default)]
 pub struct Controls {
     by_key: BTreeMap<String, Control>,
+    members: Arc<Members>,
 }
 
 impl Controls {
@@ -34,6 +37,16 @@ impl Controls {
         } else {
             self.by_key.insert(key, control);
         }
+    }
+
+    /// Takes somebody's roles in.
+    pub fn apply_member(&mut self, member: Member) {
+        Arc::make_mut(&mut self.members).apply(member);
+    }
+
+    /// Who holds which roles.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// The strongest control that covers these facts: KILL before CANCEL before PAUSE.

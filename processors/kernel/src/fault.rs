@@ -65,6 +65,8 @@ fault_codes! {
     PolicyDenied = "POLICY_DENIED", Input;
     /// A human denied it, or nobody answered in time.
     ApprovalDenied = "APPROVAL_DENIED", Input;
+    /// A human asks for changes; the plan may come again with them.
+    ChangesRequested = "CHANGES_REQUESTED", Input;
     /// A kill switch or a cancel covers it.
     ControlStopped = "CONTROL_STOPPED", Input;
     /// The policy bundle failed while judging; the gate denies.

@@ -6,6 +6,7 @@ mod delivery;
 mod effects;
 mod fault;
 mod log;
+pub mod members;
 mod processor;
 mod tool;
 

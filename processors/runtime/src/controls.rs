@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kernel::controls::Controls;
-use schemas::records::Control;
+use schemas::records::{Control, Member};
 
 #[derive(Default)]
 struct Inner {
@@ -23,6 +23,14 @@ impl SharedControls {
         next.apply(control.clone());
         inner.now = Arc::new(next);
         inner.history.push(control);
+    }
+
+    /// Takes one record of `soma.members` in.
+    pub fn apply_member(&self, member: Member) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Controls::clone(&inner.now);
+        next.apply_member(member);
+        inner.now = Arc::new(next);
     }
 
     /// The controls in force, and how many were ever applied.

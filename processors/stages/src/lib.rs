@@ -1,6 +1,7 @@
 //! The deterministic capabilities, one folder each. They decide and never act: no clock, no randomness, no environment, no tasks.
 //! Siblings do not import each other; they meet only on a topic.
 
+mod approvers;
 pub mod audit;
 pub mod intake;
 pub mod invoker;

@@ -26,6 +26,9 @@ pub struct Approval {
     /// Why.
     #[serde(default)]
     pub comment: String,
+    /// With DENY: it may come again, changed as the comment says.
+    #[serde(default)]
+    pub changes_requested: bool,
     /// When the approval ends; null for never.
     #[serde(default)]
     pub expires_at: Option<Timestamp>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Autonomy, Subject};
+use super::shared::{Autonomy, Permit, Subject};
 use crate::values::{Timestamp, Usd};
 
 /// Steps whose exact arguments became known only while running, put before the policy gate.
@@ -40,9 +40,18 @@ pub struct Proposal {
     /// The steps to be judged.
     #[serde(default)]
     pub steps: Vec<ProposedStep>,
-    /// The human's approval it rests on; null when none was given.
+    /// The first of `approvals`; null when none was given.
     #[serde(default)]
     pub approval: Option<ApprovalRef>,
+    /// The humans' approvals it rests on.
+    #[serde(default)]
+    pub approvals: Vec<ApprovalRef>,
+    /// When humans were asked; null when they were not.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
+    /// The gate's earlier permit for exactly this step, which rested on an approval of the whole plan; null when there is none.
+    #[serde(default)]
+    pub permit: Option<Permit>,
     /// When it was put forward.
     pub proposed_at: Timestamp,
 }
@@ -81,6 +90,15 @@ pub struct ApprovalRef {
     pub expires_at: Option<Timestamp>,
     /// When it was given.
     pub decided_at: Timestamp,
+    /// Run it was given for; empty from older writers.
+    #[serde(default)]
+    pub run_id: String,
+    /// Who handed the decision on to the approver; null when nobody did.
+    #[serde(default)]
+    pub on_behalf_of: Option<String>,
+    /// Rules that were shown as the reason; empty from older writers.
+    #[serde(default)]
+    pub rules: Vec<String>,
 }
 
 crate::record!(Proposal, "Proposal");

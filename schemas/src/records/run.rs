@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shared::{FaultInfo, Subject};
+use super::proposal::ApprovalRef;
+use super::shared::{Ask, FaultInfo, Subject};
 use crate::values::{Timestamp, Usd};
 
 /// The whole state of a run, for anyone who wants to follow it.
@@ -171,6 +172,27 @@ pub struct Waiting {
     pub arguments: String,
     /// When the wait began.
     pub since: Timestamp,
+    /// Who may approve, and how many have to.
+    #[serde(default)]
+    pub asks: Vec<Ask>,
+    /// Approvals counted so far.
+    #[serde(default)]
+    pub given: Vec<ApprovalRef>,
+    /// Decisions handed on.
+    #[serde(default)]
+    pub handed_on: Vec<HandedOn>,
+    /// When it counts as denied.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// A decision handed on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HandedOn {
+    /// Who may decide.
+    pub from: String,
+    /// Who may decide instead.
+    pub to: String,
 }
 
 crate::record!(Run, "Run");

@@ -89,3 +89,59 @@ pub struct Permit {
     /// Ed25519 signature, 128 hex digits, over run_id, step_id, digest, decision, policy_revision and decided_at.
     pub signature: String,
 }
+
+/// What one rule wants before it gives way: who may approve, and how many of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Rule that asks.
+    pub rule: String,
+    /// Step it is about; null for the whole plan.
+    #[serde(default)]
+    pub step_id: Option<String>,
+    /// Names of those who may approve; with no roles either, anyone but the actor.
+    #[serde(default)]
+    pub approvers: Vec<String>,
+    /// Roles whose holders may approve.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// How many of them have to.
+    #[serde(default = "one")]
+    pub quorum: i32,
+    /// Seconds within which; 0 leaves it to the orchestrator.
+    #[serde(default)]
+    pub within_s: i64,
+    /// Escalation chain.
+    #[serde(default)]
+    pub deputies: Vec<Deputy>,
+}
+
+fn one() -> i32 {
+    1
+}
+
+impl Default for Ask {
+    fn default() -> Self {
+        Self {
+            rule: String::new(),
+            step_id: None,
+            approvers: Vec::new(),
+            roles: Vec::new(),
+            quorum: 1,
+            within_s: 0,
+            deputies: Vec::new(),
+        }
+    }
+}
+
+/// Who else may decide once nobody has answered for a while.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Deputy {
+    /// Seconds after the question was put.
+    pub after_s: i64,
+    /// Names.
+    #[serde(default)]
+    pub approvers: Vec<String>,
+    /// Roles, one of which the person holds.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}

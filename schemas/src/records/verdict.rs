@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Decision, Severity, Subject};
+use super::shared::{Ask, Decision, Severity, Subject};
 use crate::values::Timestamp;
 
 /// What the policy gate decided about a plan or a step, and why.
@@ -43,6 +43,12 @@ pub struct Verdict {
     /// Approval the decision rests on.
     #[serde(default)]
     pub approval_id: Option<String>,
+    /// All approvals the decision rests on.
+    #[serde(default)]
+    pub approval_ids: Vec<String>,
+    /// With ESCALATE: what humans are asked for.
+    #[serde(default)]
+    pub asks: Vec<Ask>,
     /// Time the evaluation took, microseconds.
     pub evaluation_us: i64,
     /// When it was decided.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use kernel::controls::Controls;
+use kernel::members::Members;
 use libfuzzer_sys::fuzz_target;
 use schemas::records::{Decision, Plan, Proposal, Request, Verdict};
 use schemas::{Record, digest};
@@ -36,7 +37,7 @@ fn sound(verdict: &Verdict, steps: &[(String, String, String, String)]) {
 }
 
 fn plan(plan: Plan) {
-    let Ok(verdict) = GATE.judge(&policy_gate::Input::Plan(Box::new(plan.clone())), fuzz::NOW) else { return };
+    let Ok(verdict) = GATE.judge(&policy_gate::Input::Plan(Box::new(plan.clone())), fuzz::NOW, &Members::default()) else { return };
     let of = |s: &schemas::records::Step| (s.step_id.clone(), s.tool.clone(), s.operation.clone(), s.arguments.clone());
     sound(&verdict, &plan.steps.iter().map(of).collect::<Vec<_>>());
     let stage = Orchestrator::new(orchestrator::Config::default());
@@ -69,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
                 (s.step_id.clone(), s.tool.clone(), s.operation.clone(), s.arguments.clone())
             };
             let steps: Vec<_> = proposal.steps.iter().map(of).collect();
-            let verdict = GATE.judge(&policy_gate::Input::Proposal(Box::new(proposal)), fuzz::NOW);
+            let verdict = GATE.judge(&policy_gate::Input::Proposal(Box::new(proposal)), fuzz::NOW, &Members::default());
             sound(&verdict.expect("a proposal always gets a verdict"), &steps);
         }
     }

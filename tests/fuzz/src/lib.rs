@@ -1,8 +1,11 @@
 //! What the fuzz targets share: the shipped stages, and one step of a stage on a record.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use kernel::controls::Controls;
 use kernel::{Delivery, Effects, Fault, Headers, Position, Processor};
-use schemas::{Record, Timestamp};
+use schemas::{Record, Timestamp, Written};
 
 /// Any fixed time: 2026-01-01.
 pub const NOW: Timestamp = Timestamp(1_767_225_600_000_000);
@@ -41,7 +44,14 @@ pub fn step<P: Processor>(
 
 /// A record from Avro bytes, as a stage decodes it; `None` when it is refused.
 pub fn record<R: Record>(bytes: &[u8]) -> Option<R> {
-    R::from_written(&schemas::Written::with(R::schema().clone()), bytes).ok()
+    // One for each record type: to make one costs more than all the rest.
+    static WRITTEN: Mutex<BTreeMap<&str, &Written>> = Mutex::new(BTreeMap::new());
+    let mut known = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = *known
+        .entry(R::NAME)
+        .or_insert_with(|| Box::leak(Box::new(Written::with(R::schema().clone()))));
+    drop(known);
+    R::from_written(written, bytes).ok()
 }
 
 /// A record from JSON text, as `soma produce` reads it; `None` when it is refused.

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kernel::{Fault, FaultCode};
-use schemas::records::{Approval, Call, Control, Outcome, Request, Verdict};
+use schemas::records::{Approval, Call, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Verdict};
 use schemas::{Record, digest};
 use serde::Serialize;
 
@@ -32,6 +32,11 @@ fn text<R: Record>(record: &R) -> Result<String, Fault> {
     let json = serde_json::to_string(record).map_err(|e| e.to_string());
     let canonical = json.and_then(|json| digest::canonical(&json));
     canonical.map_err(|e| Fault::new(FaultCode::RecordInvalid, format!("{} as JSON: {e}", R::NAME)))
+}
+
+/// The tenant a record is of; none when it is of all.
+fn one_tenant(name: &str) -> &str {
+    if name == kernel::members::EVERY { "" } else { name }
 }
 
 /// Of bytes that are no record of their topic.
@@ -92,6 +97,31 @@ pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
                 word(&a.decision),
                 text(a.as_ref())?,
             )
+        }
+        Input::Delegation(d) => {
+            let of = (d.tenant.as_str(), d.run_id.as_str());
+            let id = d.delegation_id.clone();
+            facts(Delegation::NAME, of, id, "DELEGATE".to_owned(), text(d.as_ref())?)
+        }
+        Input::Receipt(r) => {
+            let of = (r.tenant.as_str(), r.run_id.as_str());
+            facts(
+                Receipt::NAME,
+                of,
+                r.answer_id.clone(),
+                r.code.clone(),
+                text(r.as_ref())?,
+            )
+        }
+        Input::Member(m) => {
+            let fact = if m.roles.is_empty() { "REVOKED" } else { "GRANTED" };
+            let of = (one_tenant(&m.tenant), "");
+            facts(Member::NAME, of, m.person.clone(), fact.to_owned(), text(m.as_ref())?)
+        }
+        Input::Policy(p) => {
+            let fact = if p.files.is_empty() { "WITHDRAWN" } else { "PUBLISHED" };
+            let of = (one_tenant(&p.tenant), "");
+            facts(Policy::NAME, of, p.revision.clone(), fact.to_owned(), text(p.as_ref())?)
         }
         Input::Control(c) => {
             let tenant = if c.scope == schemas::records::Scope::Tenant {

@@ -1,5 +1,5 @@
-//! The audit: chains every request, verdict, approval, control, call and outcome, one chain for each partition, and signs a checkpoint
-//! of each chain once a minute. It decides nothing and keeps only how far a chain goes.
+//! The audit: chains every request, verdict, human's answer and its receipt, control, role, policy, call and outcome, one chain for
+//! each partition, and signs a checkpoint of each chain once a minute. It decides nothing and keeps only how far a chain goes.
 
 pub mod checkpoint;
 pub mod evidence;
@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use kernel::{Blame, ConfigFault, Decoder, Delivery, Effects, Emit, Fault, Processor, Timer};
-use schemas::records::{Approval, AuditEntry, Call, Checkpoint, Control, Outcome, Request, Verdict};
+use schemas::records::{
+    Approval, AuditEntry, Call, Checkpoint, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Verdict,
+};
 use schemas::topics;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -30,7 +32,11 @@ kernel::inputs! {
         Verdict(Verdict) = topics::VERDICTS,
         Request(Request) = topics::REQUESTS,
         Approval(Approval) = topics::APPROVALS,
+        Delegation(Delegation) = topics::DELEGATIONS,
+        Receipt(Receipt) = topics::RECEIPTS,
         Control(Control) = topics::CONTROLS,
+        Member(Member) = topics::MEMBERS,
+        Policy(Policy) = topics::POLICIES,
         Call(Call) = topics::CALLS,
         Outcome(Outcome) = topics::OUTCOMES,
     }

@@ -64,7 +64,7 @@ impl Turn<'_, '_> {
             Phase::Idle => self.prepare(at),
             Phase::Approved => self.propose(at),
             Phase::Allowed => self.call_or_judge_again(at),
-            Phase::Backoff if action.retry_at.is_none_or(|due| due <= self.fx.now()) => self.call(at),
+            Phase::Backoff if action.retry_at.is_none_or(|due| due <= self.fx.now()) => self.call_or_judge_again(at),
             _ => Ok(()),
         }
     }
@@ -94,33 +94,41 @@ impl Turn<'_, '_> {
             _ => None,
         };
         let permit = offered.filter(|(of, _)| *of == digest).map(|(_, permit)| permit);
+        let permit = permit.filter(|_| !self.is_stale(&self.run.gate));
+        let allowed_at = self.run.gate.allowed_at;
         let action = self.run.action_mut(at);
         (action.arguments, action.digest) = (arguments, digest);
         match permit {
             Some(permit) => {
-                (action.phase, action.permit) = (Phase::Allowed, Some(permit));
+                (action.phase, action.permit, action.allowed_at) = (Phase::Allowed, Some(permit), allowed_at);
                 self.call(at)
             }
             None => self.propose(at),
         }
     }
 
-    /// An approval that ran out between the verdict and the call (a pause lay between) no longer counts.
+    /// Between the verdict and the call may lie a pause or a retry's wait: an approval that ran out no longer counts, and what
+    /// was judged a while ago is judged again with what is true now.
     fn call_or_judge_again(&mut self, at: At) -> Result<(), Fault> {
-        if !self.approval_is_over(self.run.action(at)) {
+        let action = self.run.action(at);
+        if self.approval_is_over(action) {
+            self.run.action_mut(at).approvals.clear();
+        } else if !self.is_stale(action) {
             return self.call(at);
         }
-        let action = self.run.action_mut(at);
-        (action.permit, action.approval) = (None, None);
+        self.run.action_mut(at).permit = None;
         self.propose(at)
     }
 
+    /// Allowed too long ago for a call now.
+    fn is_stale(&self, action: &super::state::Action) -> bool {
+        let age = |at: EventTime| self.fx.now().micros_since(at) / 1000;
+        action.allowed_at.is_some_and(|at| age(at) > self.config.permit_ms)
+    }
+
     fn approval_is_over(&self, action: &super::state::Action) -> bool {
-        action
-            .approval
-            .as_ref()
-            .and_then(|a| a.expires_at)
-            .is_some_and(|until| until <= self.fx.now())
+        let mut ends = action.approvals.iter().filter_map(|a| a.expires_at);
+        ends.any(|until| until <= self.fx.now())
     }
 
     fn call(&mut self, at: At) -> Result<(), Fault> {

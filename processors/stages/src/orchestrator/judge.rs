@@ -1,16 +1,15 @@
-//! Verdicts, approvals and proposals: whether an action may be called. It decides nothing of its own: the gate does,
-//! and humans.
+//! Verdicts and proposals: whether an action may be called. It decides nothing of its own: the gate does, and humans
+//! (`humans`).
 
-use kernel::{Effects, Fault, FaultCode};
+use kernel::{Fault, FaultCode};
 use schemas::records::{
-    Approval, ApprovalDecision, ApprovalRef, Decision, FaultInfo, Permit, Proposal, ProposedStep, StepVerdict, Subject,
-    Verdict, Waiting,
+    ApprovalRef, CallKind, Decision, Permit, Proposal, ProposedStep, StepVerdict, Subject, Verdict,
 };
-use schemas::{digest, topics};
-use serde_json::{Value, json};
+use schemas::{Timestamp, digest, topics};
 
-use super::state::{Action, At, Cause, Phase, RunState};
-use super::{Turn, hours, references};
+use super::humans::readable_steps;
+use super::state::{Action, At, Cause, Phase};
+use super::{Turn, references};
 
 impl Turn<'_, '_> {
     /// Takes a verdict in. One that was taken in before, or that nobody waits for, changes nothing.
@@ -58,12 +57,13 @@ impl Turn<'_, '_> {
             }
             Decision::Escalate => {
                 self.run.gate.phase = Phase::Waiting;
-                self.run.gate.approval = None;
+                self.run.gate.approvals.clear();
                 let steps = readable_steps(self.run);
                 self.wait(Subject::Plan, plan_id, verdict, steps)
             }
             Decision::Allow => {
                 self.run.gate.phase = Phase::Allowed;
+                self.run.gate.allowed_at = Some(self.fx.now());
                 for step in verdict
                     .steps
                     .iter()
@@ -93,14 +93,16 @@ impl Turn<'_, '_> {
             (Decision::Deny, _) => self.deny(at, Fault::new(FaultCode::PolicyDenied, why(verdict)).info(false)),
             (Decision::Escalate, _) => {
                 let action = self.run.action_mut(at);
-                (action.phase, action.approval) = (Phase::Waiting, None);
+                action.phase = Phase::Waiting;
+                action.approvals.clear();
                 let arguments = action.arguments.clone();
                 self.wait(Subject::Step, subject_id, verdict, arguments)
             }
             (Decision::Allow, Some(step)) if !step.signature.is_empty() => {
                 let permit = permit(verdict, step);
+                let now = self.fx.now();
                 let action = self.run.action_mut(at);
-                (action.phase, action.permit) = (Phase::Allowed, Some(permit));
+                (action.phase, action.permit, action.allowed_at) = (Phase::Allowed, Some(permit), Some(now));
                 Ok(())
             }
             (Decision::Allow, _) => {
@@ -122,150 +124,6 @@ impl Turn<'_, '_> {
                 ("reason", reason),
             ],
         )
-    }
-
-    /// Asks a human.
-    fn wait(
-        &mut self,
-        subject: Subject,
-        subject_id: String,
-        verdict: &Verdict,
-        arguments: String,
-    ) -> Result<(), Fault> {
-        let digest = if subject == Subject::Plan {
-            self.run.plan.digest.clone()
-        } else {
-            self.run
-                .find(&subject_id)
-                .map(|at| self.run.action(at).digest.clone())
-                .unwrap_or_default()
-        };
-        let until = self.fx.now().plus_ms(hours(self.config.approval_hours));
-        self.fx.wake_at(format!("approval:{subject_id}"), until);
-        self.event("run.waiting", &[("subject", &subject_id), ("reason", &why(verdict))])?;
-        self.run.waiting.push(Waiting {
-            subject,
-            subject_id,
-            digest,
-            policy_revision: verdict.policy_revision.clone(),
-            reason: why(verdict),
-            arguments,
-            since: self.fx.now(),
-        });
-        Ok(())
-    }
-
-    /// Takes a human's answer in. It counts only for exactly what was shown: anything else is refused and said so.
-    pub(super) fn answered_by_human(&mut self, approval: &Approval) -> Result<(), Fault> {
-        let decided = if approval.decision == ApprovalDecision::Approve {
-            "approve"
-        } else {
-            "deny"
-        };
-        // Only an approval that was taken is noted: one that was refused may be sent again when it fits.
-        let mark = mark(&[
-            "approval",
-            &approval.approval_id,
-            &approval.subject_id,
-            &approval.digest,
-            decided,
-        ]);
-        if self.run.seen.contains(&mark) {
-            return Ok(());
-        }
-        if let Err(reason) = self.fits(approval) {
-            return refuse_approval(approval, &reason, self.fx);
-        }
-        self.run.seen.insert(mark);
-        let subject_id = approval.subject_id.clone();
-        self.forget_waiting(&subject_id);
-        let facts = [
-            ("subject", subject_id.as_str()),
-            ("decision", decided),
-            ("approver", &approval.approver),
-        ];
-        self.event("approval.accepted", &facts)?;
-        if approval.decision == ApprovalDecision::Deny {
-            let comment = if approval.comment.is_empty() {
-                "no reason given"
-            } else {
-                &approval.comment
-            };
-            return self.denied(&subject_id, format!("{} denied it: {comment}", approval.approver));
-        }
-        let reference = ApprovalRef {
-            approval_id: approval.approval_id.clone(),
-            approver: approval.approver.clone(),
-            digest: approval.digest.clone(),
-            policy_revision: approval.policy_revision.clone(),
-            expires_at: approval.expires_at,
-            decided_at: approval.decided_at,
-        };
-        let action = match self.run.find(&subject_id) {
-            Some(at) if subject_id != self.run.plan.plan_id => self.run.action_mut(at),
-            _ => &mut self.run.gate,
-        };
-        (action.phase, action.approval) = (Phase::Approved, Some(reference));
-        Ok(())
-    }
-
-    fn fits(&self, approval: &Approval) -> Result<(), String> {
-        if approval.tenant != self.run.plan.tenant {
-            return Err("the run belongs to another tenant".to_owned());
-        }
-        if self.run.end.is_some() {
-            return Err("the run has ended".to_owned());
-        }
-        let Some(waiting) = self.run.waiting.iter().find(|w| w.subject_id == approval.subject_id) else {
-            return Err(format!(
-                "nothing called `{}` waits for an approval",
-                approval.subject_id
-            ));
-        };
-        if approval.digest != waiting.digest {
-            return Err(format!(
-                "it is for digest {}, what waits has {}",
-                approval.digest, waiting.digest
-            ));
-        }
-        if approval.decision == ApprovalDecision::Deny {
-            return Ok(());
-        }
-        if approval.policy_revision != waiting.policy_revision {
-            return Err(format!(
-                "it was given under policy revision {}, what waits was judged under {}",
-                approval.policy_revision, waiting.policy_revision
-            ));
-        }
-        match approval.expires_at {
-            Some(until) if until <= self.fx.now() => Err(format!("it expired at {until}")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Nobody answered in time.
-    pub(super) fn approval_expired(&mut self, subject_id: &str) -> Result<(), Fault> {
-        if self.run.end.is_some() || !self.run.waiting.iter().any(|w| w.subject_id == subject_id) {
-            return Ok(());
-        }
-        self.forget_waiting(subject_id);
-        self.denied(
-            subject_id,
-            format!("nobody answered within {} hours", self.config.approval_hours),
-        )
-    }
-
-    fn denied(&mut self, subject_id: &str, detail: String) -> Result<(), Fault> {
-        let fault: FaultInfo = Fault::new(FaultCode::ApprovalDenied, detail).info(false);
-        if subject_id == self.run.plan.plan_id {
-            self.run.gate.phase = Phase::Done;
-            self.stop(Cause::Denied, &fault);
-            return Ok(());
-        }
-        match self.run.find(subject_id) {
-            Some(at) => self.deny(at, fault),
-            None => Ok(()),
-        }
     }
 
     /// Puts the plan before the gate again, with the approval. Steps whose arguments are not known yet come one by
@@ -291,8 +149,9 @@ impl Turn<'_, '_> {
             });
         }
         self.run.gate.phase = Phase::Judging;
-        let (plan_id, approval) = (self.run.plan.plan_id.clone(), self.run.gate.approval.clone());
-        self.put_forward(Subject::Plan, plan_id, self.run.plan.digest.clone(), steps, approval)
+        let resting = Resting::on(&self.run.gate);
+        let (plan_id, digest) = (self.run.plan.plan_id.clone(), self.run.plan.digest.clone());
+        self.put_forward(Subject::Plan, plan_id, digest, steps, resting)
     }
 
     /// Puts one action before the gate with its exact arguments.
@@ -305,17 +164,35 @@ impl Turn<'_, '_> {
             operation: operation.to_owned(),
             arguments: action.arguments.clone(),
             digest: action.digest.clone(),
-            approval_required: self.run.step(at).approval_required && at.kind == schemas::records::CallKind::Action,
+            approval_required: self.run.step(at).approval_required && at.kind == CallKind::Action,
         };
-        let approval = action.approval.clone();
+        let resting = self.resting(at);
         self.run.action_mut(at).phase = Phase::Judging;
         self.put_forward(
             Subject::Step,
             step.step_id.clone(),
             step.digest.clone(),
             vec![step],
-            approval,
+            resting,
         )
+    }
+
+    /// What an action's judgement may rest on: approvals of its own, or those of the plan where the gate has allowed exactly
+    /// this step since.
+    fn resting(&self, at: At) -> Resting {
+        let action = self.run.action(at);
+        if !action.approvals.is_empty() || at.kind == CallKind::Compensation {
+            return Resting::on(action);
+        }
+        let offered = self.run.steps[at.step].offered.as_ref();
+        let earlier = offered.filter(|(digest, _)| *digest == action.digest);
+        match earlier {
+            Some((_, permit)) if !self.run.gate.approvals.is_empty() => Resting {
+                permit: Some(permit.clone()),
+                ..Resting::on(&self.run.gate)
+            },
+            _ => Resting::default(),
+        }
     }
 
     fn put_forward(
@@ -324,18 +201,15 @@ impl Turn<'_, '_> {
         subject_id: String,
         subject_digest: String,
         steps: Vec<ProposedStep>,
-        approval: Option<ApprovalRef>,
+        resting: Resting,
     ) -> Result<(), Fault> {
+        self.run.proposals += 1;
+        let nth = self.run.proposals.to_string();
         let plan = &self.run.plan;
         let now = self.fx.now();
+        let approval = resting.approvals.first().cloned();
         let approval_id = approval.as_ref().map(|a| a.approval_id.as_str()).unwrap_or_default();
-        let parts = [
-            plan.run_id.as_str(),
-            &subject_id,
-            &subject_digest,
-            approval_id,
-            &now.0.to_string(),
-        ];
+        let parts = [plan.run_id.as_str(), &subject_id, &subject_digest, approval_id, &nth];
         let proposal = Proposal {
             proposal_id: digest::id("pro", &parts),
             run_id: plan.run_id.clone(),
@@ -351,42 +225,37 @@ impl Turn<'_, '_> {
             subject_digest,
             steps,
             approval,
+            approvals: resting.approvals,
+            asked_at: resting.asked_at,
+            permit: resting.permit,
             proposed_at: now,
         };
         self.fx
             .emit(topics::PROPOSALS, plan.run_id.clone(), &plan.tenant, &proposal)
     }
+}
 
-    /// Nobody is asked about this any more.
-    pub(super) fn forget_waiting(&mut self, subject_id: &str) {
-        if self.run.waiting.iter().any(|w| w.subject_id == subject_id) {
-            self.run.waiting.retain(|w| w.subject_id != subject_id);
-            self.fx.drop_timer(format!("approval:{subject_id}"));
-        }
-    }
+/// Humans' word that a proposal brings.
+#[derive(Default)]
+struct Resting {
+    approvals: Vec<ApprovalRef>,
+    asked_at: Option<Timestamp>,
+    permit: Option<Permit>,
+}
 
-    /// Nobody is asked about anything any more.
-    pub(super) fn close_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.run.waiting) {
-            self.fx.drop_timer(format!("approval:{}", waiting.subject_id));
+impl Resting {
+    fn on(action: &Action) -> Self {
+        Self {
+            approvals: action.approvals.clone(),
+            asked_at: action.asked_at,
+            permit: None,
         }
     }
 }
 
 /// What is noted of a record that was taken in.
-fn mark(parts: &[&str]) -> String {
+pub(super) fn mark(parts: &[&str]) -> String {
     digest::sha256_hex(parts)[..16].to_owned()
-}
-
-/// Says that an approval was not taken, and why.
-pub(super) fn refuse_approval(approval: &Approval, reason: &str, fx: &mut Effects<'_>) -> Result<(), Fault> {
-    let facts = [
-        ("approval_id", approval.approval_id.as_str()),
-        ("subject", &approval.subject_id),
-        ("approver", &approval.approver),
-        ("reason", reason),
-    ];
-    fx.event(&approval.tenant, &approval.run_id, "approval.refused", &facts)
 }
 
 /// A verdict is wanted. While a human is asked too: the gate may have changed its mind.
@@ -412,7 +281,7 @@ fn permit(verdict: &Verdict, step: &StepVerdict) -> Permit {
 }
 
 /// What the rules say, each once; the verdict's own sentence when no rule spoke.
-fn why(verdict: &Verdict) -> String {
+pub(super) fn why(verdict: &Verdict) -> String {
     let mut said: Vec<&str> = Vec::new();
     for violation in &verdict.violations {
         if !said.contains(&violation.description.as_str()) {
@@ -427,15 +296,4 @@ fn why(verdict: &Verdict) -> String {
         };
     }
     said.join("; ")
-}
-
-/// The steps of a plan as a human is shown them.
-fn readable_steps(run: &RunState) -> String {
-    let shown = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    let steps = run.plan.steps.iter().map(|s| {
-        json!({"step_id": s.step_id, "tool": s.tool, "operation": s.operation, "needs": s.needs,
-               "approval_required": s.approval_required, "arguments": shown(&s.arguments),
-               "compensation": s.compensation.as_ref().map(|c| json!({"tool": c.tool, "operation": c.operation, "arguments": shown(&c.arguments)}))})
-    });
-    Value::Array(steps.collect()).to_string()
 }

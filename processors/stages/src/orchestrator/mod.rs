@@ -11,6 +11,7 @@ mod compensate;
 mod controls;
 mod dag;
 mod drive;
+mod humans;
 mod judge;
 mod publish;
 mod references;
@@ -19,8 +20,10 @@ mod state;
 mod tests;
 
 use kernel::{ConfigFault, Delivery, Effects, Fault, FaultCode, Processor, Signal, Timer};
-use schemas::records::{Approval, FaultInfo, Outcome, Plan, Verdict};
-use schemas::topics::{APPROVALS, OUTCOMES, PLANS, VERDICTS};
+use schemas::records::{Approval, Delegation, FaultInfo, Outcome, Plan, Verdict};
+use schemas::topics::{APPROVALS, DELEGATIONS, OUTCOMES, PLANS, VERDICTS};
+
+use humans::Word;
 
 pub use state::State;
 use state::{Cause, Phase, RunState, StepState};
@@ -31,6 +34,7 @@ kernel::inputs! {
         Plan(Plan) = PLANS,
         Verdict(Verdict) = VERDICTS,
         Approval(Approval) = APPROVALS,
+        Delegation(Delegation) = DELEGATIONS,
         Outcome(Outcome) = OUTCOMES,
     }
 }
@@ -43,6 +47,8 @@ pub struct Config {
     pub approval_hours: i64,
     /// How long past its timeout a call may stay unanswered before an event says so, milliseconds.
     pub grace_ms: i64,
+    /// How long after a verdict a call may go out without a fresh one, milliseconds.
+    pub permit_ms: i64,
     /// How long an ended run is kept, so that late records change nothing, hours.
     pub forget_hours: i64,
 }
@@ -52,6 +58,7 @@ impl Default for Config {
         Self {
             approval_hours: 7 * 24,
             grace_ms: 60_000,
+            permit_ms: 1_000,
             forget_hours: 24,
         }
     }
@@ -64,6 +71,7 @@ impl Config {
         for (path, value, min) in [
             ("approval_hours", self.approval_hours, 1),
             ("grace_ms", self.grace_ms, 0),
+            ("permit_ms", self.permit_ms, 0),
             ("forget_hours", self.forget_hours, 1),
         ] {
             if value < min {
@@ -152,7 +160,14 @@ impl Orchestrator {
     fn on_approval(&self, state: &mut State, approval: &Approval, fx: &mut Effects<'_>) -> Result<(), Fault> {
         match &mut state.run {
             Some(run) => self.turn(run, fx, |turn| turn.answered_by_human(approval)),
-            None => judge::refuse_approval(approval, "there is no such run", fx),
+            None => humans::refused(Word::of(approval), no_run(), fx),
+        }
+    }
+
+    fn on_delegation(&self, state: &mut State, delegation: &Delegation, fx: &mut Effects<'_>) -> Result<(), Fault> {
+        match &mut state.run {
+            Some(run) => self.turn(run, fx, |turn| turn.handed_on(delegation)),
+            None => humans::refused(Word::handing(delegation), no_run(), fx),
         }
     }
 }
@@ -169,7 +184,16 @@ impl Processor for Orchestrator {
         let (what, run_id) = match &input.input {
             Input::Plan(plan) => ("plan", &plan.run_id),
             Input::Verdict(verdict) => ("verdict", &verdict.run_id),
+            Input::Approval(approval) if approval.run_id != fx.key() => {
+                let refusal = other_run(&approval.run_id, fx);
+                return humans::refused(Word::of(approval), refusal, fx);
+            }
+            Input::Delegation(delegation) if delegation.run_id != fx.key() => {
+                let refusal = other_run(&delegation.run_id, fx);
+                return humans::refused(Word::handing(delegation), refusal, fx);
+            }
             Input::Approval(approval) => ("approval", &approval.run_id),
+            Input::Delegation(delegation) => ("delegation", &delegation.run_id),
             Input::Outcome(outcome) => ("outcome", &outcome.run_id),
         };
         if run_id != fx.key() {
@@ -183,6 +207,7 @@ impl Processor for Orchestrator {
             Input::Plan(plan) => self.on_plan(state, plan, fx),
             Input::Verdict(verdict) => self.on_verdict(state, verdict, fx),
             Input::Approval(approval) => self.on_approval(state, approval, fx),
+            Input::Delegation(delegation) => self.on_delegation(state, delegation, fx),
             Input::Outcome(outcome) => match &mut state.run {
                 Some(run) => self.turn(run, fx, |turn| turn.answered(outcome)),
                 None => Ok(()),
@@ -200,6 +225,10 @@ impl Processor for Orchestrator {
         };
         self.turn(run, fx, |turn| match timer.name.split_once(':') {
             Some(("approval", subject_id)) => turn.approval_expired(subject_id),
+            Some(("deputy", of)) => match of.split_once(':') {
+                Some((after_s, subject_id)) => turn.deputies_due(after_s, subject_id),
+                None => Ok(()),
+            },
             Some(("overdue", call_id)) => turn.overdue(call_id),
             Some(("retry", subject_id)) => {
                 turn.retry_due(subject_id, timer.due);
@@ -268,6 +297,16 @@ impl Turn<'_, '_> {
         }
         self.run.fault.get_or_insert_with(|| fault.clone());
     }
+}
+
+fn no_run() -> crate::approvers::Refusal {
+    ("approval.no_run", "there is no such run".to_owned())
+}
+
+/// An answer to one run put under the key of another.
+fn other_run(run_id: &str, fx: &Effects<'_>) -> crate::approvers::Refusal {
+    let detail = format!("it was given for run {run_id} and written with key {}", fx.key());
+    ("approval.other_run", detail)
 }
 
 fn hours(count: i64) -> i64 {

@@ -180,10 +180,10 @@ impl Turn<'_, '_> {
             for action in [&mut step.action, &mut step.undo] {
                 action.arguments.clear();
                 action.permit = None;
-                action.approval = None;
+                action.approvals.clear();
             }
         }
-        self.run.gate.approval = None;
+        self.run.gate.approvals.clear();
         self.run.shrunk = true;
     }
 }

@@ -42,6 +42,7 @@ pub(super) enum Phase {
 
 /// One thing that is judged and then called: a step's action or its compensation. The plan's own judgement uses it too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Action {
     pub(super) phase: Phase,
     /// Calls made so far.
@@ -53,7 +54,11 @@ pub(super) struct Action {
     /// Digest of exactly these arguments.
     pub(super) digest: String,
     pub(super) permit: Option<Permit>,
-    pub(super) approval: Option<ApprovalRef>,
+    /// When the verdict that gave the permit was taken in.
+    pub(super) allowed_at: Option<EventTime>,
+    pub(super) approvals: Vec<ApprovalRef>,
+    /// When humans were asked for them.
+    pub(super) asked_at: Option<EventTime>,
     pub(super) retry_at: Option<EventTime>,
     /// The open call; empty when there is none.
     pub(super) call_id: String,
@@ -103,6 +108,9 @@ pub(super) struct RunState {
     pub(super) fault: Option<FaultInfo>,
     pub(super) cost: Usd,
     pub(super) finished_steps: u32,
+    /// Put before the gate again so far: tells one proposal of a subject from another.
+    #[serde(default)]
+    pub(super) proposals: u32,
     /// How it ended; `None` while it runs.
     pub(super) end: Option<RunStatus>,
     pub(super) created_at: EventTime,

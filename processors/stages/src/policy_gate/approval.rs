@@ -1,76 +1,34 @@
-//! Whether a human's approval lifts an escalation: for exactly this digest, under this policy, by somebody else, in time.
+//! Whether humans' approvals lift an escalation: for exactly this digest, under this policy, by enough of those who may, in time.
 
-use schemas::Timestamp;
 use schemas::records::{ApprovalRef, Decision};
 
 use super::judge::Finding;
+use crate::approvers::Question;
 
-/// What an approval is held against.
-pub(super) struct Facts<'a> {
-    pub(super) actor: &'a str,
-    /// Digest of the subject as recomputed; the proposal's own where a plan cannot be recomputed from its steps.
-    pub(super) digest: &'a str,
-    pub(super) revision: &'a str,
-    pub(super) now: Timestamp,
-}
-
-/// Takes escalations away when the approval holds; else adds why it does not. A deny always stays.
-/// Returns the approval's id when it was needed and holds.
-pub(super) fn apply(findings: &mut Vec<Finding>, approval: Option<&ApprovalRef>, facts: &Facts<'_>) -> Option<String> {
-    let approval = approval?;
-    let asked = |f: &Finding| f.decision == Decision::Escalate;
-    if !findings.iter().any(asked) {
-        return None;
+/// Takes escalations away when the approvals answer every one of them; else adds why they do not. A deny always stays.
+/// Returns the ids of the approvals when they were needed and hold.
+pub(super) fn apply(findings: &mut Vec<Finding>, approvals: &[ApprovalRef], question: &Question<'_>) -> Vec<String> {
+    if approvals.is_empty() || !findings.iter().any(|f| f.ask.is_some()) {
+        return Vec::new();
     }
-    if let Some((rule, why)) = refused(findings, approval, facts) {
-        findings.push(Finding::own(Decision::Escalate, rule, why, None));
-        return None;
+    let (void, good): (Vec<_>, Vec<_>) = approvals.iter().partition(|a| question.void(a).is_some());
+    let unmet = |f: &Finding| f.ask.as_ref().and_then(|ask| question.unmet(ask, &good));
+    let open: Vec<_> = findings.iter().filter_map(unmet).collect();
+    if open.is_empty() {
+        findings.retain(|f| f.ask.is_none());
+        let denied = findings.iter().any(|f| f.decision == Decision::Deny);
+        let ids = good.iter().map(|a| a.approval_id.clone());
+        return if denied { Vec::new() } else { ids.collect() };
     }
-    findings.retain(|f| !asked(f));
-    let denied = findings.iter().any(|f| f.decision == Decision::Deny);
-    (!denied).then(|| approval.approval_id.clone())
-}
-
-fn refused(findings: &[Finding], approval: &ApprovalRef, facts: &Facts<'_>) -> Option<(&'static str, String)> {
-    if approval.approval_id.is_empty() || approval.approver.trim().is_empty() {
-        return Some(("approval.incomplete", "the approval names no id or no approver".into()));
+    let mut why: Vec<_> = void.into_iter().filter_map(|a| question.void(a)).collect();
+    // With none left, what is wrong with those there are says it all.
+    if !good.is_empty() {
+        why.extend(open);
     }
-    if approval.approver == facts.actor {
-        return Some((
-            "approval.self",
-            format!(
-                "{} asked for this and cannot approve it: somebody else must",
-                facts.actor
-            ),
-        ));
+    why.sort();
+    why.dedup();
+    for (rule, detail) in why {
+        findings.push(Finding::own(Decision::Escalate, rule, detail, None));
     }
-    if approval.digest != facts.digest {
-        let detail = format!(
-            "the approval is for digest {}, this is {}: approve what is shown now",
-            approval.digest, facts.digest
-        );
-        return Some(("approval.digest", detail));
-    }
-    if approval.policy_revision != facts.revision {
-        let detail = format!(
-            "the policy changed since revision {} was approved under: approve again",
-            approval.policy_revision
-        );
-        return Some(("approval.policy_revision", detail));
-    }
-    if let Some(end) = approval.expires_at.filter(|end| *end <= facts.now) {
-        return Some((
-            "approval.expired",
-            format!("the approval ended at {end}: approve again"),
-        ));
-    }
-    let mut lists = findings.iter().filter(|f| !f.approvers.is_empty());
-    let unfit = lists.find(|f| !f.approvers.contains(&approval.approver))?;
-    let detail = format!(
-        "{} needs one of {}, not {}",
-        unfit.violation.rule,
-        unfit.approvers.join(", "),
-        approval.approver
-    );
-    Some(("approval.approver", detail))
+    Vec::new()
 }

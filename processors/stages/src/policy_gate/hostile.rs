@@ -163,6 +163,7 @@ fn clocks_that_are_wrong_change_no_verdict_and_lengthen_no_approval() {
         expires_at: Some(Timestamp(NOW.0 - 1)),
         // Given, as its clock has it, after its own end and long after now.
         decided_at: Timestamp(i64::MAX),
+        ..ApprovalRef::default()
     });
     proposal.proposed_at = Timestamp(0);
     let verdict = of_proposal(&proposal);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use kernel::FaultCode;
 use regorus::{Engine, Value};
 use schemas::digest;
-use schemas::records::{ApprovalRef, Autonomy, Decision, ProposedStep, Subject, Violation};
+use schemas::records::{ApprovalRef, Ask, Autonomy, Decision, Deputy, ProposedStep, Subject, Violation};
 use schemas::{Timestamp, Usd};
 use serde::Deserialize;
 use serde_json::json;
@@ -26,7 +26,7 @@ pub(super) struct Case<'a> {
     pub(super) subject: Subject,
     pub(super) subject_id: &'a str,
     pub(super) steps: Vec<ProposedStep>,
-    pub(super) approval: Option<&'a ApprovalRef>,
+    pub(super) approvals: Vec<ApprovalRef>,
     pub(super) now: Timestamp,
 }
 
@@ -35,8 +35,8 @@ pub(super) struct Case<'a> {
 pub(super) struct Finding {
     pub(super) decision: Decision,
     pub(super) violation: Violation,
-    /// Who may approve; anyone but the actor when empty.
-    pub(super) approvers: Vec<String>,
+    /// With an escalation that a human's answer can lift: whose.
+    pub(super) ask: Option<Ask>,
 }
 
 impl Finding {
@@ -57,8 +57,19 @@ impl Finding {
         Self {
             decision,
             violation,
-            approvers: Vec::new(),
+            ask: None,
         }
+    }
+
+    /// The same, asking anyone but the actor when it escalates.
+    pub(super) fn asking(mut self) -> Self {
+        let ask = || Ask {
+            rule: self.violation.rule.clone(),
+            step_id: self.violation.step_id.clone(),
+            ..Ask::default()
+        };
+        self.ask = (self.decision == Decision::Escalate).then(ask);
+        self
     }
 }
 
@@ -76,6 +87,21 @@ struct Raw {
     step_id: Option<String>,
     #[serde(default)]
     approvers: Vec<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default = "one")]
+    quorum: i32,
+    #[serde(default)]
+    within_s: i64,
+    #[serde(default)]
+    deputies: Vec<Deputy>,
+}
+
+/// Most approvals a rule may want.
+const QUORUM_MAX: i32 = 20;
+
+fn one() -> i32 {
+    1
 }
 
 /// The policies, ready to judge.
@@ -97,12 +123,7 @@ impl Judge {
 
     /// Everything that speaks against the case, in a fixed order. A policy that fails to answer speaks against it too.
     pub(super) fn findings(&self, case: &Case<'_>) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = case
-            .steps
-            .iter()
-            .filter(|s| s.approval_required)
-            .map(required)
-            .collect();
+        let mut findings = Vec::new();
         let matches = self.matches(case);
         match self.rego(&document(case, &matches)) {
             Ok(found) => findings.extend(found),
@@ -132,10 +153,14 @@ impl Judge {
             } else {
                 Decision::Deny
             };
-            let finding = |violation| Finding {
-                decision,
-                violation,
-                approvers: Vec::new(),
+            let finding = |violation| {
+                let ask = None;
+                Finding {
+                    decision,
+                    violation,
+                    ask,
+                }
+                .asking()
             };
             // A human who approved the plan has seen the goal; asking again at every step would say nothing new.
             if !rule.escalate || case.subject == Subject::Plan {
@@ -171,6 +196,15 @@ fn finding(item: &Value, decision: Decision, document: &serde_json::Value) -> Re
     if !(0.0..=1.0).contains(&raw.weight) {
         return Err(format!("rule {}: weight {} is not from 0 to 1", raw.rule, raw.weight));
     }
+    if !(1..=QUORUM_MAX).contains(&raw.quorum) {
+        return Err(format!(
+            "rule {}: quorum {} is not from 1 to {QUORUM_MAX}",
+            raw.rule, raw.quorum
+        ));
+    }
+    if raw.within_s < 0 || raw.deputies.iter().any(|d| d.after_s < 0) {
+        return Err(format!("rule {}: within_s and after_s are not below 0", raw.rule));
+    }
     let known = |id: &String| {
         document["steps"]
             .as_array()
@@ -187,14 +221,21 @@ fn finding(item: &Value, decision: Decision, document: &serde_json::Value) -> Re
         excerpt: String::new(),
         step_id: raw.step_id,
     };
-    Ok(Finding {
+    let mut finding = Finding {
         decision,
         violation,
-        approvers: raw.approvers,
-    })
+        ask: None,
+    }
+    .asking();
+    if let Some(ask) = &mut finding.ask {
+        (ask.approvers, ask.roles, ask.deputies) = (raw.approvers, raw.roles, raw.deputies);
+        (ask.quorum, ask.within_s) = (raw.quorum, raw.within_s);
+    }
+    Ok(finding)
 }
 
-fn required(step: &ProposedStep) -> Finding {
+/// What the plan itself demands of a step.
+pub(super) fn required(step: &ProposedStep) -> Finding {
     let detail = "the plan demands a human's approval for this step";
     Finding::own(
         Decision::Escalate,
@@ -202,6 +243,7 @@ fn required(step: &ProposedStep) -> Finding {
         detail,
         Some(&step.step_id),
     )
+    .asking()
 }
 
 /// Whether arguments are complete, or wait for the result of an earlier step.
@@ -226,7 +268,8 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         // Rego compares numbers; the exact text stands in the plan.
         "budget_usd": case.budget_usd.map(|b| b.0 as f64 / 1e6),
         "steps": steps,
-        "approval": case.approval,
+        "approval": case.approvals.first(),
+        "approvals": case.approvals,
         "rules": rules,
         "now": case.now,
     })

@@ -1,25 +1,33 @@
 //! The policy gate: a verdict for every plan and every proposal, and a signed permit for each step it allows. It keeps no state
-//! and touches nothing; the invoker knows only its public key.
+//! and touches nothing; the invoker knows only its public key. Beside its input it knows what is in force when it judges: the
+//! bundles on its shelf, and who holds which roles.
 
 mod approval;
 mod bundle;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod humans;
 mod judge;
 mod recursion;
 mod rego;
 mod rules;
+mod shelf;
 #[cfg(test)]
 mod tests;
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signature, Signer, SigningKey};
+use kernel::members::Members;
 use kernel::{Delivery, Effects, EventTime, Fault, FaultCode, Processor};
-use schemas::records::{Decision, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
-use schemas::{digest, permit, topics};
+use schemas::records::{ApprovalRef, Decision, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
+use schemas::{Timestamp, digest, permit, topics};
+
+use crate::approvers::Question;
 
 pub use bundle::{Bundle, TestResult, unsound};
 use judge::{Case, Finding, Judge};
 pub use rego::Rego;
+pub use shelf::{Shelf, combined};
 
 kernel::inputs! {
     /// What the gate judges.
@@ -35,6 +43,7 @@ pub fn public_key(signing_key: [u8; 32]) -> [u8; 32] {
 pub struct PolicyGate {
     judge: Judge,
     revision: String,
+    shelf: Shelf,
     key: SigningKey,
     stopwatch: fn() -> u64,
 }
@@ -47,6 +56,9 @@ pub fn verdict_id(run_id: &str, kind: &str, subject_id: &str, digest: &str, revi
 /// What is known of a subject beside the case itself.
 struct Subjected<'a> {
     run_id: &'a str,
+    /// When humans were asked about it.
+    asked_at: Option<Timestamp>,
+    members: &'a Members,
     /// What tells this judgement from another of the same subject: the proposal, or `plan`.
     cause: &'a str,
     digest: String,
@@ -60,6 +72,7 @@ impl PolicyGate {
         Self {
             judge: Judge::new(bundle),
             revision,
+            shelf: Shelf::default(),
             key: SigningKey::from_bytes(&signing_key),
             stopwatch,
         }
@@ -70,19 +83,24 @@ impl PolicyGate {
         self.key.verifying_key().to_bytes()
     }
 
-    /// Revision of the bundle it judges by.
+    /// The same gate with this shelf.
+    pub fn with_shelf(self, shelf: Shelf) -> Self {
+        Self { shelf, ..self }
+    }
+
+    /// Revision of the bundle it was deployed with.
     pub fn revision(&self) -> &str {
         &self.revision
     }
 
-    /// The verdict on what is put before it, at a time.
+    /// The verdict on what is put before it, at a time, while these people hold these roles.
     ///
     /// # Errors
     /// `RECORD_INVALID` for a plan that has no digest.
-    pub fn judge(&self, input: &Input, now: EventTime) -> Result<Verdict, Fault> {
+    pub fn judge(&self, input: &Input, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
         match input {
-            Input::Plan(plan) => self.judge_plan(plan, now),
-            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now)),
+            Input::Plan(plan) => self.judge_plan(plan, now, members),
+            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now, members)),
         }
     }
 
@@ -94,7 +112,7 @@ impl PolicyGate {
         })
     }
 
-    fn judge_plan(&self, plan: &Plan, now: EventTime) -> Result<Verdict, Fault> {
+    fn judge_plan(&self, plan: &Plan, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
         let case = plan_case(plan, now);
         let own = digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))?;
         let findings = plan_findings(plan, &own);
@@ -102,6 +120,8 @@ impl PolicyGate {
             case,
             Subjected {
                 run_id: &plan.run_id,
+                asked_at: None,
+                members,
                 cause: "plan",
                 digest: own,
                 findings,
@@ -109,8 +129,8 @@ impl PolicyGate {
         ))
     }
 
-    fn judge_proposal(&self, proposal: &Proposal, now: EventTime) -> Verdict {
-        let case = proposal_case(proposal, now);
+    fn judge_proposal(&self, proposal: &Proposal, now: EventTime, members: &Members) -> Verdict {
+        let mut case = proposal_case(proposal, now);
         let deny = |detail: &str| Finding::own(Decision::Deny, FaultCode::PermitInvalid.as_str(), detail, None);
         let mut findings = Vec::new();
         let digest = match (proposal.subject, proposal.steps.as_slice()) {
@@ -129,10 +149,17 @@ impl PolicyGate {
             }
             (Subject::Plan, _) => proposal.subject_digest.clone(),
         };
+        if self.allowed_before(proposal, &digest) {
+            for approval in &mut case.approvals {
+                approval.digest.clone_from(&digest);
+            }
+        }
         self.verdict(
             case,
             Subjected {
                 run_id: &proposal.run_id,
+                asked_at: proposal.asked_at,
+                members,
                 cause: &proposal.proposal_id,
                 digest,
                 findings,
@@ -140,24 +167,51 @@ impl PolicyGate {
         )
     }
 
+    /// Whether the proposal brings this gate's own permit for exactly this step: then an approval of the whole plan, on which
+    /// that permit rested, speaks for the step too.
+    fn allowed_before(&self, proposal: &Proposal, digest: &str) -> bool {
+        let Some(permit) = &proposal.permit else { return false };
+        let bytes = hex::decode(&permit.signature).unwrap_or_default();
+        let text = permit.signed_text(&proposal.run_id, &proposal.subject_id, digest);
+        let key = self.key.verifying_key();
+        Signature::from_slice(&bytes).is_ok_and(|signature| key.verify_strict(&text, &signature).is_ok())
+    }
+
     fn verdict(&self, mut case: Case<'_>, subject: Subjected<'_>) -> Verdict {
         let began = (self.stopwatch)();
+        let beside = self.shelf.over(case.tenant);
+        let revisions: Vec<_> = beside.iter().map(|s| s.revision.as_str()).collect();
+        let revision = combined(&self.revision, &revisions);
         let mut findings = subject.findings;
         findings.extend(judge::digest_findings(&mut case.steps));
+        findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
         findings.extend(self.judge.findings(&case));
-        let facts = approval::Facts {
+        for shelved in &beside {
+            findings.extend(shelved.judge.findings(&case));
+        }
+        let question = Question {
+            tenant: case.tenant,
             actor: case.actor,
+            run_id: subject.run_id,
             digest: &subject.digest,
-            revision: &self.revision,
+            revision: &revision,
+            asked_at: subject.asked_at,
             now: case.now,
+            members: subject.members,
         };
-        let approval_id = approval::apply(&mut findings, case.approval, &facts);
+        let approval_ids = approval::apply(&mut findings, &case.approvals, &question);
         let decision = strongest(&findings, |_| true);
         let steps = case
             .steps
             .iter()
-            .map(|step| self.step_verdict(step, &findings, decision, subject.run_id, case.now));
+            .map(|step| self.step_verdict(step, &findings, decision, subject.run_id, (&revision, case.now)));
         let steps = steps.collect();
+        let asks = findings.iter().filter_map(|f| f.ask.clone());
+        let asks = if decision == Decision::Escalate {
+            asks.collect()
+        } else {
+            Vec::new()
+        };
         let violations: Vec<Violation> = findings.into_iter().map(|f| f.violation).collect();
         let score = rules::score(&violations);
         let kind = if case.subject == Subject::Plan { "PLAN" } else { "STEP" };
@@ -166,7 +220,7 @@ impl PolicyGate {
             kind,
             case.subject_id,
             &subject.digest,
-            &self.revision,
+            &revision,
             subject.cause,
         );
         Verdict {
@@ -180,11 +234,13 @@ impl PolicyGate {
             severity: rules::band(score),
             reason: reason(&violations, |_| true),
             violations,
-            policy_revision: self.revision.clone(),
+            policy_revision: revision,
             constitution_hash: None,
             digest: subject.digest,
             steps,
-            approval_id,
+            approval_id: approval_ids.first().cloned(),
+            approval_ids,
+            asks,
             evaluation_us: i64::try_from((self.stopwatch)().saturating_sub(began)).unwrap_or(i64::MAX),
             decided_at: case.now,
         }
@@ -198,13 +254,13 @@ impl PolicyGate {
         all: &[Finding],
         subject: Decision,
         run_id: &str,
-        now: EventTime,
+        (revision, now): (&str, EventTime),
     ) -> StepVerdict {
         let mine = |v: &Violation| v.step_id.as_ref().is_none_or(|id| *id == step.step_id);
         let decision = strongest(all, |f| mine(&f.violation));
         let signed = decision == Decision::Allow && subject != Decision::Deny && judge::is_exact(&step.arguments);
         let signature = if signed {
-            let text = permit::signed_text(run_id, &step.step_id, &step.digest, &self.revision, now);
+            let text = permit::signed_text(run_id, &step.step_id, &step.digest, revision, now);
             hex::encode(self.key.sign(&text).to_bytes())
         } else {
             String::new()
@@ -232,11 +288,14 @@ impl Processor for PolicyGate {
         let (verdict, tools) = match &input.input {
             Input::Plan(plan) => {
                 let tools: Vec<_> = plan.steps.iter().map(|s| s.tool.as_str()).collect();
-                (self.judge_plan(plan, fx.now())?, join(tools))
+                (self.judge_plan(plan, fx.now(), fx.controls().members())?, join(tools))
             }
             Input::Proposal(proposal) => {
                 let tools: Vec<_> = proposal.steps.iter().map(|s| s.tool.as_str()).collect();
-                (self.judge_proposal(proposal, fx.now()), join(tools))
+                (
+                    self.judge_proposal(proposal, fx.now(), fx.controls().members()),
+                    join(tools),
+                )
             }
         };
         let rules = join(verdict.violations.iter().map(|v| v.rule.as_str()).collect());
@@ -284,7 +343,7 @@ fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         subject: Subject::Plan,
         subject_id: &plan.plan_id,
         steps: steps.collect(),
-        approval: None,
+        approvals: Vec::new(),
         now,
     }
 }
@@ -301,9 +360,17 @@ fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         subject: proposal.subject,
         subject_id: &proposal.subject_id,
         steps: proposal.steps.clone(),
-        approval: proposal.approval.as_ref(),
+        approvals: approvals(proposal),
         now,
     }
+}
+
+/// Older writers bring one approval alone.
+fn approvals(proposal: &Proposal) -> Vec<ApprovalRef> {
+    if proposal.approvals.is_empty() {
+        return proposal.approval.iter().cloned().collect();
+    }
+    proposal.approvals.clone()
 }
 
 /// What is wrong with a plan before any policy is asked.

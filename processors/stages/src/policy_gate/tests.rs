@@ -264,6 +264,7 @@ fn an_escalation_is_lifted_only_by_an_approval_of_exactly_this() {
         policy_revision: verdict.policy_revision,
         expires_at: Some(NOW.plus_ms(1)),
         decided_at: NOW,
+        ..ApprovalRef::default()
     };
     let with = |change: fn(&mut ApprovalRef)| {
         let mut approval = good.clone();
@@ -450,7 +451,8 @@ fn a_policy_that_fails_or_runs_too_long_denies() {
         );
         assert_eq!(
             (verdict.decision, rules(&verdict)),
-            (Decision::Deny, vec!["POLICY_UNREADABLE"])
+            (Decision::Deny, vec!["POLICY_UNREADABLE"]),
+            "{text}"
         );
     }
 }

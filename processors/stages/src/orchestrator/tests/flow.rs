@@ -329,11 +329,12 @@ fn waiting_times_out_of_range_are_all_named() {
     let faults = Config {
         approval_hours: 0,
         grace_ms: -1,
+        permit_ms: -1,
         forget_hours: 0,
     }
     .check();
     assert_eq!(
         faults.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(),
-        ["approval_hours", "grace_ms", "forget_hours"]
+        ["approval_hours", "grace_ms", "permit_ms", "forget_hours"]
     );
 }

@@ -138,9 +138,9 @@ fn an_approval_of_anything_but_what_was_shown_is_refused() {
         (|a| a.subject_id = "a".into(), "nothing called `a` waits"),
         (
             |a| a.policy_revision = "policy-0".into(),
-            "under policy revision policy-0",
+            "the policy changed since revision policy-0",
         ),
-        (|a| a.expires_at = Some(Timestamp(1)), "it expired at"),
+        (|a| a.expires_at = Some(Timestamp(1)), "the approval ended at"),
         (
             |a| (a.digest, a.decision) = ("other".into(), ApprovalDecision::Deny),
             "it is for digest other",
@@ -186,6 +186,7 @@ fn an_approval_of_another_tenant_or_of_no_run_is_refused() {
     let reasons: Vec<String> = fx
         .emits
         .iter()
+        .filter(|e| e.record == Event::NAME)
         .map(|e| Event::from_avro(Event::schema(), &e.avro).unwrap().payload["reason"].clone())
         .collect();
     assert_eq!(reasons, ["the run belongs to another tenant", "there is no such run"]);

@@ -6,6 +6,7 @@
 mod compensation;
 mod controls;
 mod flow;
+mod humans;
 mod judging;
 mod redelivery;
 
@@ -31,6 +32,7 @@ pub(super) struct Driver {
     pub(super) proposals: Vec<Proposal>,
     pub(super) runs: Vec<Run>,
     pub(super) events: Vec<Event>,
+    pub(super) receipts: Vec<Receipt>,
     /// Every record fed, in order.
     pub(super) fed: Vec<Input>,
     verdicts: i64,
@@ -39,7 +41,11 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new() -> Self {
         Self {
-            stage: Orchestrator::new(Config::default()),
+            // What is judged stays judged; `humans` looks at what is judged again.
+            stage: Orchestrator::new(Config {
+                permit_ms: i64::MAX,
+                ..Config::default()
+            }),
             state: State::default(),
             controls: Controls::default(),
             now: Timestamp(1_000_000),
@@ -48,6 +54,7 @@ impl Driver {
             proposals: Vec::new(),
             runs: Vec::new(),
             events: Vec::new(),
+            receipts: Vec::new(),
             fed: Vec::new(),
             verdicts: 0,
         }
@@ -108,6 +115,9 @@ impl Driver {
                     .push(Proposal::from_avro(Proposal::schema(), &emit.avro).unwrap()),
                 "soma.runs" => self.runs.push(Run::from_avro(Run::schema(), &emit.avro).unwrap()),
                 "soma.events" => self.events.push(Event::from_avro(Event::schema(), &emit.avro).unwrap()),
+                "soma.receipts" => self
+                    .receipts
+                    .push(Receipt::from_avro(Receipt::schema(), &emit.avro).unwrap()),
                 other => panic!("unexpected topic {other}"),
             }
         }
@@ -302,6 +312,7 @@ impl Driver {
             policy_revision: waiting.policy_revision,
             approver: "ada".into(),
             comment: "as discussed".into(),
+            changes_requested: false,
             expires_at: None,
             decided_at: self.now,
         }

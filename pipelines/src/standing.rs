@@ -1,0 +1,147 @@
+//! What stands whatever a record says: controls, roles and run-time policies, followed from their compacted topics for all stages
+//! of the process.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kafka::{From, Tail};
+use kernel::{Blame, Fault};
+use schemas::records::{Control, Member, Policy};
+use schemas::{Record, topics};
+use stages::policy_gate::Bundle;
+
+use crate::wire::Shared;
+
+/// Keeps what stands up to date until the process stops.
+pub(crate) fn follow(shared: &Shared) {
+    let mut told = false;
+    while !shared.stop.load(Ordering::SeqCst) {
+        if let Err(fault) = read(shared) {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(code = %fault.code, detail = %fault.detail, "controls, roles or policies cannot be read; waiting");
+            }
+            shared
+                .health
+                .set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    shared.health.set("controls", runtime::StageState::Stopped, 0);
+}
+
+/// One topic being followed. Until its end has been reached for the first time records are kept back, so that nothing is in
+/// force that a later record ends.
+struct Followed<R> {
+    tail: Tail,
+    ready: bool,
+    kept: Vec<R>,
+}
+
+impl<R: Record> Followed<R> {
+    fn open(shared: &Shared, topic: &str) -> Result<Self, Fault> {
+        Ok(Self {
+            tail: Tail::open(&shared.pipeline.connections.kafka, topic, From::Beginning)?,
+            ready: false,
+            kept: Vec::new(),
+        })
+    }
+
+    /// Takes at most one record in.
+    fn next(&mut self, shared: &Shared, wait_ms: u64, apply: impl Fn(R)) -> Result<(), Fault> {
+        let record = match self.tail.next(wait_ms) {
+            Ok(record) => record,
+            Err(fault) => {
+                tracing::debug!(detail = %fault.detail, record = R::NAME, "not read");
+                std::thread::sleep(Duration::from_millis(100));
+                return Ok(());
+            }
+        };
+        if let Some(value) = record.and_then(|r| r.value) {
+            match kernel::decode::<R>(&value, shared.registry.as_ref()) {
+                Ok(read) if self.ready => apply(read),
+                Ok(read) => self.kept.push(read),
+                Err(fault) if fault.blame == Blame::Dependency => return Err(fault),
+                // Bad bytes must not lift or hide what stands.
+                Err(fault) => {
+                    tracing::error!(code = %fault.code, detail = %fault.detail, record = R::NAME, "unreadable record ignored");
+                    shared.metrics.fault("controls", fault.code.as_str());
+                }
+            }
+        }
+        if !self.ready && self.tail.is_at_end() {
+            // Read again after a failure, what stands is applied again, which changes nothing.
+            self.kept.drain(..).for_each(apply);
+            self.ready = true;
+        }
+        Ok(())
+    }
+}
+
+fn read(shared: &Shared) -> Result<(), Fault> {
+    let mut controls = Followed::open(shared, topics::CONTROLS.name)?;
+    let mut members = Followed::open(shared, topics::MEMBERS.name)?;
+    let mut policies = Followed::open(shared, topics::POLICIES.name)?;
+    while !shared.stop.load(Ordering::SeqCst) {
+        // The controls' wait is the loop's pace; the others are looked at in between.
+        controls.next(shared, 50, |control: Control| {
+            tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
+            shared.controls.apply(control);
+        })?;
+        members.next(shared, 0, |member: Member| {
+            tracing::info!(tenant = %member.tenant, person = %member.person, roles = %member.roles.join(","), actor = %member.actor, "roles");
+            shared.controls.apply_member(member);
+        })?;
+        policies.next(shared, 0, |policy| put_in_force(shared, &policy))?;
+        if controls.ready && members.ready && policies.ready {
+            shared.health.set("controls", runtime::StageState::Running, 1);
+        }
+    }
+    Ok(())
+}
+
+/// Puts a bundle in force, or leaves what was where it is no bundle.
+fn put_in_force(shared: &Shared, policy: &Policy) {
+    let tenant = policy.tenant.as_str();
+    if policy.files.is_empty() {
+        shared.shelf.remove(tenant);
+        tracing::info!(tenant, actor = %policy.actor, reason = %policy.reason, "policy withdrawn");
+        return;
+    }
+    match bundle(policy) {
+        Ok(bundle) => {
+            tracing::info!(tenant, revision = bundle.revision(), actor = %policy.actor, reason = %policy.reason, "policy in force");
+            shared.shelf.put(tenant, bundle);
+        }
+        Err(why) => {
+            let code = kernel::FaultCode::PolicyUnreadable.as_str();
+            tracing::error!(tenant, code, detail = %why, runbook = "deploy/runbooks/POLICY_UNREADABLE.md", "policy refused; the one before stays in force");
+            shared.metrics.fault("policy_gate", code);
+        }
+    }
+}
+
+/// The bundle of a record, if it compiles, its tests pass and it is what it says.
+///
+/// # Errors
+/// Every fault, with file and line.
+pub(crate) fn bundle(policy: &Policy) -> Result<Bundle, String> {
+    let files: Vec<_> = policy.files.iter().map(|(p, t)| (p.clone(), t.clone())).collect();
+    let lines = |faults: Vec<kernel::ConfigFault>| {
+        let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    };
+    let bundle = Bundle::parse(&files).map_err(lines)?;
+    if bundle.revision() != policy.revision {
+        let said = &policy.revision;
+        return Err(format!(
+            "revision: it says {said}, its files give {}",
+            bundle.revision()
+        ));
+    }
+    let failed: Vec<_> = bundle.test().into_iter().filter(|t| !t.passed).collect();
+    if failed.is_empty() {
+        return Ok(bundle);
+    }
+    let named: Vec<_> = failed.iter().map(|t| format!("{}: {}", t.name, t.detail)).collect();
+    Err(format!("{} tests fail: {}", failed.len(), named.join("; ")))
+}
