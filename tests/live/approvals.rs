@@ -107,6 +107,12 @@ impl Scene<'_> {
             .to_owned()
     }
 
+    fn both_approve(&self, run: &str, who: [&str; 2]) {
+        for who in who {
+            assert_eq!(self.approves(run, who), "approval.accepted");
+        }
+    }
+
     /// An answer as any Kafka client may write it: its receipt's code.
     fn writes(&self, key: &str, waiting: &Waiting, change: impl FnOnce(&mut Approval)) -> String {
         let mut approval = Approval {
@@ -167,6 +173,86 @@ impl Scene<'_> {
     }
 }
 
+/// Who may not answer, what is not for this, and too few; then enough, one of them in another's place.
+fn counts_only_what_fits(scene: &Scene<'_>, run: &str, other: &str) {
+    let waiting = scene.waiting(run, "");
+    assert_eq!(
+        (waiting.asks[0].quorum, waiting.asks[0].roles.as_slice()),
+        (2, &["release".to_owned()][..])
+    );
+    let actor = scene.last(run).unwrap().actor;
+    let zeros = || "0".repeat(64);
+    let refusals = [
+        ("approval.self", scene.approves(run, &actor)),
+        ("approval.role", scene.approves(run, "max")),
+        ("approval.digest", scene.writes(run, &waiting, |a| a.digest = zeros())),
+        (
+            "approval.policy_revision",
+            scene.writes(run, &waiting, |a| a.policy_revision = zeros()),
+        ),
+        (
+            "approval.expired",
+            scene.writes(run, &waiting, |a| a.expires_at = Some(Timestamp(1))),
+        ),
+        (
+            "approval.other_tenant",
+            scene.writes(run, &waiting, |a| a.tenant = "acme".into()),
+        ),
+        (
+            "approval.nothing_waits",
+            scene.writes(run, &waiting, |a| a.subject_id = "other".into()),
+        ),
+        (
+            "approval.other_run",
+            scene.writes(other, &waiting, |a| run.clone_into(&mut a.run_id)),
+        ),
+    ];
+    for (wanted, code) in &refusals {
+        assert_eq!(wanted, code);
+        let of = if *wanted == "approval.other_run" { other } else { run };
+        scene.audited("Receipt", of, wanted);
+    }
+    assert_eq!(scene.approves(run, "grace"), "approval.accepted");
+    assert_eq!(scene.approves(run, "grace"), "approval.twice");
+    scene.audited("Receipt", run, "approval.twice");
+    let status = scene.last(run).unwrap().status;
+    assert_eq!(status, RunStatus::WaitingApproval, "one of two is not enough");
+    scene.done(&["delegate", run, "--to", "max", "--as", "lin"]);
+    assert_eq!(scene.approves(run, "max"), "approval.accepted");
+    scene.succeeds(run);
+}
+
+/// The policy changes between the question and the answers: the gate refuses what was approved and asks again.
+fn policy_drifts(scene: &Scene<'_>, run: &str) {
+    let waiting = scene.waiting(run, "");
+    scene.publish("two must agree, really");
+    scene.both_approve(run, ["grace", "lin"]);
+    let again = scene.waiting(run, &waiting.policy_revision);
+    assert!(scene.ruled(run).contains(&"approval.policy_revision".to_owned()));
+    scene.audited("Verdict", run, "ESCALATE");
+    assert!(again.given.is_empty() && again.reason.contains("really"), "{again:?}");
+    scene.both_approve(run, ["grace", "lin"]);
+    scene.succeeds(run);
+}
+
+/// Somebody loses the role between the answer and the call.
+fn role_is_lost(scene: &Scene<'_>, run: &str) {
+    let since = scene.waiting(run, "").since;
+    scene.done(&["pause", "--run", run, "--reason", "live test"]);
+    scene.both_approve(run, ["grace", "lin"]);
+    scene.role("revoke", "lin");
+    scene.done(&["resume", "--run", run, "--reason", "live test over"]);
+    let began = Instant::now();
+    while scene.waiting(run, "").since == since {
+        assert!(began.elapsed() < SOON, "it is not asked again");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(scene.ruled(run).contains(&"approval.role".to_owned()));
+    scene.role("grant", "joan");
+    scene.both_approve(run, ["grace", "joan"]);
+    scene.succeeds(run);
+}
+
 #[test]
 fn every_answer_that_does_not_count_is_refused_with_its_audit_record() {
     let live = live();
@@ -177,99 +263,15 @@ fn every_answer_that_does_not_count_is_refused_with_its_audit_record() {
     scene.publish("two must agree");
     scene.role("grant", "grace");
     scene.role("grant", "lin");
-
-    // Who may not answer, what is not for this, and too few.
-    let run = scene.posting("k1");
-    let waiting = scene.waiting(&run, "");
-    assert_eq!(
-        (waiting.asks[0].quorum, waiting.asks[0].roles.as_slice()),
-        (2, &["release".to_owned()][..])
-    );
-    let actor = scene.last(&run).unwrap().actor;
-    let other = scene.posting("k2");
-    let refusals = [
-        ("approval.self", scene.approves(&run, &actor)),
-        ("approval.role", scene.approves(&run, "max")),
-        (
-            "approval.digest",
-            scene.writes(&run, &waiting, |a| a.digest = "0".repeat(64)),
-        ),
-        (
-            "approval.policy_revision",
-            scene.writes(&run, &waiting, |a| a.policy_revision = "0".repeat(64)),
-        ),
-        (
-            "approval.expired",
-            scene.writes(&run, &waiting, |a| a.expires_at = Some(Timestamp(1))),
-        ),
-        (
-            "approval.other_tenant",
-            scene.writes(&run, &waiting, |a| a.tenant = "acme".into()),
-        ),
-        (
-            "approval.nothing_waits",
-            scene.writes(&run, &waiting, |a| a.subject_id = "other".into()),
-        ),
-        (
-            "approval.other_run",
-            scene.writes(&other, &waiting, |a| a.run_id.clone_from(&run)),
-        ),
-    ];
-    for (wanted, code) in &refusals {
-        assert_eq!(wanted, code);
-        let of = if *wanted == "approval.other_run" { &other } else { &run };
-        scene.audited("Receipt", of, wanted);
-    }
-    assert_eq!(scene.approves(&run, "grace"), "approval.accepted");
-    assert_eq!(scene.approves(&run, "grace"), "approval.twice");
-    scene.audited("Receipt", &run, "approval.twice");
-    assert_eq!(
-        scene.last(&run).unwrap().status,
-        RunStatus::WaitingApproval,
-        "one of two is not enough"
-    );
-    // Lin is away and hands it on.
-    let (done, said) = scene.soma(&["delegate", &run, "--to", "max", "--as", "lin"]);
-    assert!(done, "{said}");
-    assert_eq!(scene.approves(&run, "max"), "approval.accepted");
-    scene.succeeds(&run);
-
-    // The policy changes between the question and the answers: the gate refuses what was approved and asks again.
-    let waiting = scene.waiting(&other, "");
-    scene.publish("two must agree, really");
-    assert_eq!(scene.approves(&other, "grace"), "approval.accepted");
-    assert_eq!(scene.approves(&other, "lin"), "approval.accepted");
-    let again = scene.waiting(&other, &waiting.policy_revision);
-    assert!(scene.ruled(&other).contains(&"approval.policy_revision".to_owned()));
-    scene.audited("Verdict", &other, "ESCALATE");
-    assert!(again.given.is_empty() && again.reason.contains("really"), "{again:?}");
-    assert_eq!(scene.approves(&other, "grace"), "approval.accepted");
-    assert_eq!(scene.approves(&other, "lin"), "approval.accepted");
-    scene.succeeds(&other);
-
-    // Somebody loses the role between the answer and the call.
-    let run = scene.posting("k3");
-    let since = scene.waiting(&run, "").since;
-    scene.done(&["pause", "--run", &run, "--reason", "live test"]);
-    assert_eq!(scene.approves(&run, "grace"), "approval.accepted");
-    assert_eq!(scene.approves(&run, "lin"), "approval.accepted");
-    scene.role("revoke", "lin");
-    scene.done(&["resume", "--run", &run, "--reason", "live test over"]);
-    let began = Instant::now();
-    while scene.waiting(&run, "").since == since {
-        assert!(began.elapsed() < SOON, "it is not asked again");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    assert!(scene.ruled(&run).contains(&"approval.role".to_owned()));
-    scene.role("grant", "joan");
-    assert_eq!(scene.approves(&run, "grace"), "approval.accepted");
-    assert_eq!(scene.approves(&run, "joan"), "approval.accepted");
-    scene.succeeds(&run);
+    let (run, other) = (scene.posting("k1"), scene.posting("k2"));
+    counts_only_what_fits(&scene, &run, &other);
+    policy_drifts(&scene, &other);
+    role_is_lost(&scene, &scene.posting("k3"));
 
     // Changes are asked for; then the bundle goes, and nobody is asked any more.
     let run = scene.posting("k4");
-    let answer = ["deny", &run, "-y", "--as", "grace", "--changes", "--comment", "use PUT"];
-    scene.done(&answer);
+    let comment = ["--changes", "--comment", "use PUT"];
+    scene.done(&[&["deny", &run, "-y", "--as", "grace"][..], &comment].concat());
     let ended = live.wait(std::slice::from_ref(&run), SOON);
     let fault = ended[&run].last().unwrap().fault.clone().unwrap();
     assert_eq!(
