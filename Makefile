@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate fuzz opa soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES 
 
 bench-gate: checkout ## The policy gate on one core, beside the bare Rego engine and an OPA server (needs Go): DECISIONS= ROUNDS=
 	@deploy/dev/bench-gate.sh
+
+bench-backtest: setup build ## A seeded week of VERDICTS judged again by another bundle, the report beside a direct evaluation
+	@deploy/dev/bench-backtest.sh
 
 bench-restore: setup checkout ## State read back from its changelog, and from a checkpoint on disk: KEYS=
 	@deploy/dev/bench-restore.sh

@@ -27,6 +27,19 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
+/// The files of a folder, as (path, text).
+pub(crate) fn files(folder: &std::path::Path) -> Result<Vec<(String, String)>, String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(text)? {
+        let path = entry.map_err(text)?.path();
+        files.push((
+            path.display().to_string(),
+            std::fs::read_to_string(&path).map_err(text)?,
+        ));
+    }
+    Ok(files)
+}
+
 /// Memory a process holds.
 pub(crate) fn rss_mb(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

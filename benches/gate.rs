@@ -12,7 +12,7 @@ use schemas::records::{Plan, Step, Verdict};
 use schemas::{Record, Timestamp, Written, digest};
 use stages::policy_gate::{Bundle, Input, PolicyGate, Rego};
 
-use crate::common::text;
+use crate::common::{files, text};
 
 const NOW: Timestamp = Timestamp(1_767_225_600_000_000);
 /// Different plans put before it in turn.
@@ -33,18 +33,6 @@ pub(crate) struct Options {
     /// Rounds; the contestants take turns in each.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-}
-
-fn files(folder: &PathBuf) -> Result<Vec<(String, String)>, String> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(text)? {
-        let path = entry.map_err(text)?.path();
-        files.push((
-            path.display().to_string(),
-            std::fs::read_to_string(&path).map_err(text)?,
-        ));
-    }
-    Ok(files)
 }
 
 /// Plans of one to three steps: probes, posts, a terraform rollout, a deletion; some are denied, some escalate.

@@ -1,6 +1,7 @@
 //! `soma-bench`: measures a running pipeline from outside, through Kafka alone. `deploy/dev/bench.sh` starts the servers.
 
 mod audit;
+mod backtest;
 mod common;
 mod e2e;
 mod gate;
@@ -33,6 +34,8 @@ enum Bench {
     Audit(audit::Options),
     /// The policy gate on one core, beside the bare Rego engine and an OPA server.
     Gate(gate::Options),
+    /// A seeded week of verdicts: the report of `soma policy backtest` beside a direct evaluation of every one of them.
+    Backtest(backtest::Options),
     /// The stage of `hop`.
     #[command(hide = true)]
     HopStage(hop::Contestant),
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Bench::Restore(options) => restore::run(&options),
         Bench::Audit(options) => audit::run(&options),
         Bench::Gate(options) => gate::run(&options),
+        Bench::Backtest(options) => backtest::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };

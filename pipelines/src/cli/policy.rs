@@ -190,7 +190,7 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
     let per_s = found.judged as f64 / seconds.max(1e-9);
     if cx.json {
         out::json(
-            &json!({"revision": revision, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
+            &json!({"revision": revision, "seconds": seconds, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
         )?;
     } else {
         out::table(
