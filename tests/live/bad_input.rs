@@ -237,6 +237,49 @@ fn unknown_tool() {
     );
 }
 
+/// What a record says of itself in headers is believed by nobody: it is taken once, as its own tenant's.
+#[test]
+fn forged_headers() {
+    let live = live();
+    let key = unique("forged");
+    let mut r = request("bad", &key, "endpoint_probe", &[]);
+    r.inputs.insert("url".into(), format!("{}/ok?{key}", live.receiver()));
+    let value = live
+        .registry
+        .framed(topics::REQUESTS.name, Request::schema_text(), &r.to_avro().unwrap())
+        .unwrap();
+    let headers = Headers::build(|put| {
+        put(
+            kernel::TAKEN_BY,
+            b"control-tower.intake,control-tower.policy_gate,control-tower.invoker",
+        );
+        put("soma-tenant", b"acme");
+        put("soma-idempotency-key", b"another");
+        put("soma-dlq-replays", b"-1");
+        put("soma-dlq-replayed-from", b"soma.requests.dlq/0@0");
+        put("traceparent", b"00-not-a-trace-\xff");
+        put("ce_id", &[0xff; 300]);
+        put("ce_type", b"Verdict");
+        put("ce_time", b"9999-99-99T99:99:99Z");
+    });
+    let writer = live.writer();
+    let topic_key = format!("bad:{key}");
+    writer
+        .write_raw(topics::REQUESTS.name, &topic_key, Some(&value), &headers)
+        .unwrap();
+    writer.flush().unwrap();
+    let run = digest::run_id("bad", &key);
+    let states = live.wait(std::slice::from_ref(&run), Duration::from_secs(30));
+    let last = states[&run].last().unwrap();
+    assert_eq!(
+        (last.status, last.tenant.as_str()),
+        (RunStatus::Succeeded, "bad"),
+        "{last:?}"
+    );
+    let asked = |line: &serde_json::Value| line["uri"].as_str().is_some_and(|uri| uri.contains(&key));
+    assert_eq!(live.receiver_log().iter().filter(|l| asked(l)).count(), 1);
+}
+
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(unique(name));
     std::fs::create_dir_all(&dir).unwrap();

@@ -83,13 +83,17 @@ impl Letter {
             run if run.is_empty() => self.record.key.clone(),
             run => run,
         };
-        let covers = Covers {
-            tenant,
-            capsule: text("capsule"),
-            tool: text("tool"),
-            run_id: &run,
-        };
-        let control = controls.covering(covers)?;
+        let steps = value["steps"].as_array().into_iter().flatten();
+        let tools = steps.filter_map(|s| s["tool"].as_str()).chain([text("tool")]);
+        let found = tools.filter_map(|tool| {
+            controls.covering(Covers {
+                tenant,
+                capsule: text("capsule"),
+                tool,
+                run_id: &run,
+            })
+        });
+        let control = found.max_by_key(|c| kernel::controls::strength(c.action))?;
         matches!(control.action, ControlAction::Kill | ControlAction::Cancel).then(|| {
             let scope = kernel::controls::key_of(control.scope, &control.target);
             format!(
@@ -114,6 +118,12 @@ pub(super) struct Filter {
     /// Only this fault code, for example RECORD_UNREADABLE
     #[arg(long)]
     pub(super) code: Option<String>,
+    /// Only records whose key holds this
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// Only records written for this tenant
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
     /// Only those since a time (RFC 3339) or a duration back from now (2h)
     #[arg(long, allow_hyphen_values = true, value_name = "WHEN")]
     pub(super) since: Option<String>,
@@ -137,6 +147,11 @@ impl Filter {
         self.topic().is_none_or(|t| t == letter.topic)
             && self.stage.as_ref().is_none_or(|s| *s == letter.stage)
             && self.code.as_ref().is_none_or(|c| c.eq_ignore_ascii_case(&letter.code))
+            && self.key.as_ref().is_none_or(|k| letter.record.key.contains(k))
+            && self
+                .tenant
+                .as_deref()
+                .is_none_or(|t| letter.record.headers.text("soma-tenant") == Some(t))
             && since.is_none_or(|since| letter.at >= since)
     }
 }
@@ -226,13 +241,28 @@ mod tests {
                     topic: some("soma.plans"),
                     stage: some("policy_gate"),
                     code: some("record_unreadable"),
-                    since: None,
+                    key: some("run_"),
+                    ..Filter::default()
                 },
                 true,
             ),
             (
                 Filter {
                     stage: some("intake"),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    key: some("other"),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    tenant: some("globex"),
                     ..Filter::default()
                 },
                 false,

@@ -114,7 +114,8 @@ pub fn hits(control: &Control, covers: Covers<'_>) -> bool {
     }
 }
 
-fn strength(action: ControlAction) -> u8 {
+/// Which of two controls counts where both cover something: the greater.
+pub fn strength(action: ControlAction) -> u8 {
     match action {
         ControlAction::Kill => 3,
         ControlAction::Cancel => 2,

@@ -4,11 +4,12 @@
 //! record no member could take (a key of another partition, unreadable) is not marked and comes back the slow way, where it is
 //! stepped or dead-lettered like any other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kernel::{Blame, Decoder, Emit, Fault, Headers, Position, RawRecord};
 use schemas::Written;
+use schemas::topics::Catalogue;
 
 use crate::batch::Batch;
 use crate::part::{Member, Moment};
@@ -19,6 +20,8 @@ const CASCADE_MAX: usize = 10_000;
 /// Which members read what.
 pub(crate) struct Fuse {
     pipeline: String,
+    /// Topics people write to. No member does, so nothing on them was taken by any, whatever a header says.
+    users: BTreeSet<String>,
     /// `<pipeline>.<stage>` of each member.
     names: Vec<Arc<str>>,
     readers: BTreeMap<String, Vec<usize>>,
@@ -35,7 +38,7 @@ impl Decoder for Own {
 }
 
 /// Whether the header `soma-taken-by` names a stage of a pipeline.
-pub(crate) fn is_taken(header: &str, pipeline: &str, stage: &str) -> bool {
+fn is_taken(header: &str, pipeline: &str, stage: &str) -> bool {
     header
         .split(',')
         .any(|name| name.strip_prefix(pipeline).and_then(|n| n.strip_prefix('.')) == Some(stage))
@@ -49,8 +52,11 @@ impl Fuse {
                 readers.entry(topic.to_owned()).or_default().push(i);
             }
         }
+        let catalogue = Catalogue::load().map(|c| c.topics).unwrap_or_default();
+        let users = catalogue.into_iter().filter(|t| t.owner == "users").map(|t| t.name);
         Self {
             pipeline: pipeline.to_owned(),
+            users: users.collect(),
             names: members
                 .iter()
                 .map(|m| format!("{pipeline}.{}", m.name()).into())
@@ -60,8 +66,11 @@ impl Fuse {
         }
     }
 
-    pub(crate) fn pipeline(&self) -> &str {
-        &self.pipeline
+    /// Whether a stage took this record in the transaction that wrote it.
+    pub(crate) fn has_taken(&self, stage: &str, record: &RawRecord) -> bool {
+        let header = record.headers.text(kernel::TAKEN_BY);
+        let header = header.filter(|_| !self.users.contains(&*record.position.topic));
+        header.is_some_and(|header| is_taken(header, &self.pipeline, stage))
     }
 
     pub(crate) fn readers(&self, topic: &str) -> &[usize] {
@@ -144,7 +153,29 @@ fn record(emit: &Emit, trace: Option<&str>, partition: i32, at: &Moment<'_>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::is_taken;
+    use super::{Fuse, is_taken};
+    use kernel::{Headers, Position, RawRecord};
+
+    #[test]
+    fn a_header_forged_on_a_topic_people_write_to_says_nothing() {
+        let fuse = Fuse::new("control-tower", &[]);
+        let on = |topic: &str| RawRecord {
+            position: Position {
+                topic: topic.into(),
+                partition: 0,
+                offset: 0,
+            },
+            key: "k".into(),
+            value: None,
+            headers: Headers::build(|put| put(kernel::TAKEN_BY, b"control-tower.intake")),
+            at: schemas::Timestamp(0),
+        };
+        assert!(fuse.has_taken("intake", &on("soma.plans")));
+        assert!(!fuse.has_taken("orchestrator", &on("soma.plans")));
+        for topic in ["soma.requests", "soma.approvals", "soma.delegations", "soma.controls"] {
+            assert!(!fuse.has_taken("intake", &on(topic)), "{topic}");
+        }
+    }
 
     #[test]
     fn only_the_named_stage_of_the_named_pipeline_has_taken_it() {

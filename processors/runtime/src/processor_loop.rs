@@ -8,7 +8,7 @@ use kernel::{Blame, Committed, Fault, FaultCode, Polled, RawRecord};
 
 use crate::batch::Batch;
 use crate::dead;
-use crate::fuse::{Fuse, is_taken};
+use crate::fuse::Fuse;
 use crate::health::StageState;
 use crate::part::{Member, Moment};
 use crate::restore::restore;
@@ -374,11 +374,10 @@ fn step(
     fuse: &Fuse,
 ) -> Result<bool, Fault> {
     let mut outcome = None;
-    let taken = record.headers.text(kernel::TAKEN_BY).unwrap_or_default();
     let seed = record.position.to_string();
     for &i in fuse.readers(&record.position.topic) {
         let Some(member) = members.get_mut(i) else { continue };
-        if is_taken(taken, fuse.pipeline(), member.name()) {
+        if fuse.has_taken(member.name(), record) {
             continue;
         }
         match member.deliver(at, record, &seed, at.cx.decoder.as_ref(), batch) {

@@ -1,7 +1,7 @@
 //! Kill switches, cancels and pauses, taken in before anything else of a turn. Which control is in force the kernel
 //! knows.
 
-use kernel::controls::{Covers, key_of};
+use kernel::controls::{Covers, key_of, strength};
 use kernel::{Fault, FaultCode};
 use schemas::records::{CallKind, Control, ControlAction, RunStatus};
 
@@ -64,14 +64,7 @@ fn covering(run: &RunState, fx: &kernel::Effects<'_>) -> Option<Control> {
     let found = tools
         .into_iter()
         .filter_map(|tool| fx.controls().covering(covers(tool)));
-    found
-        .max_by_key(|control| match control.action {
-            ControlAction::Kill => 3,
-            ControlAction::Cancel => 2,
-            ControlAction::Pause => 1,
-            ControlAction::Resume => 0,
-        })
-        .cloned()
+    found.max_by_key(|control| strength(control.action)).cloned()
 }
 
 /// The action is still to be called or answered. A compensation counts only once the run is winding down.
