@@ -200,6 +200,9 @@ pub struct Pipeline {
     /// Folder for stages with `state: disk`; each instance has one of its own in it. Relative paths start at the pipeline's folder.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
+    /// Seconds without a heartbeat on `soma.heartbeats` after which everything is held; 0 wants none.
+    #[serde(default)]
+    pub dead_man_s: u32,
     /// The systems it talks to.
     pub connections: Connections,
     /// The model that embeds text.

@@ -234,6 +234,10 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Verdict::NAME, Verdict::schema_text),
         (Approval::NAME, Approval::schema_text),
         (Control::NAME, Control::schema_text),
+        (
+            schemas::records::Heartbeat::NAME,
+            schemas::records::Heartbeat::schema_text,
+        ),
         (Delegation::NAME, Delegation::schema_text),
         (Receipt::NAME, Receipt::schema_text),
         (schemas::records::Member::NAME, schemas::records::Member::schema_text),

@@ -1,13 +1,14 @@
 //! What stands whatever a record says: controls, roles and run-time policies, followed from their compacted topics for all stages
-//! of the process.
+//! of the process; and whether somebody watches.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kafka::{From, Tail};
 use kernel::{Blame, Fault};
-use schemas::records::{Control, Member, Policy};
-use schemas::{Record, topics};
+use schemas::records::{Control, ControlAction, Heartbeat, Member, Policy, Scope};
+use schemas::{Record, Timestamp, topics};
 use stages::policy_gate::Bundle;
 
 use crate::wire::Shared;
@@ -81,6 +82,7 @@ fn read(shared: &Shared) -> Result<(), Fault> {
     let mut controls = Followed::open(shared, topics::CONTROLS.name)?;
     let mut members = Followed::open(shared, topics::MEMBERS.name)?;
     let mut policies = Followed::open(shared, topics::POLICIES.name)?;
+    let mut watch = Watch::of(shared)?;
     while !shared.stop.load(Ordering::SeqCst) {
         // The controls' wait is the loop's pace; the others are looked at in between.
         controls.next(shared, 50, |control: Control| {
@@ -92,11 +94,75 @@ fn read(shared: &Shared) -> Result<(), Fault> {
             shared.controls.apply_member(member);
         })?;
         policies.next(shared, 0, |policy| put_in_force(shared, &policy))?;
-        if controls.ready && members.ready && policies.ready {
+        let watched = match &mut watch {
+            Some(watch) => watch.look(shared)?,
+            None => true,
+        };
+        if controls.ready && members.ready && policies.ready && watched {
             shared.health.set("controls", runtime::StageState::Running, 1);
         }
     }
     Ok(())
+}
+
+/// The dead man's switch: everything is held while nobody has been heard for longer than the limit.
+struct Watch {
+    beats: Followed<Heartbeat>,
+    limit_us: i64,
+    last: Cell<Option<Timestamp>>,
+    /// What the stages were told last.
+    held: Option<bool>,
+}
+
+impl Watch {
+    fn of(shared: &Shared) -> Result<Option<Self>, Fault> {
+        let limit_s = i64::from(shared.pipeline.dead_man_s);
+        if limit_s == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            beats: Followed::open(shared, topics::HEARTBEATS.name)?,
+            limit_us: limit_s * 1_000_000,
+            last: Cell::new(None),
+            held: None,
+        }))
+    }
+
+    /// Whether it is known by now if somebody watches.
+    fn look(&mut self, shared: &Shared) -> Result<bool, Fault> {
+        let now = shared.clock.now();
+        let last = &self.last;
+        self.beats.next(shared, 0, |beat: Heartbeat| {
+            // One from the future would hold the switch open: it counts as now.
+            last.set(last.get().max(Some(beat.beat_at.min(now))));
+        })?;
+        if !self.beats.ready {
+            return Ok(false);
+        }
+        let hold = self.last.get().is_none_or(|at| now.micros_since(at) > self.limit_us);
+        if self.held.replace(hold) == Some(hold) {
+            return Ok(true);
+        }
+        shared.metrics.gauge("controls", "unwatched", usize::from(hold));
+        let since = self
+            .last
+            .get()
+            .map_or_else(|| "ever".to_owned(), |at| format!("since {at}"));
+        if hold {
+            tracing::error!(%since, runbook = "deploy/runbooks/CONTROL_STOPPED.md", "no heartbeat: everything is held");
+        } else {
+            tracing::info!("somebody watches: nothing is held for want of a heartbeat");
+        }
+        shared.controls.set_unwatched(hold.then(|| Control {
+            scope: Scope::Global,
+            action: ControlAction::Pause,
+            reason: format!("no heartbeat {since}; `soma heartbeat` lets go"),
+            actor: "dead man's switch".to_owned(),
+            issued_at: now,
+            ..Control::default()
+        }));
+        Ok(true)
+    }
 }
 
 /// Puts a bundle in force, or leaves what was where it is no bundle.

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use schemas::records::{
-    Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Control, Delegation, Deputy, Event, HandedOn, Member,
-    Memory, Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict, Waiting,
+    Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Control, Delegation, Deputy, Event, HandedOn, Heartbeat,
+    Member, Memory, Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict, Waiting,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -91,6 +91,7 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             approvals: vec![approval.clone()],
             asked_at: Some(at),
             permit: Some(Default::default()),
+            done: vec![Default::default()],
             proposed_at: at,
             ..Default::default()
         }),
@@ -140,8 +141,13 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         line(&Control {
             target: "acme".into(),
             reason: "test".into(),
+            seconded_by: Some("lin".into()),
             issued_at: at,
             ..Default::default()
+        }),
+        line(&Heartbeat {
+            actor: "ops".into(),
+            beat_at: at,
         }),
         line(&Call {
             run_id: "run_1".into(),
@@ -306,6 +312,7 @@ fn read_as(name: &str, writer: &schemas::Schema, raw: &[u8]) -> serde_json::Valu
         "Member" => reread::<Member>(writer, raw),
         "Policy" => reread::<Policy>(writer, raw),
         "Control" => reread::<Control>(writer, raw),
+        "Heartbeat" => reread::<Heartbeat>(writer, raw),
         "Call" => reread::<Call>(writer, raw),
         "Outcome" => reread::<Outcome>(writer, raw),
         "Run" => reread::<Run>(writer, raw),

@@ -30,10 +30,10 @@ fn soma(live: &Live, args: &[&str]) {
     assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
 }
 
-/// When the broker took the last press of a switch, seconds since the epoch.
+/// When the broker took the first press of a switch, seconds since the epoch.
 #[allow(clippy::cast_precision_loss, reason = "seconds")]
 fn pressed(live: &Live, reason: &str) -> f64 {
-    let all = live.read_raw(topics::CONTROLS.name).into_iter().rev();
+    let all = live.read_raw(topics::CONTROLS.name).into_iter();
     let mut mine = all.filter(|raw| {
         let value = raw.value.as_deref().unwrap_or_default();
         kernel::decode::<Control>(value, live.registry.as_ref()).is_ok_and(|c| c.reason == reason)
@@ -106,6 +106,11 @@ fn round(live: &Live, scope: &[&str]) -> Vec<f64> {
         live,
         &[&["kill"], &scope[..], &["--reason", &tag, "--as", "live-test"]].concat(),
     );
+    if scope.contains(&"--global") {
+        // The end of everything takes two; the first press holds it all the same.
+        let again = [&["kill"], &scope[..], &["--reason", &tag, "--as", "second-person"]].concat();
+        soma(live, &again);
+    }
     let at = pressed(live, &tag);
     // Dead letters do not go back while a switch covers them.
     let out = live.soma(&["--json", "dlq", "replay", "--key", &letter, "--tenant", &tag, "-y"]);

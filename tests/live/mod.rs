@@ -5,6 +5,7 @@ mod approvals;
 mod audit;
 mod bad_input;
 mod controls;
+mod dead_man;
 mod demo;
 mod evolution;
 pub(crate) mod harness;

@@ -384,6 +384,7 @@ impl Simulation {
             reason: "simulated".into(),
             actor: "carol".into(),
             issued_at: self.clock.now(),
+            seconded_by: None,
         });
     }
 

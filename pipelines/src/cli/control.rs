@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kafka::{From, Tail};
 use kernel::Blame;
-use kernel::controls::{Controls, key_of};
+use kernel::controls::{Controls, is_alone, key_of};
 use schemas::records::{Control, ControlAction, Run, RunStatus, Scope};
 use schemas::topics;
 use serde_json::{Value as Json, json};
@@ -20,7 +20,7 @@ const EFFECT: Duration = Duration::from_secs(10);
 /// Sets or lifts a switch at a scope.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  soma kill --global --reason 'incident 12'          everything stops; nothing new is admitted
+  soma kill --global --reason 'incident 12'          everything is held at once; a second person who says the same ends it
   soma kill --run 3f2a91 --reason 'wrong target'     ends one run, nothing is undone
   soma cancel --run 3f2a91 --reason 'not needed'     ends one run and undoes what it did
   soma pause --tenant acme --reason 'maintenance'    nothing new starts; what runs may finish
@@ -28,7 +28,7 @@ const EFFECT: Duration = Duration::from_secs(10);
   soma controls                                      what is in force
 
 A switch is a record: it holds over restarts until `soma resume` with the same scope lifts it. A run that was killed stays
-killed. With --run the command waits up to 10 s and says what it saw.")]
+killed. To end everything takes two people: what one asks for alone with --global holds everything, as pause does. With --run the command waits up to 10 s and says what it saw.")]
 #[command(group(clap::ArgGroup::new("scope").required(true)))]
 pub(super) struct Args {
     /// Everything
@@ -93,6 +93,7 @@ pub(super) fn run(args: &Args, action: ControlAction, cx: &Context) -> Done {
         }
     }
     let actor = cx.actor(args.who.as_deref())?;
+    let seconded_by = first_of_two(cx, scope, action, &actor)?;
     let control = Control {
         scope,
         target,
@@ -100,6 +101,7 @@ pub(super) fn run(args: &Args, action: ControlAction, cx: &Context) -> Done {
         reason: args.reason.clone(),
         actor,
         issued_at: now(),
+        seconded_by,
     };
     let mut tail = before
         .as_ref()
@@ -125,6 +127,21 @@ pub(super) fn run(args: &Args, action: ControlAction, cx: &Context) -> Done {
         _ => None,
     };
     report(cx, &control, before.as_ref(), seen.as_ref())
+}
+
+/// Who has asked for the same end of everything before, if this is the second person.
+fn first_of_two(cx: &Context, scope: Scope, action: ControlAction, actor: &str) -> Result<Option<String>, Failure> {
+    if scope != Scope::Global || !matches!(action, ControlAction::Kill | ControlAction::Cancel) {
+        return Ok(None);
+    }
+    let controls = in_force(cx)?;
+    let before: Vec<_> = controls.alone().filter(|c| c.action == action).collect();
+    if before.iter().any(|c| c.actor == actor) {
+        let text = format!("{actor} has asked for it already; everything is held");
+        let help = "somebody else has to ask for the same: soma kill --global --reason .. (--as WHO)";
+        return Err(Failure::failed("SECOND_PERSON_MISSING", text, help));
+    }
+    Ok(before.first().map(|c| c.actor.clone()))
 }
 
 /// The run that is meant. A whole id that the orchestrator has not seen yet is taken as it is: a kill must not have to wait.
@@ -169,6 +186,9 @@ fn report(cx: &Context, control: &Control, before: Option<&Run>, seen: Option<&R
         key_of(control.scope, &control.target),
         control.reason
     ))?;
+    if is_alone(control) {
+        out::line("everything is held; it ends when a second person asks for the same")?;
+    }
     match after {
         None => out::line("`soma run list` shows its effect; `soma controls` what is in force")?,
         Some(run) if effective => out::line(format!("{} is {}", run.run_id, word(&run.status)))?,

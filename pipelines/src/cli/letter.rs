@@ -94,7 +94,8 @@ impl Letter {
             })
         });
         let control = found.max_by_key(|c| kernel::controls::strength(c.action))?;
-        matches!(control.action, ControlAction::Kill | ControlAction::Cancel).then(|| {
+        let ends = matches!(control.action, ControlAction::Kill | ControlAction::Cancel);
+        (ends || controls.alone().next().is_some()).then(|| {
             let scope = kernel::controls::key_of(control.scope, &control.target);
             format!(
                 "{} at {scope} by {}: {}",
@@ -302,7 +303,10 @@ mod tests {
             controls
         };
         let covered = |controls: &Controls, value: &Json| letter.stopped_by(controls, value).is_some();
+        // Asked for by one person alone it is a pause, and yet nothing goes back.
         assert!(covered(&with(Scope::Global, "", ControlAction::Kill), &Json::Null));
+        let tools = json!({"steps": [{"tool": "http"}, {"tool": "terraform"}]});
+        assert!(covered(&with(Scope::Tool, "terraform", ControlAction::Kill), &tools));
         assert!(covered(&with(Scope::Tenant, "acme", ControlAction::Kill), &Json::Null));
         assert!(covered(&with(Scope::Run, "run_1", ControlAction::Cancel), &Json::Null));
         assert!(covered(

@@ -10,6 +10,7 @@ mod describe;
 mod dev;
 mod dlq;
 mod failure;
+mod heartbeat;
 mod input;
 mod kinds;
 mod letter;
@@ -104,6 +105,8 @@ enum Command {
     Resume(control::Args),
     /// Stop and undo: steps that succeeded are compensated
     Cancel(control::Args),
+    /// Say that somebody watches: the dead man's switch
+    Heartbeat(heartbeat::Args),
     /// List kills, cancels and pauses in force
     #[command(after_help = "Example:\n  soma controls     `soma resume` with the same scope lifts one")]
     Controls,
@@ -197,6 +200,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Pause(args) => control::run(args, ControlAction::Pause, cx),
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
         Command::Cancel(args) => control::run(args, ControlAction::Cancel, cx),
+        Command::Heartbeat(args) => heartbeat::run(args, cx),
         Command::Controls => control::list(cx),
         Command::Audit(command) => audit::run(command, cx),
         Command::Dlq(command) => dlq::run(command, cx),
@@ -275,6 +279,7 @@ mod tests {
             "soma policy publish d --tenant * --reason x",
             "soma policy withdraw --tenant acme --reason x",
             "soma kill --global --reason stop",
+            "soma heartbeat --every 10s",
             "soma dlq replay --since 2h --rate 10/s --dry-run",
             "soma dlq show soma.requests 0 17",
             "soma policy backtest --bundle p --since 7d --html r.html",

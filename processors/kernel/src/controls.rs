@@ -25,6 +25,10 @@ pub struct Covers<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Controls {
     by_key: BTreeMap<String, Control>,
+    /// What one person alone asks for everything, by key; it holds everything until a second does.
+    alone: BTreeMap<String, Control>,
+    /// Nobody watches.
+    unwatched: Option<Control>,
     members: Arc<Members>,
 }
 
@@ -32,11 +36,25 @@ impl Controls {
     /// Takes a control in. RESUME lifts what stood at its scope.
     pub fn apply(&mut self, control: Control) {
         let key = key_of(control.scope, &control.target);
+        self.alone.remove(&key);
         if control.action == ControlAction::Resume {
             self.by_key.remove(&key);
+        } else if is_alone(&control) {
+            self.by_key.insert(key.clone(), held(&control));
+            self.alone.insert(key, control);
         } else {
             self.by_key.insert(key, control);
         }
+    }
+
+    /// What one person alone asks for everything: a second person's word makes it so.
+    pub fn alone(&self) -> impl Iterator<Item = &Control> {
+        self.alone.values()
+    }
+
+    /// Holds everything while nobody watches; `None` lets go.
+    pub fn set_unwatched(&mut self, hold: Option<Control>) {
+        self.unwatched = hold;
     }
 
     /// Takes somebody's roles in.
@@ -51,18 +69,40 @@ impl Controls {
 
     /// The strongest control that covers these facts: KILL before CANCEL before PAUSE.
     pub fn covering(&self, covers: Covers<'_>) -> Option<&Control> {
-        if self.by_key.is_empty() {
+        if self.by_key.is_empty() && self.unwatched.is_none() {
             return None;
         }
         self.by_key
             .values()
+            .chain(&self.unwatched)
             .filter(|c| hits(c, covers))
             .max_by_key(|c| strength(c.action))
     }
 
     /// Everything in force, by scope and target.
     pub fn all(&self) -> impl Iterator<Item = &Control> {
-        self.by_key.values()
+        self.by_key.values().chain(&self.unwatched)
+    }
+}
+
+/// Whether one person alone asks for the end of everything.
+pub fn is_alone(control: &Control) -> bool {
+    let ends = matches!(control.action, ControlAction::Kill | ControlAction::Cancel);
+    let second = control.seconded_by.as_deref().map(str::trim);
+    let seconded = second.is_some_and(|s| !s.is_empty() && s != control.actor.trim());
+    control.scope == Scope::Global && ends && !seconded
+}
+
+/// The hold that stands in place of what one person alone asks for.
+fn held(control: &Control) -> Control {
+    let reason = format!(
+        "{} ({:?} of everything waits for a second person; until then everything is held)",
+        control.reason, control.action
+    );
+    Control {
+        action: ControlAction::Pause,
+        reason,
+        ..control.clone()
     }
 }
 
@@ -125,6 +165,7 @@ pub fn strength(action: ControlAction) -> u8 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -158,6 +199,47 @@ mod tests {
                 })
                 .is_none()
         );
+    }
+
+    #[test]
+    fn the_end_of_everything_takes_two_and_one_alone_holds_it() {
+        let by = |actor: &str, second: Option<&str>| Control {
+            actor: actor.into(),
+            seconded_by: second.map(str::to_owned),
+            ..control(Scope::Global, "", ControlAction::Kill)
+        };
+        for (second, action) in [
+            (None, ControlAction::Pause),
+            (Some("ada"), ControlAction::Pause),
+            (Some(" "), ControlAction::Pause),
+            (Some("grace"), ControlAction::Kill),
+        ] {
+            let mut controls = Controls::default();
+            controls.apply(by("ada", second));
+            let covering = controls.covering(Covers::default()).unwrap();
+            assert_eq!(covering.action, action, "{second:?}");
+            assert_eq!(controls.alone().count(), usize::from(action == ControlAction::Pause));
+            controls.apply(control(Scope::Global, "", ControlAction::Resume));
+            assert!(controls.covering(Covers::default()).is_none() && controls.alone().next().is_none());
+        }
+    }
+
+    #[test]
+    fn while_nobody_watches_everything_is_held() {
+        let mut controls = Controls::default();
+        controls.set_unwatched(Some(control(Scope::Global, "", ControlAction::Pause)));
+        controls.apply(control(Scope::Tenant, "acme", ControlAction::Kill));
+        let of = |controls: &Controls, tenant| {
+            let covers = Covers {
+                tenant,
+                ..Covers::default()
+            };
+            controls.covering(covers).map(|c| c.action)
+        };
+        assert_eq!(of(&controls, "acme"), Some(ControlAction::Kill));
+        assert_eq!(of(&controls, "globex"), Some(ControlAction::Pause));
+        controls.set_unwatched(None);
+        assert_eq!(of(&controls, "globex"), None);
     }
 
     #[test]

@@ -33,6 +33,19 @@ impl SharedControls {
         inner.now = Arc::new(next);
     }
 
+    /// Holds everything while nobody watches, or lets go. Keys are told as of any control.
+    pub fn set_unwatched(&self, hold: Option<Control>) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Controls::clone(&inner.now);
+        next.set_unwatched(hold.clone());
+        inner.now = Arc::new(next);
+        let told = hold.unwrap_or_else(|| Control {
+            action: schemas::records::ControlAction::Resume,
+            ..Control::default()
+        });
+        inner.history.push(told);
+    }
+
     /// The controls in force, and how many were ever applied.
     pub fn now(&self) -> (Arc<Controls>, usize) {
         let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);

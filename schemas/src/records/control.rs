@@ -20,6 +20,9 @@ pub struct Control {
     pub actor: String,
     /// When.
     pub issued_at: Timestamp,
+    /// For GLOBAL: another person who asks for the same; a KILL or CANCEL of everything without one only holds, as PAUSE does.
+    #[serde(default)]
+    pub seconded_by: Option<String>,
 }
 
 /// How far a control reaches.

@@ -52,6 +52,9 @@ pub struct Proposal {
     /// The gate's earlier permit for exactly this step, which rested on an approval of the whole plan; null when there is none.
     #[serde(default)]
     pub permit: Option<Permit>,
+    /// What the run has done so far, in the order it was done.
+    #[serde(default)]
+    pub done: Vec<Done>,
     /// When it was put forward.
     pub proposed_at: Timestamp,
 }
@@ -72,6 +75,19 @@ pub struct ProposedStep {
     /// The plan demands a human's approval for it.
     #[serde(default)]
     pub approval_required: bool,
+}
+
+/// A step that has succeeded in this run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Step of the plan.
+    pub step_id: String,
+    /// Tool that acted.
+    pub tool: String,
+    /// Operation of the tool.
+    pub operation: String,
+    /// When it succeeded.
+    pub finished_at: Timestamp,
 }
 
 /// A human's approval carried to the gate, which checks it against what is true now.

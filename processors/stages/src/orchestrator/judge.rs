@@ -3,12 +3,12 @@
 
 use kernel::{Fault, FaultCode};
 use schemas::records::{
-    ApprovalRef, CallKind, Decision, Permit, Proposal, ProposedStep, StepVerdict, Subject, Verdict,
+    ApprovalRef, CallKind, Decision, Done, Permit, Proposal, ProposedStep, Step, StepVerdict, Subject, Verdict,
 };
 use schemas::{Timestamp, digest, topics};
 
 use super::humans::readable_steps;
-use super::state::{Action, At, Cause, Phase};
+use super::state::{Action, At, Cause, Phase, RunState, StepState};
 use super::{Turn, references};
 
 impl Turn<'_, '_> {
@@ -228,11 +228,30 @@ impl Turn<'_, '_> {
             approvals: resting.approvals,
             asked_at: resting.asked_at,
             permit: resting.permit,
+            done: done(self.run),
             proposed_at: now,
         };
         self.fx
             .emit(topics::PROPOSALS, plan.run_id.clone(), &plan.tenant, &proposal)
     }
+}
+
+/// What has succeeded so far, in order; what was undone since is in it all the same.
+fn done(run: &RunState) -> Vec<Done> {
+    let mut all: Vec<_> = run
+        .steps
+        .iter()
+        .zip(&run.plan.steps)
+        .filter(|(state, _)| state.nth > 0)
+        .collect();
+    all.sort_by_key(|(state, _)| state.nth);
+    let one = |(state, step): (&StepState, &Step)| Done {
+        step_id: step.step_id.clone(),
+        tool: step.tool.clone(),
+        operation: step.operation.clone(),
+        finished_at: state.finished_at.unwrap_or_default(),
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// Humans' word that a proposal brings.

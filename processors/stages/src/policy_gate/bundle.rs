@@ -178,7 +178,7 @@ impl Bundle {
     fn prove(&mut self, faults: &mut Vec<ConfigFault>) {
         self.engine.set_input(Value::from(serde_json::json!({
             "subject": {"kind": "PLAN", "id": ""}, "tenant": "", "actor": "", "roles": [], "goal": "", "capsule": null,
-            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "rules": [], "now": ""
+            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "now": ""
         })));
         for rule in ENTRY_POINTS {
             let word = rule.rsplit('.').next().unwrap_or(rule);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use schemas::Timestamp;
-use schemas::records::{ApprovalRef, Member, Permit};
+use schemas::records::{ApprovalRef, Done, Member, Permit};
 
 use super::tests::{GET, NOW, gate, judged, parse, plan, proposal, rules, step};
 use super::*;
@@ -240,4 +240,33 @@ fn a_shelved_bundle_tightens_for_its_tenant_only_and_changes_the_revision() {
     shelf.remove("acme");
     assert_eq!(of("acme").policy_revision, before.policy_revision);
     assert!(shelf.revisions().is_empty());
+}
+
+/// "No delete after an export": what the run has done is part of what is judged.
+#[test]
+fn a_policy_may_speak_of_what_the_run_has_done() {
+    let text = "package soma.gate\n\ndeny contains f if {\n\tsome s in input.steps\n\ts.arguments.method == \"DELETE\"\n\tsome d in input.done\n\
+        \td.operation == \"export\"\n\tf := {\"rule\": \"delete_after_export\", \"description\": \"d\", \"step_id\": s.step_id}\n}\n\n\
+        escalate contains {\"rule\": \"r\"} if false\n";
+    let gate = PolicyGate::new(parse(&[("a/gate.rego", text)]).unwrap(), [9; 32], || 0);
+    let delete = proposal(&step(
+        "a",
+        "http",
+        "request",
+        r#"{"method":"DELETE","url":"http://127.0.0.1/x"}"#,
+    ));
+    let after = |operation: &str| {
+        let done = Done {
+            step_id: "before".into(),
+            tool: "warehouse".into(),
+            operation: operation.into(),
+            finished_at: NOW,
+        };
+        let of = Proposal {
+            done: vec![done],
+            ..delete.clone()
+        };
+        verdict(&gate, &of, vec![], &Members::default()).decision
+    };
+    assert_eq!((after("export"), after("import")), (Decision::Deny, Decision::Allow));
 }

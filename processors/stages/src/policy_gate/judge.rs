@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use kernel::FaultCode;
 use regorus::{Engine, Value};
 use schemas::digest;
-use schemas::records::{ApprovalRef, Ask, Autonomy, Decision, Deputy, ProposedStep, Subject, Violation};
+use schemas::records::{ApprovalRef, Ask, Autonomy, Decision, Deputy, Done, ProposedStep, Subject, Violation};
 use schemas::{Timestamp, Usd};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +27,8 @@ pub(super) struct Case<'a> {
     pub(super) subject_id: &'a str,
     pub(super) steps: Vec<ProposedStep>,
     pub(super) approvals: Vec<ApprovalRef>,
+    /// What the run has done so far.
+    pub(super) done: &'a [Done],
     pub(super) now: Timestamp,
 }
 
@@ -270,6 +272,7 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         "steps": steps,
         "approval": case.approvals.first(),
         "approvals": case.approvals,
+        "done": case.done,
         "rules": rules,
         "now": case.now,
     })

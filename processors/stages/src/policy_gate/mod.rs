@@ -344,6 +344,7 @@ fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         subject_id: &plan.plan_id,
         steps: steps.collect(),
         approvals: Vec::new(),
+        done: &[],
         now,
     }
 }
@@ -361,6 +362,7 @@ fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         subject_id: &proposal.subject_id,
         steps: proposal.steps.clone(),
         approvals: approvals(proposal),
+        done: &proposal.done,
         now,
     }
 }

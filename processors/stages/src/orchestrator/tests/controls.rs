@@ -38,7 +38,7 @@ fn a_kill_ends_the_run_at_once_and_keeps_late_answers() {
 fn a_kill_stops_retries_waits_and_the_way_back() {
     let mut d = two_of_three();
     d.fail("b", true);
-    d.control(Scope::Global, "", ControlAction::Kill);
+    d.control(Scope::Tenant, "acme", ControlAction::Kill);
     assert_eq!(d.step("b").status, StepStatus::Failed);
     d.pass(HOUR_MS);
     assert_eq!(d.called(), ["a#1", "b#1"]);

@@ -234,6 +234,12 @@ fn what_was_judged_a_while_ago_is_judged_again_with_the_approvals_it_rested_on()
     assert_eq!((again.subject_id.as_str(), d.called().len()), ("b", 1));
     assert_eq!(again.approvals[0].approver, "grace");
     assert_eq!(again.permit.unwrap().signature, "5160");
+    let done: Vec<_> = again
+        .done
+        .iter()
+        .map(|d| (d.step_id.as_str(), d.tool.as_str()))
+        .collect();
+    assert_eq!(done, [("a", "http")]);
     d.judge(Decision::Allow);
     assert_eq!(d.called(), ["a#1", "b#1"]);
     d.fail("b", true);

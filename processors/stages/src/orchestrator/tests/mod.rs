@@ -148,6 +148,7 @@ impl Driver {
             reason: "because".into(),
             actor: "ops".into(),
             issued_at: self.now,
+            seconded_by: None,
         };
         self.controls.apply(control.clone());
         self.now = self.now.plus_ms(1);
