@@ -103,6 +103,26 @@ impl StageEntry {
     }
 }
 
+/// Whole seconds, as a number or, out of a variable, as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Seconds(pub u32);
+
+impl TryFrom<Value> for Seconds {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let number = match &value {
+            Value::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        number
+            .map(Seconds)
+            .ok_or_else(|| "is not whole seconds; write for example 60".to_owned())
+    }
+}
+
 /// Where ClickHouse is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,7 +222,7 @@ pub struct Pipeline {
     pub state_dir: Option<PathBuf>,
     /// Seconds without a heartbeat on `soma.heartbeats` after which everything is held; 0 wants none.
     #[serde(default)]
-    pub dead_man_s: u32,
+    pub dead_man_s: Seconds,
     /// The systems it talks to.
     pub connections: Connections,
     /// The model that embeds text.
@@ -278,6 +298,7 @@ impl Pipeline {
                     "pipeline" | "instance" => read::<String>(part, name).err().into_iter().collect(),
                     "fuse" => read::<Vec<Vec<String>>>(part, name).err().into_iter().collect(),
                     "state_dir" => read::<PathBuf>(part, name).err().into_iter().collect(),
+                    "dead_man_s" => read::<Seconds>(part, name).err().into_iter().collect(),
                     "session_timeout_ms" => read::<u32>(part, name).err().into_iter().collect(),
                     "stages" if part.is_sequence() => vec![],
                     "stages" => vec![ConfigFault::new("stages", "must be a list")],
@@ -393,6 +414,15 @@ mod tests {
         assert_eq!(expand("<${A}>", &env).unwrap(), "<x: [1]\n# y>");
         assert_eq!(expand("${B:-b} $${A}", &env).unwrap(), "b ${A}");
         assert_eq!(expand("${B}", &env).unwrap_err(), "B");
+    }
+
+    #[test]
+    fn seconds_come_as_a_number_or_out_of_a_variable() {
+        let of = |text: &str| Seconds::try_from(serde_yaml_ng::from_str::<Value>(text).unwrap());
+        assert_eq!((of("60"), of("'60'")), (Ok(Seconds(60)), Ok(Seconds(60))));
+        for bad in ["-1", "1.5", "soon", "[1]", "5000000000"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

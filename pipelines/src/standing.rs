@@ -116,7 +116,7 @@ struct Watch {
 
 impl Watch {
     fn of(shared: &Shared) -> Result<Option<Self>, Fault> {
-        let limit_s = i64::from(shared.pipeline.dead_man_s);
+        let limit_s = i64::from(shared.pipeline.dead_man_s.0);
         if limit_s == 0 {
             return Ok(None);
         }
