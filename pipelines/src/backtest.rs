@@ -78,6 +78,12 @@ impl Put {
         }
     }
 
+    /// Whether a verdict is about this.
+    pub(crate) fn was_judged(&self, verdict: &Verdict) -> bool {
+        let (run, kind, subject, cause, digest) = self.parts();
+        verdict_id(run, kind, subject, &digest, &verdict.policy_revision, cause) == verdict.verdict_id
+    }
+
     fn tools(&self) -> String {
         let tools: BTreeSet<&str> = match self {
             Put::Plan(p) => p.steps.iter().map(|s| s.tool.as_str()).collect(),
@@ -86,7 +92,7 @@ impl Put {
         tools.into_iter().collect::<Vec<_>>().join(",")
     }
 
-    fn input(&self) -> Input {
+    pub(crate) fn input(&self) -> Input {
         match self {
             Put::Plan(p) => Input::Plan(p.clone()),
             Put::Proposal(p) => Input::Proposal(p.clone()),

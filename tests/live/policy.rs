@@ -56,6 +56,24 @@ fn a_backtest_finds_exactly_what_a_new_rule_covers() {
         );
         assert_eq!(change["rules_new"], serde_json::json!(["no_zebras"]), "{change}");
     }
+    // What the policies were given can be shown for every verdict.
+    let out = live.soma(&[
+        "--json",
+        "policy",
+        "explain",
+        &runs[0],
+        "--input",
+        "--bundle",
+        &base.display().to_string(),
+    ]);
+    let said: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+    let verdict = said["verdicts"][0]["verdict_id"].as_str().unwrap();
+    let given = &said["inputs"][verdict];
+    assert_eq!(
+        (&given["tenant"], &given["steps"][0]["tool"]),
+        (&tenant.as_str().into(), &"http".into()),
+        "{said:#}"
+    );
     let page = live.home.join("backtest.html");
     let html = page.display().to_string();
     live.soma(&[

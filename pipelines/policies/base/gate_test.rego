@@ -84,3 +84,9 @@ test_a_large_budget_escalates_once if {
 	count(gate.escalate) == 0 with input as object.union(large, {"subject": {"kind": "STEP", "id": "s"}})
 	count(gate.escalate) == 0 with input as object.union(large, {"budget_usd": 100})
 }
+
+test_a_target_not_yet_known_is_judged_when_it_is if {
+	step := object.union(get({"valid": false}), {"exact": false, "arguments": {"url": "${steps.a.result.url}"}})
+	count(gate.deny) == 0 with input as case(step)
+	rules(gate.deny) == {"host_not_allowed"} with input as case(object.union(step, {"exact": true}))
+}

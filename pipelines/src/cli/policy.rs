@@ -1,13 +1,14 @@
 //! `soma policy`: a bundle tested, another one tried on recorded history, and a verdict explained.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use kernel::ConfigFault;
-use schemas::records::{Plan, Proposal, Verdict};
+use schemas::records::{Plan, Proposal, Run, Verdict};
 use schemas::{Record, topics};
 use serde_json::json;
-use stages::policy_gate::{Bundle, PolicyGate};
+use stages::policy_gate::{Bundle, Coverage, PolicyGate};
 
 use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
@@ -22,12 +23,16 @@ pub(super) enum Command {
     /// Runs the Rego tests of a bundle
     #[command(after_help = "Example:
   soma policy test pipelines/policies/base
+  soma policy test my-policies --coverage     and the lines no test came to
 
 Exit code: 0 all pass, 1 some do not, 2 the bundle does not compile (file and line are named).")]
     Test {
         /// Folder of the bundle
         #[arg(default_value = "pipelines/policies/base")]
         bundle: PathBuf,
+        /// Also say which lines no test came to
+        #[arg(long)]
+        coverage: bool,
     },
     /// Judges recorded history with another bundle: which verdicts would change?
     #[command(after_help = "Examples:
@@ -52,10 +57,18 @@ pass, or nothing is written. It holds over restarts until another is published o
     #[command(after_help = "Example:\n  soma policy list")]
     List,
     /// Shows why a run was judged as it was: every verdict, every rule, and what it spoke against
-    #[command(after_help = "Example:\n  soma policy explain 3f2a91")]
+    #[command(after_help = "Examples:
+  soma policy explain 3f2a91
+  soma policy explain 3f2a91 --input     and the document the policies were given, for example to ask OPA about it")]
     Explain {
         /// Run id, or its beginning
         run: String,
+        /// Also show what the policies were given
+        #[arg(long)]
+        input: bool,
+        /// Folder of the bundle whose weighted rules are part of that
+        #[arg(long, value_name = "DIR", default_value = "pipelines/policies/base")]
+        bundle: PathBuf,
     },
 }
 
@@ -78,12 +91,12 @@ pub(super) struct Args {
 
 pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
-        Command::Test { bundle } => test(bundle, cx),
+        Command::Test { bundle, coverage } => test(bundle, *coverage, cx),
         Command::Backtest(args) => try_on_history(args, cx),
         Command::Publish(args) => policies::publish(args, cx),
         Command::Withdraw(args) => policies::withdraw(args, cx),
         Command::List => policies::list(cx),
-        Command::Explain { run } => explain(run, cx),
+        Command::Explain { run, input, bundle } => explain(run, input.then_some(bundle.as_path()), cx),
     }
 }
 
@@ -105,16 +118,23 @@ pub(super) fn read(folder: &Path) -> Result<Vec<(String, String)>, Failure> {
     Ok(files)
 }
 
-fn test(folder: &Path, cx: &Context) -> Done {
+fn test(folder: &Path, coverage: bool, cx: &Context) -> Done {
     let bundle = Bundle::parse(&read(folder)?).map_err(refused)?;
-    let results = bundle.test();
+    let (results, covered) = if coverage {
+        let done = bundle.test_with_coverage();
+        done.map_err(|e| Failure::failed("INTERNAL", e, "leave --coverage out"))?
+    } else {
+        (bundle.test(), Vec::new())
+    };
     let failed = results.iter().filter(|r| !r.passed).count();
     if cx.json {
         let all: Vec<_> = results
             .iter()
             .map(|r| json!({"test": r.name, "passed": r.passed, "detail": r.detail}))
             .collect();
-        out::json(&json!({"revision": bundle.revision(), "tests": all, "failed": failed}))?;
+        out::json(
+            &json!({"revision": bundle.revision(), "tests": all, "failed": failed, "coverage": json_of(&covered)}),
+        )?;
     } else {
         for r in &results {
             let word = if r.passed {
@@ -129,6 +149,7 @@ fn test(folder: &Path, cx: &Context) -> Done {
                 r.detail
             ))?;
         }
+        covered.iter().map(missed).try_for_each(out::line)?;
         out::line(format!(
             "policy tests={} failed={failed} revision={}",
             results.len(),
@@ -136,6 +157,33 @@ fn test(folder: &Path, cx: &Context) -> Done {
         ))?;
     }
     Ok(if failed == 0 { OK } else { FAILED })
+}
+
+/// What of a file no test came to, as lines and stretches of lines.
+fn missed(of: &Coverage) -> String {
+    let all = of.covered + of.missed.len();
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    for line in &of.missed {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == *line => *last = *line,
+            _ => parts.push((*line, *line)),
+        }
+    }
+    let text = parts
+        .iter()
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
+    let text: Vec<_> = text.collect();
+    let which = if text.is_empty() {
+        String::new()
+    } else {
+        format!(", not lines {}", text.join(", "))
+    };
+    format!("{}: {} of {all} lines{which}", of.path, of.covered)
+}
+
+fn json_of(covered: &[Coverage]) -> Vec<serde_json::Value> {
+    let one = |c: &Coverage| json!({"file": c.path, "covered": c.covered, "missed": c.missed});
+    covered.iter().map(one).collect()
 }
 
 fn all<R: Record>(
@@ -269,12 +317,41 @@ fn html(found: &Backtest, alike: &[Group<'_>], revision: &str) -> String {
     )
 }
 
-fn explain(run: &str, cx: &Context) -> Done {
+/// The documents that judgements were made on, by verdict.
+fn documents(
+    folder: &Path,
+    run: &Run,
+    verdicts: &[Verdict],
+    cx: &Context,
+) -> Result<BTreeMap<String, serde_json::Value>, Failure> {
+    let bundle = Bundle::parse(&read(folder)?).map_err(refused)?;
+    // It signs nothing.
+    let gate = PolicyGate::new(bundle, [0; 32], || 0);
+    let began = run.created_at.plus_ms(-60_000);
+    let plans = all::<Plan>(cx, topics::PLANS.name, began, |p| p.run_id == run.run_id)?;
+    let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, began, |p| p.run_id == run.run_id)?;
+    let mut puts: Vec<_> = plans.into_iter().map(|p| Put::Plan(Box::new(p))).collect();
+    puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
+    let of = |v: &Verdict| {
+        let put = puts.iter().find(|p| p.was_judged(v))?;
+        Some((v.verdict_id.clone(), gate.document(&put.input(), v.decided_at)))
+    };
+    Ok(verdicts.iter().filter_map(of).collect())
+}
+
+fn explain(run: &str, bundle: Option<&Path>, cx: &Context) -> Done {
     let run = runs::find(cx, run)?;
     let began = run.created_at.plus_ms(-60_000);
     let verdicts = all::<Verdict>(cx, topics::VERDICTS.name, began, |v| v.run_id == run.run_id)?;
+    let given = match bundle {
+        Some(folder) => documents(folder, &run, &verdicts, cx)?,
+        None => BTreeMap::new(),
+    };
     if cx.json {
-        out::json(&json!(verdicts))?;
+        match bundle {
+            Some(_) => out::json(&json!({"verdicts": verdicts, "inputs": given}))?,
+            None => out::json(&json!(verdicts))?,
+        }
         return Ok(OK);
     }
     for v in &verdicts {
@@ -288,6 +365,9 @@ fn explain(run: &str, cx: &Context) -> Done {
         );
         out::line(out::paint(out::BOLD, &head))?;
         out::line(format!("  verdict {}  policy {}", v.verdict_id, v.policy_revision))?;
+        if let Some(document) = given.get(&v.verdict_id) {
+            out::line(format!("{document:#}"))?;
+        }
         if v.violations.is_empty() {
             out::line("  no rule speaks against it")?;
         }

@@ -54,6 +54,17 @@ pub struct TestResult {
     pub detail: String,
 }
 
+/// What of a policy file the tests came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// File.
+    pub path: String,
+    /// How many lines that say something were evaluated.
+    pub covered: usize,
+    /// The others, from 1.
+    pub missed: Vec<u32>,
+}
+
 impl Bundle {
     /// Reads (path, text) pairs: `*.rego`, `*_test.rego`, `rules.yaml`, and data in any other `.yaml` or `.json`.
     /// Data of all files is merged at `data`. `.md` files are not part of the bundle.
@@ -105,7 +116,28 @@ impl Bundle {
 
     /// Runs every `test_` rule of the `*_test.rego` files. A test passes when its value is `true`.
     pub fn test(&self) -> Vec<TestResult> {
+        self.run_tests(&mut self.with_tests())
+    }
+
+    /// The same, and what of each policy file the tests came to.
+    ///
+    /// # Errors
+    /// The engine gives no report.
+    pub fn test_with_coverage(&self) -> Result<(Vec<TestResult>, Vec<Coverage>), String> {
         let mut engine = self.with_tests();
+        engine.set_enable_coverage(true);
+        let results = self.run_tests(&mut engine);
+        let report = engine.get_coverage_report().map_err(|e| e.to_string())?;
+        let policies = report.files.into_iter().filter(|f| !f.path.ends_with("_test.rego"));
+        let one = |f: regorus::coverage::File| Coverage {
+            path: f.path,
+            covered: f.covered.len(),
+            missed: f.not_covered.into_iter().collect(),
+        };
+        Ok((results, policies.map(one).collect()))
+    }
+
+    fn run_tests(&self, engine: &mut Engine) -> Vec<TestResult> {
         let mut results = Vec::new();
         for (path, text) in &self.tests {
             let package = text

@@ -24,7 +24,7 @@ use schemas::{Timestamp, digest, permit, topics};
 
 use crate::approvers::Question;
 
-pub use bundle::{Bundle, TestResult, unsound};
+pub use bundle::{Bundle, Coverage, TestResult, unsound};
 use judge::{Case, Finding, Judge};
 pub use rego::Rego;
 pub use shelf::{Shelf, combined};

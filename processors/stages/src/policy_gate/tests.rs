@@ -118,6 +118,10 @@ fn the_shipped_bundle_holds_its_own_tests() {
     assert!(results.len() >= 12);
     let failed: Vec<_> = results.iter().filter(|r| !r.passed).collect();
     assert!(failed.is_empty(), "{failed:#?}");
+    let (again, covered) = Bundle::parse(&shipped()).unwrap().test_with_coverage().unwrap();
+    assert_eq!(again, results);
+    let missed: Vec<_> = covered.iter().filter(|c| !c.missed.is_empty()).collect();
+    assert!(covered.len() >= 4 && missed.is_empty(), "no test comes to: {missed:#?}");
 }
 
 #[test]
