@@ -64,6 +64,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) world: &'a World,
     pub(super) clock: &'a SimClock,
     pub(super) mutant: Option<Mutant>,
+    pub(super) judges_again: bool,
     pub(super) controls: SharedControls,
     /// Where each stage of an instance keeps its state.
     pub(super) state_at: Box<dyn Fn(&str) -> StateAt + 'a>,
@@ -86,10 +87,10 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
             Box::new(Part::new(name, String::new(), gate, None))
         }
         "orchestrator" => {
-            // How often something is judged again follows from how long things take, which is what histories differ in.
+            let shipped = orchestrator::Config::default();
             let config = orchestrator::Config {
-                permit_ms: i64::MAX,
-                ..Default::default()
+                permit_ms: if cx.judges_again { shipped.permit_ms } else { i64::MAX },
+                ..shipped
             };
             let orchestrator = orchestrator::Orchestrator::new(config);
             Box::new(Part::new(name, state, orchestrator, None).state_at(at))

@@ -69,6 +69,12 @@ impl Plan {
         self.seed % 16 == 5
     }
 
+    /// What was judged a second ago is judged again, as in service. How often follows from how long things take, which is what
+    /// histories differ in: of these, ends and deeds are compared, not each record.
+    pub(crate) fn judges_again(&self) -> bool {
+        self.seed % 8 == 3
+    }
+
     /// The window stage takes part: its query engine costs more than all the rest.
     fn has_window(&self) -> bool {
         self.seed.is_multiple_of(16)
@@ -226,6 +232,7 @@ impl Simulation {
             world: &self.world,
             clock: &self.clock,
             mutant: self.plan.mutant,
+            judges_again: self.plan.judges_again(),
             controls: self.heard(),
             state_at: Box::new(move |name| match &folder {
                 Some(folder) => StateAt::Disk(folder.join(name)),
