@@ -13,21 +13,33 @@ use stages::policy_gate::Bundle;
 
 use crate::wire::Shared;
 
+/// What is followed, by the name it has in `/health`, and how. Policies have a thread of their own: reading a bundle runs its
+/// tests, and a kill does not wait for that.
+pub(crate) const FOLLOWED: [(&str, fn(&Shared) -> Result<(), Fault>); 2] =
+    [("controls", controls_and_members), ("policies", policies)];
+
+/// Whether everything followed has been read to its end.
+pub(crate) fn is_known(shared: &Shared) -> bool {
+    let all = shared.health.all();
+    let running = |name| all.get(name).is_some_and(|h| h.state == runtime::StageState::Running);
+    FOLLOWED.iter().all(|(name, _)| running(*name))
+}
+
 /// Keeps what stands up to date until the process stops.
-pub(crate) fn follow(shared: &Shared) {
+pub(crate) fn follow(shared: &Shared, name: &str, read: fn(&Shared) -> Result<(), Fault>) {
     let mut told = false;
     while !shared.stop.load(Ordering::SeqCst) {
         if let Err(fault) = read(shared) {
             if !std::mem::replace(&mut told, true) {
-                tracing::warn!(code = %fault.code, detail = %fault.detail, "controls, roles or policies cannot be read; waiting");
+                tracing::warn!(name, code = %fault.code, detail = %fault.detail, "cannot be read; waiting");
             }
             shared
                 .health
-                .set("controls", runtime::StageState::Waiting(fault.to_string()), 0);
+                .set(name, runtime::StageState::Waiting(fault.to_string()), 0);
             std::thread::sleep(Duration::from_millis(300));
         }
     }
-    shared.health.set("controls", runtime::StageState::Stopped, 0);
+    shared.health.set(name, runtime::StageState::Stopped, 0);
 }
 
 /// One topic being followed. Until its end has been reached for the first time records are kept back, so that nothing is in
@@ -78,13 +90,23 @@ impl<R: Record> Followed<R> {
     }
 }
 
-fn read(shared: &Shared) -> Result<(), Fault> {
+fn policies(shared: &Shared) -> Result<(), Fault> {
+    let mut policies = Followed::open(shared, topics::POLICIES.name)?;
+    while !shared.stop.load(Ordering::SeqCst) {
+        policies.next(shared, 50, |policy| put_in_force(shared, &policy))?;
+        if policies.ready {
+            shared.health.set("policies", runtime::StageState::Running, 1);
+        }
+    }
+    Ok(())
+}
+
+fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
     let mut controls = Followed::open(shared, topics::CONTROLS.name)?;
     let mut members = Followed::open(shared, topics::MEMBERS.name)?;
-    let mut policies = Followed::open(shared, topics::POLICIES.name)?;
     let mut watch = Watch::of(shared)?;
     while !shared.stop.load(Ordering::SeqCst) {
-        // The controls' wait is the loop's pace; the others are looked at in between.
+        // The controls' wait is the loop's pace; the rest is looked at in between.
         controls.next(shared, 50, |control: Control| {
             tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
             shared.controls.apply(control);
@@ -93,12 +115,11 @@ fn read(shared: &Shared) -> Result<(), Fault> {
             tracing::info!(tenant = %member.tenant, person = %member.person, roles = %member.roles.join(","), actor = %member.actor, "roles");
             shared.controls.apply_member(member);
         })?;
-        policies.next(shared, 0, |policy| put_in_force(shared, &policy))?;
         let watched = match &mut watch {
             Some(watch) => watch.look(shared)?,
             None => true,
         };
-        if controls.ready && members.ready && policies.ready && watched {
+        if controls.ready && members.ready && watched {
             shared.health.set("controls", runtime::StageState::Running, 1);
         }
     }

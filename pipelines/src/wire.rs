@@ -96,15 +96,18 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         shared.health.clone(),
         shared.metrics.clone(),
     ))?;
-    shared.health.set("controls", runtime::StageState::Starting, 0);
+    for (name, _) in standing::FOLLOWED {
+        shared.health.set(name, runtime::StageState::Starting, 0);
+    }
     take_over(&shared, &runtime)?;
-    let controls = {
+    let mut followers = Vec::new();
+    for (name, read) in standing::FOLLOWED {
         let shared = shared.clone();
-        std::thread::Builder::new()
-            .name("controls".into())
-            .spawn(move || standing::follow(&shared))
-            .map_err(|e| internal(e.to_string()))?
-    };
+        let follower = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || standing::follow(&shared, name, read));
+        followers.push(follower.map_err(|e| internal(e.to_string()))?);
+    }
     let mut threads = Vec::new();
     for task in shared.pipeline.tasks() {
         let cx = shared.clone();
@@ -118,7 +121,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
             open,
         )?);
     }
-    threads.push(controls);
+    threads.append(&mut followers);
     tracing::info!(pipeline = %shared.pipeline.pipeline, instance = %shared.pipeline.instance, stages = shared.pipeline.stages.len(), "started");
     wait(&stop, &threads);
     tracing::info!("stopped");
@@ -171,13 +174,7 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
 /// Builds a stage and its log. Called again while a dependency is down.
 fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
     // No stage begins before what stands is known: a kill, a role taken away, a tenant's policy must hold over a restart.
-    let known = || {
-        shared
-            .health
-            .all()
-            .get("controls")
-            .is_some_and(|h| h.state == runtime::StageState::Running)
-    };
+    let known = || standing::is_known(shared);
     let patience = std::time::Instant::now() + Duration::from_secs(5);
     while !known() && !shared.stop.load(Ordering::SeqCst) && std::time::Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(10));

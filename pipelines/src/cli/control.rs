@@ -135,6 +135,22 @@ fn first_of_two(cx: &Context, scope: Scope, action: ControlAction, actor: &str) 
         return Ok(None);
     }
     let controls = in_force(cx)?;
+    let key = key_of(scope, "");
+    if let Some(standing) = controls
+        .all()
+        .find(|c| c.action == action && key_of(c.scope, &c.target) == key)
+    {
+        let text = format!(
+            "{} and {} have ended everything already",
+            standing.actor,
+            standing.seconded_by.as_deref().unwrap_or("another")
+        );
+        return Err(Failure::failed(
+            "NOTHING_CHANGES",
+            text,
+            "`soma controls` shows it; `soma resume --global` lifts it",
+        ));
+    }
     let before: Vec<_> = controls.alone().filter(|c| c.action == action).collect();
     if before.iter().any(|c| c.actor == actor) {
         let text = format!("{actor} has asked for it already; everything is held");

@@ -41,14 +41,14 @@ pub(super) struct Of {
 
 pub(super) fn publish(args: &Publish, cx: &Context) -> Done {
     let files = read(&args.bundle)?;
-    let bundle = Bundle::parse(&files).map_err(refused)?;
+    // Faults are shown with the paths the author knows.
+    Bundle::parse(&files).map_err(refused)?;
     // Paths from the bundle's own folder: where it was published from is nobody's business.
     let base = format!("{}/", args.bundle.display());
     let files: BTreeMap<_, _> = files
         .into_iter()
-        .map(|(path, text)| (path.trim_start_matches(&base).to_owned(), text))
+        .map(|(path, text)| (path.strip_prefix(&base).unwrap_or(&path).to_owned(), text))
         .collect();
-    drop(bundle);
     let named: Vec<_> = files.iter().map(|(p, t)| (p.clone(), t.clone())).collect();
     let revision = Bundle::parse(&named).map_err(refused)?.revision().to_owned();
     let policy = policy(&args.of, files, revision, cx)?;

@@ -36,6 +36,14 @@ impl Controls {
     /// Takes a control in. RESUME lifts what stood at its scope.
     pub fn apply(&mut self, control: Control) {
         let key = key_of(control.scope, &control.target);
+        let ended = self
+            .by_key
+            .get(&key)
+            .is_some_and(|c| strength(c.action) >= strength(ControlAction::Cancel));
+        if ended && is_alone(&control) {
+            // One more press must not turn the end that two asked for into a hold.
+            return;
+        }
         self.alone.remove(&key);
         if control.action == ControlAction::Resume {
             self.by_key.remove(&key);
@@ -222,6 +230,21 @@ mod tests {
             controls.apply(control(Scope::Global, "", ControlAction::Resume));
             assert!(controls.covering(Covers::default()).is_none() && controls.alone().next().is_none());
         }
+    }
+
+    #[test]
+    fn one_more_press_does_not_weaken_the_end_that_two_asked_for() {
+        let by = |actor: &str, second: Option<&str>| Control {
+            actor: actor.into(),
+            seconded_by: second.map(str::to_owned),
+            ..control(Scope::Global, "", ControlAction::Kill)
+        };
+        let mut controls = Controls::default();
+        controls.apply(by("ada", None));
+        controls.apply(by("grace", Some("ada")));
+        controls.apply(by("max", None));
+        let covering = controls.covering(Covers::default()).unwrap();
+        assert_eq!((covering.action, controls.alone().count()), (ControlAction::Kill, 0));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Metrics {
             gauges: IntGaugeVec::new(
                 Opts::new(
                     "soma_stage",
-                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted",
+                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted, unwatched",
                 ),
                 &["pipeline", "stage", "what"],
             )?,

@@ -29,8 +29,13 @@ fuzz_target!(|data: &[u8]| {
         let others = |all: &[(String, ControlAction)]| all.iter().filter(|c| c.0 != key).cloned().collect::<Vec<_>>();
         assert_eq!(others(&before), others(&after));
         let stands = after.iter().find(|c| c.0 == key).map(|c| c.1);
-        // One person alone holds everything and ends nothing.
-        let action = if is_alone(&control) { ControlAction::Pause } else { control.action };
+        // One person alone holds everything and ends nothing, and weakens no end that two asked for.
+        let ended = before.iter().find(|c| c.0 == key && matches!(c.1, ControlAction::Kill | ControlAction::Cancel));
+        let action = match (is_alone(&control), ended) {
+            (true, Some((_, stands))) => *stands,
+            (true, None) => ControlAction::Pause,
+            (false, _) => control.action,
+        };
         let wanted = (action != ControlAction::Resume).then_some(action);
         assert_eq!(stands, wanted);
         let target = control.target.as_str();

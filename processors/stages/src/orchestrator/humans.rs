@@ -116,11 +116,15 @@ impl Turn<'_, '_> {
             self.counted(Word::of(approval), "approval.accepted", decided, String::new())?;
             return self.denied_by_human(&subject_id, approval);
         }
-        let waiting = &mut self.run.waiting[nth];
-        waiting.given.push(reference);
+        // Those that have run out since go: their givers may give them again.
+        let mut given = self.run.waiting[nth].given.clone();
+        let question = self.question(&self.run.waiting[nth]);
+        given.retain(|a| question.void(a).is_none());
+        given.push(reference);
+        self.run.waiting[nth].given = given;
         let waiting = &self.run.waiting[nth];
         let question = self.question(waiting);
-        let good: Vec<_> = waiting.given.iter().filter(|a| question.void(a).is_none()).collect();
+        let good: Vec<_> = waiting.given.iter().collect();
         let open: Vec<_> = waiting
             .asks
             .iter()
@@ -193,7 +197,7 @@ impl Turn<'_, '_> {
         if let Some(refusal) = question.void(&reference) {
             return Err(refusal);
         }
-        let said = |a: &ApprovalRef| a.approver == approval.approver;
+        let said = |a: &ApprovalRef| a.approver == approval.approver && question.void(a).is_none();
         if waiting.given.iter().any(said) {
             let detail = format!("{} has approved it already: somebody else must", approval.approver);
             return Err(("approval.twice", detail));

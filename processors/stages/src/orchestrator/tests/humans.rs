@@ -93,6 +93,28 @@ fn a_quorum_counts_different_people_who_may_and_not_the_actor() {
     assert_eq!(counted, [false, true, false, true]);
 }
 
+/// Of an approval that ran out before the others came, nothing is left that would stand in its own way.
+#[test]
+fn an_approval_that_ran_out_is_given_again() {
+    let two = Ask {
+        quorum: 2,
+        ..ask("four_eyes")
+    };
+    let mut d = waiting(vec![two]);
+    let short = Approval {
+        approver: "grace".into(),
+        expires_at: Some(d.now.plus_ms(1_000)),
+        ..d.approval(ApprovalDecision::Approve)
+    };
+    d.approve(short);
+    d.pass(5_000);
+    assert_eq!(d.approves("lin"), "approval.accepted");
+    assert!(d.proposals.is_empty(), "one of the two has run out");
+    assert_eq!(d.approves("grace"), "approval.accepted");
+    let who: Vec<_> = d.proposals[0].approvals.iter().map(|a| a.approver.as_str()).collect();
+    assert_eq!(who, ["lin", "grace"]);
+}
+
 #[test]
 fn roles_decide_and_each_rule_wants_its_own() {
     let release = Ask {
