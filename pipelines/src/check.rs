@@ -6,7 +6,7 @@ use kernel::ConfigFault;
 use schemas::topics::Catalogue;
 
 use crate::config::{Environment, Pipeline, StateKept};
-use crate::registry;
+use crate::{govern, registry};
 
 /// Loads and checks a pipeline: lines that say what was looked at.
 ///
@@ -25,6 +25,7 @@ pub fn stages(pipeline: &Pipeline) -> Result<Vec<String>, Vec<ConfigFault>> {
     let mut faults = Vec::new();
     let mut lines = Vec::new();
     let catalogue = Catalogue::load().map_err(|e| vec![ConfigFault::new("topics.yaml", e)])?;
+    faults.extend(govern::signers(pipeline).err().into_iter().flatten());
     if pipeline.stages.is_empty() {
         faults.push(ConfigFault::new("stages", "is empty; a pipeline needs at least one"));
     }

@@ -223,6 +223,9 @@ pub struct Pipeline {
     /// Seconds without a heartbeat on `soma.heartbeats` after which everything is held; 0 wants none.
     #[serde(default)]
     pub dead_man_s: Seconds,
+    /// File with the public keys that may sign constitutions, by tenant; empty lets nobody.
+    #[serde(default)]
+    pub constitution_signers_file: PathBuf,
     /// The systems it talks to.
     pub connections: Connections,
     /// The model that embeds text.
@@ -297,6 +300,7 @@ impl Pipeline {
                     "values" | "secrets" => read::<BTreeMap<String, String>>(part, name).err().into_iter().collect(),
                     "pipeline" | "instance" => read::<String>(part, name).err().into_iter().collect(),
                     "fuse" => read::<Vec<Vec<String>>>(part, name).err().into_iter().collect(),
+                    "constitution_signers_file" => read::<PathBuf>(part, name).err().into_iter().collect(),
                     "state_dir" => read::<PathBuf>(part, name).err().into_iter().collect(),
                     "dead_man_s" => read::<Seconds>(part, name).err().into_iter().collect(),
                     "session_timeout_ms" => read::<u32>(part, name).err().into_iter().collect(),

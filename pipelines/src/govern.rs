@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kernel::ConfigFault;
 use serde::Deserialize;
+use stages::policy_gate::constitution::Signers;
 use stages::{audit, policy_gate};
 
 use crate::config::{Pipeline, StageEntry};
@@ -32,6 +33,23 @@ pub(crate) fn key(path: &Path, field: &str) -> Result<[u8; 32], Vec<ConfigFault>
     let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
     let bytes = hex::decode(text.trim()).map_err(|e| bad(e.to_string()))?;
     bytes.try_into().map_err(|_| bad("wrong length".to_owned()))
+}
+
+/// Who may sign constitutions, as the pipeline says.
+pub(crate) fn signers(pipeline: &Pipeline) -> Result<Signers, Vec<ConfigFault>> {
+    let file = &pipeline.constitution_signers_file;
+    if file.as_os_str().is_empty() {
+        return Ok(Signers::default());
+    }
+    signers_of(&pipeline.dir.join(file))
+}
+
+/// Reads a file of signers.
+pub(crate) fn signers_of(path: &Path) -> Result<Signers, Vec<ConfigFault>> {
+    let shown = path.display();
+    let at = |e: String| vec![ConfigFault::new("constitution_signers_file", format!("{shown}: {e}"))];
+    let text = std::fs::read_to_string(path).map_err(|e| at(e.to_string()))?;
+    Signers::parse(&text).map_err(|faults| faults.into_iter().flat_map(|f| at(f.to_string())).collect())
 }
 
 /// Microseconds of a monotonic clock: the only measurement a pure stage is handed.

@@ -81,9 +81,7 @@ impl KeyFiles {
 
     fn make(&self, tenant: &str) -> Result<(), Fault> {
         let path = self.file(tenant, "key");
-        let mut secret = [0; 32];
-        let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut secret));
-        random.map_err(|e| failed(Path::new("/dev/urandom"), e))?;
+        let secret = random().map_err(|e| failed(Path::new("/dev/urandom"), e))?;
         // Whole under its name or not at all; of two instances that make it at once the first wins.
         let part = self
             .folder
@@ -98,7 +96,15 @@ impl KeyFiles {
     }
 }
 
-fn private(path: &Path, text: &str) -> std::io::Result<()> {
+/// 32 bytes nobody can guess.
+pub(crate) fn random() -> std::io::Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    Ok(secret)
+}
+
+/// Writes a file that only its owner reads.
+pub(crate) fn private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kernel::{ConfigFault, Fault, FaultCode, Input, Performer, Processor, Sink};
 use runtime::{Member, Part, SinkStage, Stage, WindowStage};
 use schemas::records::{
-    Approval, AuditEntry, Call, Checkpoint, Control, Delegation, Event, Memory, Metric, Outcome, Plan, Policy,
-    Proposal, Receipt, Request, Run, Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Event, Memory, Metric, Outcome, Plan,
+    Policy, Proposal, Receipt, Request, Run, Verdict,
 };
 use schemas::{Record, topics};
 use serde::Deserialize;
@@ -242,6 +242,7 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Receipt::NAME, Receipt::schema_text),
         (schemas::records::Member::NAME, schemas::records::Member::schema_text),
         (Policy::NAME, Policy::schema_text),
+        (Constitution::NAME, Constitution::schema_text),
         (Call::NAME, Call::schema_text),
         (Outcome::NAME, Outcome::schema_text),
         (Run::NAME, Run::schema_text),

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use kafka::{From, Tail};
 use kernel::{Blame, Fault};
-use schemas::records::{Control, ControlAction, Heartbeat, Member, Policy, Scope};
+use schemas::records::{Constitution, Control, ControlAction, Heartbeat, Member, Policy, Scope};
 use schemas::{Record, Timestamp, topics};
-use stages::policy_gate::Bundle;
+use stages::policy_gate::{Bundle, constitution};
 
+use crate::govern;
 use crate::wire::Shared;
 
 /// What is followed, by the name it has in `/health`, and how. Policies have a thread of their own: reading a bundle runs its
@@ -92,9 +93,11 @@ impl<R: Record> Followed<R> {
 
 fn policies(shared: &Shared) -> Result<(), Fault> {
     let mut policies = Followed::open(shared, topics::POLICIES.name)?;
+    let mut constitutions = Followed::open(shared, topics::CONSTITUTIONS.name)?;
     while !shared.stop.load(Ordering::SeqCst) {
         policies.next(shared, 50, |policy| put_in_force(shared, &policy))?;
-        if policies.ready {
+        constitutions.next(shared, 0, |constitution| constitute(shared, &constitution))?;
+        if policies.ready && constitutions.ready {
             shared.health.set("policies", runtime::StageState::Running, 1);
         }
     }
@@ -188,21 +191,43 @@ impl Watch {
 
 /// Puts a bundle in force, or leaves what was where it is no bundle.
 fn put_in_force(shared: &Shared, policy: &Policy) {
-    let tenant = policy.tenant.as_str();
+    let (tenant, capsule) = (policy.tenant.as_str(), policy.capsule.as_deref());
     if policy.files.is_empty() {
-        shared.shelf.remove(tenant);
-        tracing::info!(tenant, actor = %policy.actor, reason = %policy.reason, "policy withdrawn");
+        shared.shelf.remove(tenant, capsule);
+        tracing::info!(tenant, capsule, actor = %policy.actor, reason = %policy.reason, "policy withdrawn");
         return;
     }
     match bundle(policy) {
         Ok(bundle) => {
-            tracing::info!(tenant, revision = bundle.revision(), actor = %policy.actor, reason = %policy.reason, "policy in force");
-            shared.shelf.put(tenant, bundle);
+            tracing::info!(tenant, capsule, revision = bundle.revision(), actor = %policy.actor, reason = %policy.reason, "policy in force");
+            shared.shelf.put(tenant, capsule, bundle);
         }
         Err(why) => {
             let code = kernel::FaultCode::PolicyUnreadable.as_str();
-            tracing::error!(tenant, code, detail = %why, runbook = "deploy/runbooks/POLICY_UNREADABLE.md", "policy refused; the one before stays in force");
+            tracing::error!(tenant, capsule, code, detail = %why, runbook = "deploy/runbooks/POLICY_UNREADABLE.md", "policy refused; the one before stays in force");
             shared.metrics.fault("policy_gate", code);
+        }
+    }
+}
+
+/// Puts a constitution in force, or leaves what was where it is none.
+fn constitute(shared: &Shared, record: &Constitution) {
+    let (tenant, version) = (record.tenant.as_str(), record.version);
+    // Read each time: a key may be trusted while the platform runs. Constitutions come once in months.
+    let signers = govern::signers(&shared.pipeline);
+    let signers = signers.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+    match signers.and_then(|signers| constitution::read(record, &signers)) {
+        Ok(read) => {
+            let hash = read.hash.clone();
+            // An older one read again, or published again by somebody who kept it, is history.
+            let now = shared.shelf.constitute(read);
+            tracing::info!(tenant, version, hash, in_force = now, actor = %record.actor, reason = %record.reason, "constitution");
+        }
+        Err(why) => {
+            let code = kernel::FaultCode::ConstitutionRefused.as_str();
+            tracing::error!(tenant, version, code, detail = %why, runbook = "deploy/runbooks/CONSTITUTION_REFUSED.md", "constitution refused; the one before stays in force, and where there is none everything is denied");
+            shared.metrics.fault("policy_gate", code);
+            shared.shelf.distrust(tenant, &why);
         }
     }
 }

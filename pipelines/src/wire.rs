@@ -29,7 +29,7 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Controls.
     pub controls: SharedControls,
-    /// Policy bundles in force beside the deployed ones.
+    /// Policy bundles and constitutions in force beside the deployed bundle.
     pub shelf: stages::policy_gate::Shelf,
     /// Metrics.
     pub metrics: Metrics,
@@ -182,7 +182,7 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
     if !known() {
         return Err(Fault::new(
             FaultCode::BrokerUnavailable,
-            "soma.controls, soma.members and soma.policies have not been read to their ends yet",
+            "soma.controls, soma.members, soma.policies and soma.constitutions have not been read to their ends yet",
         ));
     }
     let pipeline = &shared.pipeline;

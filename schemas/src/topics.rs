@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use crate::Record;
 use crate::records::{
-    Approval, AuditEntry, Call, Checkpoint, Control, Delegation, Event, Heartbeat, Member, Memory, Metric, Outcome,
-    Plan, Policy, Proposal, Receipt, Request, Run, Verdict,
+    Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Event, Heartbeat, Member, Memory,
+    Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict,
 };
 
 /// A topic and the record it carries.
@@ -52,6 +52,8 @@ pub const RECEIPTS: Topic<Receipt> = Topic::new("soma.receipts");
 pub const MEMBERS: Topic<Member> = Topic::new("soma.members");
 /// Policy bundles in force beside the deployed one; written by users, read by the policy gate.
 pub const POLICIES: Topic<Policy> = Topic::new("soma.policies");
+/// Signed constitutions, every version; written by users, read by the policy gate.
+pub const CONSTITUTIONS: Topic<Constitution> = Topic::new("soma.constitutions");
 /// Signs of life of who watches; written by users, read by every stage where a pipeline wants them.
 pub const HEARTBEATS: Topic<Heartbeat> = Topic::new("soma.heartbeats");
 /// Kill switches; written by users, read by every stage.

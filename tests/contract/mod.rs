@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use schemas::records::{
-    Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Control, Delegation, Deputy, Event, HandedOn, Heartbeat,
-    Member, Memory, Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict, Waiting,
+    Adjudication, Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Deputy,
+    Event, HandedOn, Heartbeat, Member, Memory, Metric, Obligation, Outcome, Permit, Plan, Policy, Proposal, Receipt,
+    Request, Run, StepVerdict, Verdict, Violation, Waiting,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -56,6 +57,16 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         decided_at: at,
         ..Default::default()
     };
+    let permit = Permit {
+        obligations: vec![Obligation {
+            rule: "no_tokens".into(),
+            kind: Obligation::REDACT.into(),
+            step_id: Some("check".into()),
+            fields: vec!["/body/token".into()],
+            usd: Some(Usd(2_500_000)),
+        }],
+        ..Default::default()
+    };
     let step = schemas::records::Step {
         step_id: "check".into(),
         tool: "http".into(),
@@ -90,7 +101,7 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             run_id: "run_1".into(),
             approvals: vec![approval.clone()],
             asked_at: Some(at),
-            permit: Some(Default::default()),
+            permit: Some(permit.clone()),
             done: vec![Default::default()],
             proposed_at: at,
             ..Default::default()
@@ -101,6 +112,20 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             constitution_hash: Some("c".into()),
             approval_ids: vec!["apr_1".into()],
             asks: vec![ask.clone()],
+            violations: vec![Violation {
+                source: "tenant".into(),
+                ..Default::default()
+            }],
+            steps: vec![StepVerdict {
+                obligations: permit.obligations.clone(),
+                ..Default::default()
+            }],
+            obligations: permit.obligations.clone(),
+            adjudications: vec![Adjudication {
+                rule: "freeze".into(),
+                upheld: true,
+                ..Default::default()
+            }],
             decided_at: at,
             ..Default::default()
         }),
@@ -134,7 +159,15 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         }),
         line(&Policy {
             tenant: "acme".into(),
+            capsule: Some("deploy_site".into()),
             files: [("gate.rego".to_owned(), "package soma.gate".to_owned())].into(),
+            published_at: at,
+            ..Default::default()
+        }),
+        line(&Constitution {
+            tenant: "acme".into(),
+            version: 2,
+            document: "{}".into(),
             published_at: at,
             ..Default::default()
         }),
@@ -151,7 +184,7 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
         }),
         line(&Call {
             run_id: "run_1".into(),
-            permit: Some(Default::default()),
+            permit: Some(permit),
             budget_left_usd: Some(Usd(-1)),
             ..Default::default()
         }),
@@ -311,6 +344,7 @@ fn read_as(name: &str, writer: &schemas::Schema, raw: &[u8]) -> serde_json::Valu
         "Receipt" => reread::<Receipt>(writer, raw),
         "Member" => reread::<Member>(writer, raw),
         "Policy" => reread::<Policy>(writer, raw),
+        "Constitution" => reread::<Constitution>(writer, raw),
         "Control" => reread::<Control>(writer, raw),
         "Heartbeat" => reread::<Heartbeat>(writer, raw),
         "Call" => reread::<Call>(writer, raw),

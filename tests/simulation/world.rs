@@ -97,6 +97,10 @@ impl Tool for SimTool {
         }
     }
 
+    fn rehearsal(&self, _operation: &str, _arguments: &Value) -> Option<(String, Value)> {
+        None
+    }
+
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(async move {
             let mut rng = self.world.draw(call);

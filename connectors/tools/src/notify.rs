@@ -92,6 +92,10 @@ impl Tool for Notify {
         }
     }
 
+    fn rehearsal(&self, _operation: &str, _arguments: &Value) -> Option<(String, Value)> {
+        None
+    }
+
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(self.webhook(call))
     }

@@ -30,7 +30,8 @@ def _of_all(home):
     # Two partitions keep two cores busy; each one more costs a produce request per topic and transaction.
     values = {"SOMA_PARTITIONS": "2", "SOMA_ADMIN_PORT": str(home.port("admin")),
               "SOMA_VERDICT_KEY_FILE": str(home.secret_file("verdict.key")), "SOMA_AUDIT_KEY_FILE": str(home.secret_file("audit.key")),
-              "SOMA_AUDIT_KEYS_DIR": str(make_dir(home.path / "secrets" / "tenants", 0o700)), "SOMA_WORKSPACES": str(make_dir(home.path / "data" / "workspaces"))}
+              "SOMA_AUDIT_KEYS_DIR": str(make_dir(home.path / "secrets" / "tenants", 0o700)), "SOMA_CONSTITUTION_SIGNERS_FILE": str(home.kept_file("constitution-signers.yaml", "{}\n")),
+              "SOMA_WORKSPACES": str(make_dir(home.path / "data" / "workspaces"))}
     files = {"SOMA_TERRAFORM": terraform.find(home.cache), "ORT_DYLIB_PATH": layout.onnxruntime(home.cache),
              "SOMA_MODEL_PATH": layout.minilm(home.cache), "SOMA_TOKENIZER_PATH": layout.tokenizer(home.cache)}
     live_python = layout.live_python(home.cache)

@@ -90,6 +90,14 @@ class Home:
                 write_private(path, random_secrets.token_hex(32))
         return path
 
+    def kept_file(self, name, text):
+        """A file beside the secrets that people add to: made once with this text."""
+        path = make_dir(self.path / "secrets", 0o700) / name
+        with self._guard:
+            if not path.exists():
+                write_private(path, text)
+        return path
+
     def secret(self, name):
         return self.secret_file(name).read_text().strip()
 

@@ -4,6 +4,8 @@
 mod approve;
 mod audit;
 mod audit_table;
+mod constitution;
+mod constitution_history;
 mod context;
 mod control;
 mod describe;
@@ -121,6 +123,9 @@ enum Command {
     /// Test a policy bundle, try it on recorded history, explain a verdict
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Sign, publish, verify, compare and roll back constitutions
+    #[command(subcommand)]
+    Constitution(constitution::Command),
     /// Find what was remembered
     #[command(subcommand)]
     Memory(memory::Command),
@@ -206,6 +211,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Dlq(command) => dlq::run(command, cx),
         Command::Replay(args) => reprocess::run(args, cx),
         Command::Policy(command) => policy::run(command, cx),
+        Command::Constitution(command) => constitution::run(command, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
         Command::Topics(command) => topics::run(command, cx),
@@ -285,6 +291,13 @@ mod tests {
             "soma policy backtest --bundle p --since 7d --html r.html",
             "soma policy test d --coverage",
             "soma policy explain abc --input",
+            "soma policy publish d --tenant acme --capsule c --reason x",
+            "soma constitution key k --trust acme",
+            "soma constitution sign c.yaml --key k -o c.json",
+            "soma constitution publish c.json --reason x",
+            "soma constitution verify c.json",
+            "soma constitution diff --tenant acme --from 1 --to 2",
+            "soma constitution rollback --tenant acme --to 1 --key k --reason x",
             "soma audit verify --no-table --key ab --key cd",
             "soma audit export abc -o e.json --without-words",
             "soma audit erase acme --reason gone -y",

@@ -10,6 +10,7 @@ use schemas::topics;
 use serde_json::json;
 use stages::policy_gate::{Bundle, Shelf};
 
+use super::constitution_history;
 use super::context::{Context, now, read_to_end};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::policy::{read, refused};
@@ -31,6 +32,9 @@ pub(super) struct Of {
     /// Tenant it is for; `*` for all
     #[arg(long)]
     tenant: String,
+    /// For the runs of this capsule alone
+    #[arg(long)]
+    capsule: Option<String>,
     /// Why
     #[arg(long, short)]
     reason: String,
@@ -60,8 +64,14 @@ pub(super) fn publish(args: &Publish, cx: &Context) -> Done {
 }
 
 pub(super) fn withdraw(args: &Of, cx: &Context) -> Done {
-    if !in_force(cx)?.iter().any(|p| p.tenant == args.tenant) {
-        let text = format!("no bundle of {} is in force beside the deployed one", args.tenant);
+    if !in_force(cx)?
+        .iter()
+        .any(|p| p.tenant == args.tenant && p.capsule == args.capsule)
+    {
+        let text = format!(
+            "no bundle of {} is in force beside the deployed one",
+            place(&args.tenant, args.capsule.as_deref())
+        );
         return Err(Failure::failed("NOTHING_CHANGES", text, "soma policy list"));
     }
     write(&policy(args, BTreeMap::new(), String::new(), cx)?, cx)
@@ -74,6 +84,7 @@ fn policy(of: &Of, files: BTreeMap<String, String>, revision: String, cx: &Conte
     }
     Ok(Policy {
         tenant: of.tenant.clone(),
+        capsule: of.capsule.clone(),
         files,
         revision,
         reason: of.reason.clone(),
@@ -84,17 +95,16 @@ fn policy(of: &Of, files: BTreeMap<String, String>, revision: String, cx: &Conte
 
 fn write(policy: &Policy, cx: &Context) -> Done {
     let writer = cx.writer()?;
-    writer.write(topics::POLICIES, &policy.tenant, "", policy, None)?;
+    let place = place(&policy.tenant, policy.capsule.as_deref());
+    writer.write(topics::POLICIES, &place, "", policy, None)?;
     writer.flush()?;
     if cx.json {
-        out::json(&json!({"tenant": policy.tenant, "revision": policy.revision, "files": policy.files.len()}))?;
+        out::json(
+            &json!({"tenant": policy.tenant, "capsule": policy.capsule, "revision": policy.revision, "files": policy.files.len()}),
+        )?;
         return Ok(OK);
     }
-    let whose = if policy.tenant == EVERY {
-        "every tenant"
-    } else {
-        &policy.tenant
-    };
+    let whose = if place == EVERY { "every tenant" } else { &place };
     out::line(if policy.files.is_empty() {
         format!("the bundle of {whose} is withdrawn")
     } else {
@@ -106,13 +116,14 @@ fn write(policy: &Policy, cx: &Context) -> Done {
 /// The last record of each tenant that has a bundle.
 fn in_force(cx: &Context) -> Result<Vec<Policy>, Failure> {
     let registry = cx.registry()?;
-    let mut last: BTreeMap<String, Policy> = BTreeMap::new();
+    let mut last: BTreeMap<(String, Option<String>), Policy> = BTreeMap::new();
+    let of = |p: &Policy| (p.tenant.clone(), p.capsule.clone());
     let mut tail = Tail::open(&cx.brokers()?, topics::POLICIES.name, From::Beginning)?;
     read_to_end(&mut tail, &mut |record| {
         let value = record.value.as_deref();
         match value.map(|value| kernel::decode::<Policy>(value, registry.as_ref())) {
-            Some(Ok(policy)) if policy.files.is_empty() => drop(last.remove(&policy.tenant)),
-            Some(Ok(policy)) if standing::bundle(&policy).is_ok() => drop(last.insert(policy.tenant.clone(), policy)),
+            Some(Ok(policy)) if policy.files.is_empty() => drop(last.remove(&of(&policy))),
+            Some(Ok(policy)) if standing::bundle(&policy).is_ok() => drop(last.insert(of(&policy), policy)),
             Some(Ok(policy)) => out::note(format!(
                 "{}: the gate refuses the bundle of {} (`soma subscribe soma.policies` shows it)",
                 record.position, policy.tenant
@@ -126,14 +137,20 @@ fn in_force(cx: &Context) -> Result<Vec<Policy>, Failure> {
     Ok(last.into_values().collect())
 }
 
-/// The bundles in force beside the deployed one.
+/// Key of a bundle's record.
+fn place(tenant: &str, capsule: Option<&str>) -> String {
+    capsule.map_or_else(|| tenant.to_owned(), |capsule| format!("{tenant}/{capsule}"))
+}
+
+/// The bundles in force beside the deployed one, and the constitutions.
 pub(super) fn shelf(cx: &Context) -> Result<Shelf, Failure> {
     let shelf = Shelf::default();
     for policy in in_force(cx)? {
         if let Ok(bundle) = standing::bundle(&policy) {
-            shelf.put(&policy.tenant, bundle);
+            shelf.put(&policy.tenant, policy.capsule.as_deref(), bundle);
         }
     }
+    constitution_history::fold(cx, &shelf)?;
     Ok(shelf)
 }
 
@@ -150,6 +167,7 @@ pub(super) fn list(cx: &Context) -> Done {
     let row = |p: &Policy| {
         vec![
             p.tenant.clone(),
+            p.capsule.clone().unwrap_or_else(|| "-".to_owned()),
             p.revision.clone(),
             p.files.len().to_string(),
             when::shown(p.published_at),
@@ -158,6 +176,9 @@ pub(super) fn list(cx: &Context) -> Done {
         ]
     };
     let rows: Vec<_> = all.iter().map(row).collect();
-    out::table(&["TENANT", "REVISION", "FILES", "SINCE", "BY", "REASON"], &rows)?;
+    out::table(
+        &["TENANT", "CAPSULE", "REVISION", "FILES", "SINCE", "BY", "REASON"],
+        &rows,
+    )?;
     Ok(OK)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use kernel::ConfigFault;
-use schemas::records::{Plan, Proposal, Run, Verdict};
+use schemas::records::{Obligation, Plan, Proposal, Run, Verdict};
 use schemas::{Record, topics};
 use serde_json::json;
 use stages::policy_gate::{Bundle, Coverage, PolicyGate};
@@ -46,8 +46,10 @@ Exit code: 0 no verdict changes, 1 some do.")]
     #[command(after_help = "Examples:
   soma policy publish my-policies --tenant acme --reason 'quarter end'
   soma policy publish freeze --tenant '*' --reason 'incident 12'
+  soma policy publish probes --tenant acme --capsule endpoint_probe --reason 'its own rules'
 
-It is judged by beside the deployed bundle and can only tighten: what either denies is denied. The bundle must compile and its tests
+It is judged by beside the deployed bundle and tightens: what either denies is denied, unless a constitution's precedence lets the
+stronger one waive it (soma constitution --help). The bundle must compile and its tests
 pass, or nothing is written. It holds over restarts until another is published or `soma policy withdraw`.")]
     Publish(Publish),
     /// Takes a tenant's bundle out of force
@@ -326,7 +328,7 @@ fn documents(
 ) -> Result<BTreeMap<String, serde_json::Value>, Failure> {
     let bundle = Bundle::parse(&read(folder)?).map_err(refused)?;
     // It signs nothing.
-    let gate = PolicyGate::new(bundle, [0; 32], || 0);
+    let gate = PolicyGate::new(bundle, [0; 32], || 0).with_shelf(policies::shelf(cx)?);
     let began = run.created_at.plus_ms(-60_000);
     let plans = all::<Plan>(cx, topics::PLANS.name, began, |p| p.run_id == run.run_id)?;
     let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, began, |p| p.run_id == run.run_id)?;
@@ -337,6 +339,18 @@ fn documents(
         Some((v.verdict_id.clone(), gate.document(&put.input(), v.decided_at)))
     };
     Ok(verdicts.iter().filter_map(of).collect())
+}
+
+/// An obligation in a line.
+fn obligation(o: &Obligation) -> String {
+    let what = match (o.kind.as_str(), &o.usd) {
+        (Obligation::REDACT, _) => format!("results lose {}", o.fields.join(", ")),
+        (Obligation::CAP_BUDGET, Some(usd)) => format!("the run spends at most {usd} USD"),
+        (Obligation::DRY_RUN, _) => "a dry run, nothing else".to_owned(),
+        (other, _) => other.to_owned(),
+    };
+    let about = o.step_id.as_ref().map(|s| format!(" (step {s})")).unwrap_or_default();
+    format!("{}{about}: {what}", o.rule)
 }
 
 fn explain(run: &str, bundle: Option<&Path>, cx: &Context) -> Done {
@@ -364,7 +378,15 @@ fn explain(run: &str, bundle: Option<&Path>, cx: &Context) -> Done {
             when::shown(v.decided_at)
         );
         out::line(out::paint(out::BOLD, &head))?;
-        out::line(format!("  verdict {}  policy {}", v.verdict_id, v.policy_revision))?;
+        let constitution = v
+            .constitution_hash
+            .as_ref()
+            .map(|h| format!("  constitution {h}"))
+            .unwrap_or_default();
+        out::line(format!(
+            "  verdict {}  policy {}{constitution}",
+            v.verdict_id, v.policy_revision
+        ))?;
         if let Some(document) = given.get(&v.verdict_id) {
             out::line(format!("{document:#}"))?;
         }
@@ -385,6 +407,26 @@ fn explain(run: &str, bundle: Option<&Path>, cx: &Context) -> Done {
             if !rule.excerpt.is_empty() {
                 out::line(format!("    in: …{}…", rule.excerpt))?;
             }
+        }
+        for a in &v.adjudications {
+            let about = a.step_id.as_ref().map(|s| format!(" (step {s})")).unwrap_or_default();
+            let (how, colour) = if a.upheld {
+                ("stands", out::YELLOW)
+            } else {
+                ("is waived", out::GREEN)
+            };
+            out::line(format!(
+                "  {} of {}{about} {}: {} would lift it ({}); {}",
+                a.rule,
+                a.source,
+                out::paint(colour, how),
+                a.waived_by,
+                a.reason,
+                a.why
+            ))?;
+        }
+        for o in &v.obligations {
+            out::line(format!("  obliges {}", obligation(o)))?;
         }
         for ask in &v.asks {
             out::line(format!("  asks for {}", super::approve::needs(ask)))?;

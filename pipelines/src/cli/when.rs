@@ -53,6 +53,19 @@ pub(super) fn instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
 }
 
+/// A time, or a duration from now on.
+///
+/// # Errors
+/// What is wrong and what may be written.
+pub(super) fn ahead(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    match duration_ms(text) {
+        Ok(ms) => Ok(now.plus_ms(ms)),
+        Err(_) => text.parse().map_err(|_| {
+            format!("`{text}` is neither a time such as 2027-01-31T12:00:00Z nor a duration from now such as 365d")
+        }),
+    }
+}
+
 /// Where to begin to read: `beginning`, `end`, `offset:N`, or as [`instant`].
 ///
 /// # Errors

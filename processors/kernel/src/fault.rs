@@ -71,6 +71,8 @@ fault_codes! {
     ControlStopped = "CONTROL_STOPPED", Input;
     /// The policy bundle failed while judging; the gate denies.
     PolicyUnreadable = "POLICY_UNREADABLE", Input;
+    /// A constitution is not signed by who may, was altered, or is over; the one before stays.
+    ConstitutionRefused = "CONSTITUTION_REFUSED", Input;
     /// The call carries no valid allow for the digest of exactly these arguments.
     PermitInvalid = "PERMIT_INVALID", Input;
     /// No such tool or operation.

@@ -70,6 +70,9 @@ pub trait Tool: Send + Sync + 'static {
     fn check(&self, operation: &str, arguments: &Value) -> Result<(), Fault>;
     /// What may be done after a crash between intent and outcome.
     fn replay(&self, call: &Call) -> Replay;
+    /// Operation and arguments of a call that shows what this one would do and changes nothing. None where nothing can be shown: then a
+    /// dry run checks the call and does not send it.
+    fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)>;
     /// Acts.
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>>;
     /// Looks whether an earlier attempt under the same idempotency key happened.

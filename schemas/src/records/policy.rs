@@ -6,11 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::Timestamp;
 
-/// A policy bundle put in force at run time beside the deployed one. It can only tighten: what any bundle denies is denied.
+/// A policy bundle put in force at run time beside the deployed one. It tightens: what any bundle denies is denied, unless a constitution's
+/// precedence lets a stronger source waive it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     /// Tenant it is for; `*` for all.
     pub tenant: String,
+    /// Capsule whose runs alone it is for; null for all.
+    #[serde(default)]
+    pub capsule: Option<String>,
     /// Text by path: Rego, tests, data, weighted rules. None takes the bundle out of force.
     #[serde(default)]
     pub files: BTreeMap<String, String>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::values::Timestamp;
+use crate::values::{Timestamp, Usd};
 
 /// Band of a score: LOW from 0.8, MEDIUM from 0.5, HIGH from 0.2, else CRITICAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,8 +86,38 @@ pub struct Permit {
     pub policy_revision: String,
     /// When the verdict was given.
     pub decided_at: Timestamp,
-    /// Ed25519 signature, 128 hex digits, over run_id, step_id, digest, decision, policy_revision and decided_at.
+    /// Ed25519 signature, 128 hex digits, over run_id, step_id, digest, decision, policy_revision, decided_at and obligations.
     pub signature: String,
+    /// What the allow is bound to.
+    #[serde(default)]
+    pub obligations: Vec<Obligation>,
+}
+
+/// What an allow is bound to: it holds only when this is done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Obligation {
+    /// Rule that obliges.
+    pub rule: String,
+    /// `redact`, `cap_budget` or `dry_run`.
+    pub kind: String,
+    /// Step it is about; null for every step.
+    #[serde(default)]
+    pub step_id: Option<String>,
+    /// With `redact`: JSON pointers (RFC 6901) into the result; `*` stands for every name or place.
+    #[serde(default)]
+    pub fields: Vec<String>,
+    /// With `cap_budget`: what the run may spend at most, US dollars.
+    #[serde(default)]
+    pub usd: Option<Usd>,
+}
+
+impl Obligation {
+    /// Parts of a result are taken out before anybody sees it.
+    pub const REDACT: &str = "redact";
+    /// The run may spend so much at most.
+    pub const CAP_BUDGET: &str = "cap_budget";
+    /// The call is gone through without its effect.
+    pub const DRY_RUN: &str = "dry_run";
 }
 
 /// What one rule wants before it gives way: who may approve, and how many of them.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Ask, Decision, Severity, Subject};
+use super::shared::{Ask, Decision, Obligation, Severity, Subject};
 use crate::values::Timestamp;
 
 /// What the policy gate decided about a plan or a step, and why.
@@ -30,9 +30,9 @@ pub struct Verdict {
     /// Why, in one sentence; empty for a plain allow.
     #[serde(default)]
     pub reason: String,
-    /// SHA-256 of the policy bundle that judged.
+    /// SHA-256 of everything it was judged by: policy bundles and constitutions.
     pub policy_revision: String,
-    /// Hash of the tenant's constitution; null when it has none.
+    /// Hash of the constitution over the tenant; null when there is none.
     #[serde(default)]
     pub constitution_hash: Option<String>,
     /// SHA-256 of exactly what was judged.
@@ -49,6 +49,12 @@ pub struct Verdict {
     /// With ESCALATE: what humans are asked for.
     #[serde(default)]
     pub asks: Vec<Ask>,
+    /// Everything an allow is bound to.
+    #[serde(default)]
+    pub obligations: Vec<Obligation>,
+    /// Conflicts between the sources of rules, and how they were resolved.
+    #[serde(default)]
+    pub adjudications: Vec<Adjudication>,
     /// Time the evaluation took, microseconds.
     pub evaluation_us: i64,
     /// When it was decided.
@@ -72,6 +78,29 @@ pub struct Violation {
     /// Step the violation is about; null for the whole plan.
     #[serde(default)]
     pub step_id: Option<String>,
+    /// Where the rule stands: `gate`, `constitution`, `base`, `tenant` or `capsule`.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// A rule of one source that would lift what a rule of another says, and which of them holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Adjudication {
+    /// Rule that spoke against the subject.
+    pub rule: String,
+    /// Where it stands.
+    pub source: String,
+    /// Step it is about; null for the whole plan.
+    #[serde(default)]
+    pub step_id: Option<String>,
+    /// Where the rule stands that would lift it.
+    pub waived_by: String,
+    /// Why it would, in its own words.
+    pub reason: String,
+    /// Whether the violation stays.
+    pub upheld: bool,
+    /// What decided between them.
+    pub why: String,
 }
 
 /// The judgement of one step with its exact arguments.
@@ -89,6 +118,9 @@ pub struct StepVerdict {
     /// Ed25519 signature, 128 hex digits, when the decision is ALLOW; else empty.
     #[serde(default)]
     pub signature: String,
+    /// What its allow is bound to; under the signature.
+    #[serde(default)]
+    pub obligations: Vec<Obligation>,
 }
 
 crate::record!(Verdict, "Verdict");

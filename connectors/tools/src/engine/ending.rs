@@ -6,6 +6,7 @@ use schemas::Usd;
 use schemas::records::{Call, CallKind, Outcome, OutcomeStatus};
 use serde_json::{Value, json};
 
+use super::obliged;
 use super::secrets::Redactor;
 use crate::faults::excerpt;
 
@@ -30,6 +31,15 @@ impl Ending {
         let detail =
             format!("{why}. It cannot be told whether the call happened: look at the system, then decide by hand");
         Ending::Unknown(Fault::new(FaultCode::OutcomeUnknown, detail))
+    }
+
+    /// A stop came first.
+    pub(super) fn stopped_before() -> Self {
+        let detail = "stopped before it was sent; nothing was done";
+        Ending::Failed {
+            fault: Fault::new(FaultCode::ControlStopped, detail),
+            retryable: false,
+        }
     }
 
     /// A failure that certainly had no effect.
@@ -72,7 +82,8 @@ pub(super) fn outcome(call: Call, ending: Ending, times: Times, redactor: &Redac
                 CallKind::Action => OutcomeStatus::Succeeded,
                 CallKind::Compensation => OutcomeStatus::Compensated,
             };
-            let result = bounded(&redactor.value(answer.result), bounds.result_bytes_max);
+            let result = obliged::redacted(&call, redactor.value(answer.result));
+            let result = bounded(&result, bounds.result_bytes_max);
             (status, result, answer.cost_micros_usd, None)
         }
         Ending::Failed { fault, retryable } => (OutcomeStatus::Failed, String::new(), 0, info(fault, retryable)),

@@ -4,6 +4,7 @@
 //! calls is not counted, so a busy tool delays calls but does not fail them. `latency_us` is measured the same way.
 
 mod ending;
+mod obliged;
 mod queue;
 mod secrets;
 #[cfg(test)]
@@ -173,6 +174,13 @@ impl Inner {
             }
             Err(fault) => return Ending::Refused(fault),
         };
+        if obliged::is_dry(call) {
+            // Cut off or not: nothing was done, and nothing will be.
+            return match approach {
+                Approach::Inquire => Ending::stopped_before(),
+                Approach::Fresh | Approach::Recover => ready.rehearse(call).await,
+            };
+        }
         match approach {
             Approach::Fresh => ready.call().await,
             Approach::Recover => ready.recover(true).await,
@@ -286,13 +294,7 @@ impl Ready {
                     retryable: false,
                 },
                 Ok(Found::DidNot) if again => self.call().await,
-                Ok(Found::DidNot) => Ending::Failed {
-                    fault: Fault::new(
-                        FaultCode::ControlStopped,
-                        "stopped before it was sent; nothing was done",
-                    ),
-                    retryable: false,
-                },
+                Ok(Found::DidNot) => Ending::stopped_before(),
                 Ok(Found::Unknown) => Ending::unknown("the platform stopped during the call"),
                 Err(asked) => Ending::unknown(format!(
                     "the platform stopped during the call; then asking the tool failed: {asked}"

@@ -71,6 +71,9 @@ impl Tool for Ledger {
     fn replay(&self, _call: &Call) -> Replay {
         self.replay
     }
+    fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
+        (operation == "undo").then(|| ("unreachable".to_owned(), arguments.clone()))
+    }
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(self.act(call))
     }
@@ -170,6 +173,55 @@ async fn an_outcome_is_complete() {
         ..call("append")
     };
     assert_eq!(engine.perform(back, Approach::Fresh).await.status, Compensated);
+}
+
+#[tokio::test]
+async fn a_dry_run_is_gone_through_without_its_effect() {
+    let (engine, ledger) = ledger(Replay::AskFirst);
+    let dry = |operation: &str| Call {
+        arguments: r#"{"to":{"$secret":"token"}}"#.into(),
+        permit: Some(schemas::records::Permit {
+            obligations: vec![schemas::records::Obligation {
+                kind: schemas::records::Obligation::DRY_RUN.into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..call(operation)
+    };
+    for approach in [Approach::Fresh, Approach::Recover] {
+        let outcome = engine.perform(dry("append"), approach).await;
+        let result: Value = serde_json::from_str(&outcome.result).unwrap();
+        assert_eq!((said(&outcome), ledger.lines("key")), ((Succeeded, "", false), 0));
+        assert_eq!((&result["dry_run"], &result["sent"]), (&json!(true), &json!(false)));
+        assert_eq!(
+            result["would"]["arguments"],
+            json!({"to": {"$secret": "token"}}),
+            "as planned: no secret"
+        );
+    }
+    // Where the tool can show it, what is called shows it; bad arguments are refused as ever.
+    assert_eq!(
+        said(&engine.perform(dry("undo"), Approach::Fresh).await),
+        (Failed, "TOOL_FAILED", true)
+    );
+    assert_eq!(
+        said(&engine.perform(dry("burn"), Approach::Fresh).await),
+        (Refused, "TOOL_UNKNOWN", false)
+    );
+    let back = Call {
+        kind: CallKind::Compensation,
+        ..dry("append")
+    };
+    assert_eq!(
+        said(&engine.perform(back, Approach::Fresh).await),
+        (Refused, "POLICY_DENIED", false)
+    );
+    assert_eq!(
+        said(&engine.perform(dry("append"), Approach::Inquire).await),
+        (Failed, "CONTROL_STOPPED", false)
+    );
+    assert_eq!(ledger.lines("key"), 0);
 }
 
 #[tokio::test]

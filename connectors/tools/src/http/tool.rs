@@ -76,6 +76,12 @@ impl Tool for Http {
         }
     }
 
+    fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
+        // What changes nothing shows itself.
+        let safe = Arguments::read(arguments).is_ok_and(|a| a.safe);
+        safe.then(|| (operation.to_owned(), arguments.clone()))
+    }
+
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(self.request(call))
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use kernel::{Answer, CallFault, Effect, Fault, Found, Pending, Replay, Tool};
 use schemas::records::Call;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Config;
 use crate::faults::{no_operation, parse};
@@ -114,6 +114,18 @@ impl Tool for Terraform {
         match call.operation.as_str() {
             "validate" | "plan" | "output" => Replay::Safe,
             _ => Replay::AskFirst,
+        }
+    }
+
+    fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
+        match operation {
+            "validate" | "plan" | "output" => Some((operation.to_owned(), arguments.clone())),
+            "destroy" => Some((
+                "plan".to_owned(),
+                json!({"workspace": arguments["workspace"], "destroy": true}),
+            )),
+            // An apply carries out a saved plan, which was shown when it was made.
+            _ => None,
         }
     }
 

@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kernel::{Fault, FaultCode};
-use schemas::records::{Approval, Call, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Verdict};
+use schemas::records::{
+    Approval, Call, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Verdict,
+};
 use schemas::{Record, digest};
 use serde::Serialize;
 
@@ -113,16 +115,7 @@ pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
                 text(r.as_ref())?,
             )
         }
-        Input::Member(m) => {
-            let fact = if m.roles.is_empty() { "REVOKED" } else { "GRANTED" };
-            let of = (one_tenant(&m.tenant), "");
-            facts(Member::NAME, of, m.person.clone(), fact.to_owned(), text(m.as_ref())?)
-        }
-        Input::Policy(p) => {
-            let fact = if p.files.is_empty() { "WITHDRAWN" } else { "PUBLISHED" };
-            let of = (one_tenant(&p.tenant), "");
-            facts(Policy::NAME, of, p.revision.clone(), fact.to_owned(), text(p.as_ref())?)
-        }
+        Input::Member(_) | Input::Policy(_) | Input::Constitution(_) => return standing(input),
         Input::Control(c) => {
             let tenant = if c.scope == schemas::records::Scope::Tenant {
                 c.target.as_str()
@@ -151,5 +144,32 @@ pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
             let of = (o.tenant.as_str(), o.run_id.as_str());
             facts(Outcome::NAME, of, o.call_id.clone(), word(&o.status), text(o.as_ref())?)
         }
+    })
+}
+
+/// Of what stands until it is replaced: nobody's run, perhaps of all tenants.
+fn standing(input: &Input) -> Result<Facts, Fault> {
+    let facts = |record, tenant: &str, subject: &str, fact: &str, text| Facts {
+        record,
+        tenant: one_tenant(tenant).to_owned(),
+        run_id: String::new(),
+        subject: subject.to_owned(),
+        fact: fact.to_owned(),
+        text,
+    };
+    Ok(match input {
+        Input::Member(m) => {
+            let fact = if m.roles.is_empty() { "REVOKED" } else { "GRANTED" };
+            facts(Member::NAME, &m.tenant, &m.person, fact, text(m.as_ref())?)
+        }
+        Input::Policy(p) => {
+            let fact = if p.files.is_empty() { "WITHDRAWN" } else { "PUBLISHED" };
+            facts(Policy::NAME, &p.tenant, &p.revision, fact, text(p.as_ref())?)
+        }
+        Input::Constitution(c) => {
+            let fact = format!("VERSION {}", c.version);
+            facts(Constitution::NAME, &c.tenant, &c.hash, &fact, text(c.as_ref())?)
+        }
+        _ => return Err(Fault::new(FaultCode::Internal, "not a standing record")),
     })
 }

@@ -40,13 +40,14 @@ fn call(id: &str) -> Call {
 }
 
 fn sign(call: &mut Call, step: &str) {
-    let text = permit::signed_text(&call.run_id, step, &call.digest, "rev", Timestamp(5));
+    let text = permit::signed_text(&call.run_id, step, &call.digest, "rev", Timestamp(5), &[]);
     let signature = hex::encode(key().sign(&text).to_bytes());
     call.permit = Some(Permit {
         verdict_id: "ver_1".into(),
         policy_revision: "rev".into(),
         decided_at: Timestamp(5),
         signature,
+        ..Permit::default()
     });
 }
 
@@ -109,6 +110,34 @@ fn refused(call: &Call, controls: &Controls, now: Timestamp) -> (String, bool) {
     );
     let fault = ran.outcomes[0].fault.clone().unwrap();
     (fault.code, fault.retryable)
+}
+
+#[test]
+fn an_allow_whose_obligations_were_taken_off_or_changed_lets_nothing_out() {
+    let none = Controls::default();
+    let bound = [schemas::records::Obligation {
+        rule: "rehearse".into(),
+        kind: "dry_run".into(),
+        ..Default::default()
+    }];
+    let mut call = call("call_1");
+    let text = permit::signed_text("run_1", "look", &call.digest, "rev", Timestamp(5), &bound);
+    let signature = hex::encode(key().sign(&text).to_bytes());
+    let mut with = |obligations: &[schemas::records::Obligation]| {
+        let permit = call.permit.as_mut().unwrap();
+        (permit.signature, permit.obligations) = (signature.clone(), obligations.to_vec());
+        call.clone()
+    };
+    let (stripped, changed) = (with(&[]), {
+        let mut other = bound.clone();
+        other[0].kind = "redact".into();
+        with(&other)
+    });
+    for call in [stripped, changed] {
+        assert_eq!(refused(&call, &none, NOW), ("PERMIT_INVALID".to_owned(), false));
+    }
+    let ran = step(&mut State::default(), &with(&bound), &none, NOW);
+    assert_eq!(ran.performs.len(), 1);
 }
 
 #[test]

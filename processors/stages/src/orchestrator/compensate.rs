@@ -66,7 +66,7 @@ fn next(run: &RunState) -> Option<usize> {
         .collect();
     (0..steps.len())
         .filter(|nth| run.steps[*nth].end == Some(StepStatus::Succeeded) && steps[*nth].compensation.is_some())
-        .filter(|nth| !held.contains(steps[*nth].step_id.as_str()))
+        .filter(|nth| !held.contains(steps[*nth].step_id.as_str()) && !run.steps[*nth].was_rehearsed())
         .max_by_key(|nth| run.steps[*nth].nth)
 }
 

@@ -134,9 +134,15 @@ impl Turn<'_, '_> {
     fn call(&mut self, at: At) -> Result<(), Fault> {
         // The way back is walked even when the money is spent: leaving things half done costs more.
         if at.kind == CallKind::Action && self.run.budget_left().is_some_and(|left| left.0 <= 0) {
-            let budget = self.run.plan.budget_usd.unwrap_or_default();
+            let budget = self.run.budget().unwrap_or_default();
+            let capped = self.run.budget_cap == Some(budget);
+            let help = if capped {
+                "a policy caps it"
+            } else {
+                "ask again with a larger budget_usd"
+            };
             let detail = format!(
-                "the run's budget of {budget} USD is spent ({} USD so far); ask again with a larger budget_usd",
+                "the run's budget of {budget} USD is spent ({} USD so far); {help}",
                 self.run.cost
             );
             return self.fail(at, Fault::new(FaultCode::PolicyDenied, detail).info(false));

@@ -64,6 +64,7 @@ impl Turn<'_, '_> {
             Decision::Allow => {
                 self.run.gate.phase = Phase::Allowed;
                 self.run.gate.allowed_at = Some(self.fx.now());
+                self.run.cap(&verdict.obligations);
                 for step in verdict
                     .steps
                     .iter()
@@ -100,6 +101,7 @@ impl Turn<'_, '_> {
             }
             (Decision::Allow, Some(step)) if !step.signature.is_empty() => {
                 let permit = permit(verdict, step);
+                self.run.cap(&verdict.obligations);
                 let now = self.fx.now();
                 let action = self.run.action_mut(at);
                 (action.phase, action.permit, action.allowed_at) = (Phase::Allowed, Some(permit), Some(now));
@@ -219,7 +221,7 @@ impl Turn<'_, '_> {
             goal: plan.goal.clone(),
             capsule: plan.capsule.clone(),
             autonomy: plan.autonomy,
-            budget_usd: plan.budget_usd,
+            budget_usd: self.run.budget(),
             subject,
             subject_id,
             subject_digest,
@@ -236,13 +238,13 @@ impl Turn<'_, '_> {
     }
 }
 
-/// What has succeeded so far, in order; what was undone since is in it all the same.
+/// What has succeeded so far, in order; what was undone since is in it all the same, what was only rehearsed is not.
 fn done(run: &RunState) -> Vec<Done> {
     let mut all: Vec<_> = run
         .steps
         .iter()
         .zip(&run.plan.steps)
-        .filter(|(state, _)| state.nth > 0)
+        .filter(|(state, _)| state.nth > 0 && !state.was_rehearsed())
         .collect();
     all.sort_by_key(|(state, _)| state.nth);
     let one = |(state, step): (&StepState, &Step)| Done {
@@ -296,6 +298,7 @@ fn permit(verdict: &Verdict, step: &StepVerdict) -> Permit {
         policy_revision: verdict.policy_revision.clone(),
         decided_at: verdict.decided_at,
         signature: step.signature.clone(),
+        obligations: step.obligations.clone(),
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use kernel::EventTime;
 use schemas::Usd;
-use schemas::records::{ApprovalRef, CallKind, FaultInfo, Permit, Plan, RunStatus, Step, StepStatus, Verdict, Waiting};
+use schemas::records::{
+    ApprovalRef, CallKind, FaultInfo, Obligation, Permit, Plan, RunStatus, Step, StepStatus, Verdict, Waiting,
+};
 use serde::{Deserialize, Serialize};
 
 /// State of one key: the run, and a verdict that came before its plan (they travel on different topics).
@@ -107,6 +109,9 @@ pub(super) struct RunState {
     /// The first fault.
     pub(super) fault: Option<FaultInfo>,
     pub(super) cost: Usd,
+    /// The lowest cap that an allow was bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) budget_cap: Option<Usd>,
     pub(super) finished_steps: u32,
     /// Put before the gate again so far: tells one proposal of a subject from another.
     #[serde(default)]
@@ -150,6 +155,12 @@ impl StepState {
             (None, Phase::Calling) => StepStatus::Running,
             (None, Phase::Backoff) => StepStatus::Retrying,
         }
+    }
+
+    /// Its call was gone through without its effect: there is nothing to undo, and nothing was done.
+    pub(super) fn was_rehearsed(&self) -> bool {
+        let bound = self.action.permit.iter().flat_map(|p| &p.obligations);
+        bound.into_iter().any(|o| o.kind == Obligation::DRY_RUN)
     }
 
     /// Its compensation has begun and not ended.
@@ -244,11 +255,23 @@ impl RunState {
         (step.nth > 0).then_some(step.result.as_str())
     }
 
+    /// What may be spent in all, as asked for and as capped; `None` for no limit.
+    pub(super) fn budget(&self) -> Option<Usd> {
+        self.plan.budget_usd.into_iter().chain(self.budget_cap).min()
+    }
+
+    /// Holds the run to the caps of an allow.
+    pub(super) fn cap(&mut self, obligations: &[Obligation]) {
+        let caps = obligations
+            .iter()
+            .filter(|o| o.kind == Obligation::CAP_BUDGET)
+            .filter_map(|o| o.usd);
+        self.budget_cap = caps.chain(self.budget_cap).min();
+    }
+
     /// What may still be spent; `None` for no limit.
     pub(super) fn budget_left(&self) -> Option<Usd> {
-        self.plan
-            .budget_usd
-            .map(|budget| Usd(budget.0.saturating_sub(self.cost.0)))
+        self.budget().map(|budget| Usd(budget.0.saturating_sub(self.cost.0)))
     }
 
     /// The status a follower sees.

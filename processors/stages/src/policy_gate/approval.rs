@@ -2,7 +2,7 @@
 
 use schemas::records::{ApprovalRef, Decision};
 
-use super::judge::Finding;
+use super::answer::Finding;
 use crate::approvers::Question;
 
 /// Takes escalations away when the approvals answer every one of them; else adds why they do not. A deny always stays.

@@ -8,8 +8,13 @@ use super::recursion::recursive;
 use super::rego::{Rego, engine};
 use super::rules::{self, WeightedRule};
 
-/// Rules every bundle must define in package `soma.gate`.
-pub(super) const ENTRY_POINTS: [&str; 2] = ["data.soma.gate.deny", "data.soma.gate.escalate"];
+pub(super) const DENY: &str = "data.soma.gate.deny";
+pub(super) const ESCALATE: &str = "data.soma.gate.escalate";
+pub(super) const WAIVE: &str = "data.soma.gate.waive";
+pub(super) const OBLIGE: &str = "data.soma.gate.oblige";
+
+/// Rules every bundle must define in package `soma.gate`; it may define [`WAIVE`] and [`OBLIGE`] beside.
+pub(super) const ENTRY_POINTS: [&str; 2] = [DENY, ESCALATE];
 
 /// Builtins whose answer is not a function of the input: a verdict must come out the same when it is given again.
 const IMPURE: [&str; 5] = ["rand.", "time.", "http.send", "opa.runtime", "uuid."];
@@ -33,6 +38,10 @@ pub struct Bundle {
     pub(super) engine: Engine,
     /// Weighted rules in order of their pattern.
     pub(super) rules: Vec<WeightedRule>,
+    /// Whether it has [`WAIVE`].
+    pub(super) waives: bool,
+    /// Whether it has [`OBLIGE`].
+    pub(super) obliges: bool,
     revision: String,
     tests: Vec<(String, String)>,
 }
@@ -78,6 +87,8 @@ impl Bundle {
         let mut bundle = Self {
             engine: engine(),
             rules: Vec::new(),
+            waives: false,
+            obliges: false,
             revision: revision(&files),
             tests: Vec::new(),
         };
@@ -210,9 +221,13 @@ impl Bundle {
     fn prove(&mut self, faults: &mut Vec<ConfigFault>) {
         self.engine.set_input(Value::from(serde_json::json!({
             "subject": {"kind": "PLAN", "id": ""}, "tenant": "", "actor": "", "roles": [], "goal": "", "capsule": null,
-            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "now": ""
+            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "constitutions": [], "now": ""
         })));
-        for rule in ENTRY_POINTS {
+        self.waives = self.defines(WAIVE);
+        self.obliges = self.defines(OBLIGE);
+        let beside = [(WAIVE, self.waives), (OBLIGE, self.obliges)];
+        let beside = beside.into_iter().filter(|(_, there)| *there).map(|(rule, _)| rule);
+        for rule in ENTRY_POINTS.into_iter().chain(beside) {
             let word = rule.rsplit('.').next().unwrap_or(rule);
             match self.engine.eval_rule(rule.to_owned()) {
                 Ok(value) if value.as_set().is_ok() => {}
@@ -223,6 +238,14 @@ impl Bundle {
                 Err(error) => faults.push(rego_fault(rule, &format!("the bundle has no usable `{rule}`: {error}"))),
             }
         }
+    }
+}
+
+impl Bundle {
+    /// Whether a module defines a rule. The engine tells a rule that is not there by this text alone; any other error is the rule's.
+    fn defines(&mut self, rule: &str) -> bool {
+        let answer = self.engine.eval_rule(rule.to_owned());
+        !answer.is_err_and(|e| e.to_string().contains("not a valid rule path"))
     }
 }
 

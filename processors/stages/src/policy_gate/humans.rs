@@ -181,6 +181,7 @@ fn an_approval_of_the_plan_speaks_for_a_step_the_gate_has_allowed_in_it() {
         policy_revision: first.policy_revision,
         decided_at: first.decided_at,
         signature: first.steps[0].signature.clone(),
+        ..Permit::default()
     };
     assert_eq!(
         verdict(&gate, &of, of_plan().collect(), &held).decision,
@@ -226,7 +227,7 @@ fn a_shelved_bundle_tightens_for_its_tenant_only_and_changes_the_revision() {
         (before.decision, before.policy_revision.as_str()),
         (Decision::Allow, gate.revision())
     );
-    shelf.put("acme", bundle());
+    shelf.put("acme", None, bundle());
     let (mine, other) = (of("acme"), of("globex"));
     assert_eq!((mine.decision, rules(&mine)), (Decision::Deny, vec!["frozen_now"]));
     assert_eq!(
@@ -234,10 +235,10 @@ fn a_shelved_bundle_tightens_for_its_tenant_only_and_changes_the_revision() {
         (Decision::Allow, gate.revision())
     );
     assert_eq!(mine.policy_revision, combined(gate.revision(), &[bundle().revision()]));
-    shelf.put("*", bundle());
+    shelf.put("*", None, bundle());
     assert_eq!(of("globex").decision, Decision::Deny);
-    shelf.remove("*");
-    shelf.remove("acme");
+    shelf.remove("*", None);
+    shelf.remove("acme", None);
     assert_eq!(of("acme").policy_revision, before.policy_revision);
     assert!(shelf.revisions().is_empty());
 }

@@ -1,18 +1,18 @@
-//! One judgement: the input document, what Rego and the weighted rules say about it, as findings.
+//! One judgement: the input document, and what a bundle's Rego and weighted rules say about it.
 
 use std::sync::{Mutex, PoisonError};
 
 use kernel::FaultCode;
 use regorus::{Engine, Value};
 use schemas::digest;
-use schemas::records::{ApprovalRef, Ask, Autonomy, Decision, Deputy, Done, ProposedStep, Subject, Violation};
+use schemas::records::{ApprovalRef, Autonomy, Decision, Done, ProposedStep, Subject};
 use schemas::{Timestamp, Usd};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::bundle::{Bundle, ENTRY_POINTS};
+use super::answer::{self, Answer, Finding, Source};
+use super::bundle::{Bundle, DENY, ESCALATE, OBLIGE, WAIVE};
 use super::rego::asked;
-use super::rules::{self, Level, WeightedRule};
+use super::rules::WeightedRule;
 
 /// What is put before the gate, from a plan or a proposal.
 pub(super) struct Case<'a> {
@@ -29,114 +29,45 @@ pub(super) struct Case<'a> {
     pub(super) approvals: Vec<ApprovalRef>,
     /// What the run has done so far.
     pub(super) done: &'a [Done],
+    /// The constitutions over the tenant, as policies are told of them.
+    pub(super) constitutions: Vec<serde_json::Value>,
     pub(super) now: Timestamp,
 }
 
-/// A rule that speaks against the subject, and what it asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Finding {
-    pub(super) decision: Decision,
-    pub(super) violation: Violation,
-    /// With an escalation that a human's answer can lift: whose.
-    pub(super) ask: Option<Ask>,
-}
-
-impl Finding {
-    /// A finding of the gate itself.
-    pub(super) fn own(decision: Decision, rule: &str, description: impl Into<String>, step_id: Option<&str>) -> Self {
-        let (weight, severity) = match decision {
-            Decision::Deny => (1.0, Level::Critical),
-            _ => (rules::weight(), rules::severity()),
-        };
-        let violation = Violation {
-            rule: rule.to_owned(),
-            description: description.into(),
-            severity: severity.into(),
-            weight,
-            excerpt: String::new(),
-            step_id: step_id.map(str::to_owned),
-        };
-        Self {
-            decision,
-            violation,
-            ask: None,
-        }
-    }
-
-    /// The same, asking anyone but the actor when it escalates.
-    pub(super) fn asking(mut self) -> Self {
-        let ask = || Ask {
-            rule: self.violation.rule.clone(),
-            step_id: self.violation.step_id.clone(),
-            ..Ask::default()
-        };
-        self.ask = (self.decision == Decision::Escalate).then(ask);
-        self
-    }
-}
-
-/// A finding as a policy writes it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    rule: String,
-    description: String,
-    #[serde(default = "rules::severity")]
-    severity: Level,
-    #[serde(default = "rules::weight")]
-    weight: f64,
-    #[serde(default)]
-    step_id: Option<String>,
-    #[serde(default)]
-    approvers: Vec<String>,
-    #[serde(default)]
-    roles: Vec<String>,
-    #[serde(default = "one")]
-    quorum: i32,
-    #[serde(default)]
-    within_s: i64,
-    #[serde(default)]
-    deputies: Vec<Deputy>,
-}
-
-/// Most approvals a rule may want.
-const QUORUM_MAX: i32 = 20;
-
-fn one() -> i32 {
-    1
-}
-
-/// The policies, ready to judge.
+/// The policies of one bundle, ready to judge.
 pub(super) struct Judge {
     engine: Mutex<Engine>,
     /// What the engine is replaced by when it breaks down.
     pristine: Engine,
     rules: Vec<WeightedRule>,
+    /// Where the bundle stands.
+    source: Source,
+    /// Entry points it may have and has.
+    waives: bool,
+    obliges: bool,
 }
 
 impl Judge {
-    pub(super) fn new(bundle: Bundle) -> Self {
+    pub(super) fn new(bundle: Bundle, source: Source) -> Self {
         Self {
             engine: Mutex::new(bundle.engine.clone()),
             pristine: bundle.engine,
             rules: bundle.rules,
+            source,
+            waives: bundle.waives,
+            obliges: bundle.obliges,
         }
     }
 
-    /// Everything that speaks against the case, in a fixed order. A policy that fails to answer speaks against it too.
-    pub(super) fn findings(&self, case: &Case<'_>) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    /// Everything that the bundle says about the case, in a fixed order. One that fails to answer speaks against it.
+    pub(super) fn answer(&self, case: &Case<'_>) -> Answer {
         let matches = self.matches(case);
-        match self.rego(&document(case, &matches)) {
-            Ok(found) => findings.extend(found),
-            Err(error) => {
-                let code = FaultCode::PolicyUnreadable.as_str();
-                let detail = format!("the policy failed while judging, so nothing is allowed: {error}");
-                findings.push(Finding::own(Decision::Deny, code, detail, None));
-            }
-        }
-        findings.extend(matches);
-        findings
+        let mut answer = self.rego(&document(case, &matches)).unwrap_or_else(|error| Answer {
+            findings: vec![Finding::unanswered(&error)],
+            ..Answer::default()
+        });
+        answer.findings.extend(matches);
+        answer
     }
 
     /// The input document as the policies are given it.
@@ -155,15 +86,7 @@ impl Judge {
             } else {
                 Decision::Deny
             };
-            let finding = |violation| {
-                let ask = None;
-                Finding {
-                    decision,
-                    violation,
-                    ask,
-                }
-                .asking()
-            };
+            let finding = |violation| Finding::of(decision, violation, self.source);
             // A human who approved the plan has seen the goal; asking again at every step would say nothing new.
             if !rule.escalate || case.subject == Subject::Plan {
                 found.extend(rule.violation(case.tenant, case.goal, None).map(finding));
@@ -175,65 +98,34 @@ impl Judge {
         found
     }
 
-    fn rego(&self, document: &serde_json::Value) -> Result<Vec<Finding>, String> {
+    fn rego(&self, document: &serde_json::Value) -> Result<Answer, String> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         asked(&mut engine, &self.pristine, |engine| {
             engine.set_input(Value::from(document.clone()));
-            let mut findings = Vec::new();
-            for (rule, decision) in ENTRY_POINTS.into_iter().zip([Decision::Deny, Decision::Escalate]) {
-                let value = engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
-                for item in value.as_set().map_err(|_| format!("{rule} is not a set"))?.iter() {
-                    findings.push(finding(item, decision, document).map_err(|e| format!("{rule}: {e}"))?);
-                }
+            let mut answer = Answer::default();
+            for (rule, decision) in [(DENY, Decision::Deny), (ESCALATE, Decision::Escalate)] {
+                let of = |item: &Value| answer::finding(item, decision, self.source, document);
+                answer.findings.extend(set(engine, rule, of)?);
             }
-            Ok(findings)
+            if self.waives {
+                let of = |item: &Value| Ok((self.source, answer::waiver(item, document)?));
+                answer.waivers = set(engine, WAIVE, of)?;
+            }
+            if self.obliges {
+                answer.obligations = set(engine, OBLIGE, |item| answer::obligation(item, document))?;
+            }
+            Ok(answer)
         })
     }
 }
 
-fn finding(item: &Value, decision: Decision, document: &serde_json::Value) -> Result<Finding, String> {
-    let json = serde_json::to_value(item).map_err(|e| e.to_string())?;
-    let raw: Raw =
-        serde_json::from_value(json).map_err(|e| format!("a finding is not {{rule, description, ...}}: {e}"))?;
-    if !(0.0..=1.0).contains(&raw.weight) {
-        return Err(format!("rule {}: weight {} is not from 0 to 1", raw.rule, raw.weight));
-    }
-    if !(1..=QUORUM_MAX).contains(&raw.quorum) {
-        return Err(format!(
-            "rule {}: quorum {} is not from 1 to {QUORUM_MAX}",
-            raw.rule, raw.quorum
-        ));
-    }
-    if raw.within_s < 0 || raw.deputies.iter().any(|d| d.after_s < 0) {
-        return Err(format!("rule {}: within_s and after_s are not below 0", raw.rule));
-    }
-    let known = |id: &String| {
-        document["steps"]
-            .as_array()
-            .is_some_and(|s| s.iter().any(|s| s["step_id"] == id.as_str()))
-    };
-    if let Some(id) = raw.step_id.as_ref().filter(|id| !known(id)) {
-        return Err(format!("rule {}: step `{id}` was not put before it", raw.rule));
-    }
-    let violation = Violation {
-        rule: raw.rule,
-        description: raw.description,
-        severity: raw.severity.into(),
-        weight: raw.weight,
-        excerpt: String::new(),
-        step_id: raw.step_id,
-    };
-    let mut finding = Finding {
-        decision,
-        violation,
-        ask: None,
-    }
-    .asking();
-    if let Some(ask) = &mut finding.ask {
-        (ask.approvers, ask.roles, ask.deputies) = (raw.approvers, raw.roles, raw.deputies);
-        (ask.quorum, ask.within_s) = (raw.quorum, raw.within_s);
-    }
-    Ok(finding)
+/// The items of an entry point, read.
+fn set<T>(engine: &mut Engine, rule: &str, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let value = engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
+    let set = value.as_set().map_err(|_| format!("{rule} is not a set"))?;
+    set.iter()
+        .map(|item| read(item).map_err(|e| format!("{rule}: {e}")))
+        .collect()
 }
 
 /// What the plan itself demands of a step.
@@ -274,6 +166,7 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         "approvals": case.approvals,
         "done": case.done,
         "rules": rules,
+        "constitutions": case.constitutions,
         "now": case.now,
     })
 }

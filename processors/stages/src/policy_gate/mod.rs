@@ -1,9 +1,12 @@
 //! The policy gate: a verdict for every plan and every proposal, and a signed permit for each step it allows. It keeps no state
 //! and touches nothing; the invoker knows only its public key. Beside its input it knows what is in force when it judges: the
-//! bundles on its shelf, and who holds which roles.
+//! bundles on its shelf, the constitutions, and who holds which roles.
 
+mod adjudicate;
+mod answer;
 mod approval;
 mod bundle;
+pub mod constitution;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -19,13 +22,17 @@ mod tests;
 use ed25519_dalek::{Signature, Signer, SigningKey};
 use kernel::members::Members;
 use kernel::{Delivery, Effects, EventTime, Fault, FaultCode, Processor};
-use schemas::records::{ApprovalRef, Decision, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
+use schemas::records::{
+    ApprovalRef, Decision, Obligation, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation,
+};
 use schemas::{Timestamp, digest, permit, topics};
 
 use crate::approvers::Question;
 
+use answer::Finding;
+pub use answer::Source;
 pub use bundle::{Bundle, Coverage, TestResult, unsound};
-use judge::{Case, Finding, Judge};
+use judge::{Case, Judge};
 pub use rego::Rego;
 pub use shelf::{Shelf, combined};
 
@@ -70,7 +77,7 @@ impl PolicyGate {
     pub fn new(bundle: Bundle, signing_key: [u8; 32], stopwatch: fn() -> u64) -> Self {
         let revision = bundle.revision().to_owned();
         Self {
-            judge: Judge::new(bundle),
+            judge: Judge::new(bundle, Source::Base),
             revision,
             shelf: Shelf::default(),
             key: SigningKey::from_bytes(&signing_key),
@@ -106,10 +113,13 @@ impl PolicyGate {
 
     /// The input document that policies are given for what is put before the gate at a time: what `soma policy explain` shows.
     pub fn document(&self, input: &Input, now: EventTime) -> serde_json::Value {
-        self.judge.document(&match input {
+        let mut case = match input {
             Input::Plan(plan) => plan_case(plan, now),
             Input::Proposal(proposal) => proposal_case(proposal, now),
-        })
+        };
+        let over = self.shelf.over(case.tenant, case.capsule);
+        case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
+        self.judge.document(&case)
     }
 
     fn judge_plan(&self, plan: &Plan, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
@@ -179,16 +189,28 @@ impl PolicyGate {
 
     fn verdict(&self, mut case: Case<'_>, subject: Subjected<'_>) -> Verdict {
         let began = (self.stopwatch)();
-        let beside = self.shelf.over(case.tenant);
-        let revisions: Vec<_> = beside.iter().map(|s| s.revision.as_str()).collect();
+        let over = self.shelf.over(case.tenant, case.capsule);
+        let revisions = over.bundles.iter().map(|s| s.revision.as_str());
+        let revisions: Vec<_> = revisions
+            .chain(over.constitutions.iter().map(|c| c.hash.as_str()))
+            .collect();
         let revision = combined(&self.revision, &revisions);
+        case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
         let mut findings = subject.findings;
         findings.extend(judge::digest_findings(&mut case.steps));
         findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
-        findings.extend(self.judge.findings(&case));
-        for shelved in &beside {
-            findings.extend(shelved.judge.findings(&case));
-        }
+        let mut said = self.judge.answer(&case);
+        over.bundles.iter().for_each(|b| said.add(b.judge.answer(&case)));
+        over.constitutions.iter().for_each(|c| said.add(c.answer(&case)));
+        findings.extend(
+            over.distrusted
+                .iter()
+                .map(|(tenant, why)| constitution::untrusted(tenant, why)),
+        );
+        findings.append(&mut said.findings);
+        let adjudications = adjudicate::apply(&mut findings, &said.waivers, &over.constitutions);
+        let mut obligations = said.obligations;
+        answer::in_order(&mut obligations);
         let question = Question {
             tenant: case.tenant,
             actor: case.actor,
@@ -201,10 +223,15 @@ impl PolicyGate {
         };
         let approval_ids = approval::apply(&mut findings, &case.approvals, &question);
         let decision = strongest(&findings, |_| true);
-        let steps = case
-            .steps
-            .iter()
-            .map(|step| self.step_verdict(step, &findings, decision, subject.run_id, (&revision, case.now)));
+        let steps = case.steps.iter().map(|step| {
+            self.step_verdict(
+                step,
+                &findings,
+                &obligations,
+                decision,
+                (subject.run_id, &revision, case.now),
+            )
+        });
         let steps = steps.collect();
         let asks = findings.iter().filter_map(|f| f.ask.clone());
         let asks = if decision == Decision::Escalate {
@@ -235,12 +262,14 @@ impl PolicyGate {
             reason: reason(&violations, |_| true),
             violations,
             policy_revision: revision,
-            constitution_hash: None,
+            constitution_hash: shelf::constitution_hash(&over.constitutions),
             digest: subject.digest,
             steps,
             approval_id: approval_ids.first().cloned(),
             approval_ids,
             asks,
+            obligations,
+            adjudications,
             evaluation_us: i64::try_from((self.stopwatch)().saturating_sub(began)).unwrap_or(i64::MAX),
             decided_at: case.now,
         }
@@ -252,15 +281,17 @@ impl PolicyGate {
         &self,
         step: &ProposedStep,
         all: &[Finding],
+        obligations: &[Obligation],
         subject: Decision,
-        run_id: &str,
-        (revision, now): (&str, EventTime),
+        (run_id, revision, now): (&str, &str, EventTime),
     ) -> StepVerdict {
         let mine = |v: &Violation| v.step_id.as_ref().is_none_or(|id| *id == step.step_id);
         let decision = strongest(all, |f| mine(&f.violation));
         let signed = decision == Decision::Allow && subject != Decision::Deny && judge::is_exact(&step.arguments);
+        let mut binding = Vec::new();
         let signature = if signed {
-            let text = permit::signed_text(run_id, &step.step_id, &step.digest, revision, now);
+            binding = answer::binding(obligations, &step.step_id);
+            let text = permit::signed_text(run_id, &step.step_id, &step.digest, revision, now, &binding);
             hex::encode(self.key.sign(&text).to_bytes())
         } else {
             String::new()
@@ -272,6 +303,7 @@ impl PolicyGate {
             digest: step.digest.clone(),
             reason: reason(&against, mine),
             signature,
+            obligations: binding,
         }
     }
 }
@@ -345,6 +377,7 @@ fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         steps: steps.collect(),
         approvals: Vec::new(),
         done: &[],
+        constitutions: Vec::new(),
         now,
     }
 }
@@ -363,6 +396,7 @@ fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         steps: proposal.steps.clone(),
         approvals: approvals(proposal),
         done: &proposal.done,
+        constitutions: Vec::new(),
         now,
     }
 }

@@ -123,6 +123,7 @@ impl WeightedRule {
             weight: self.weight,
             excerpt,
             step_id: step_id.map(str::to_owned),
+            source: String::new(),
         })
     }
 }

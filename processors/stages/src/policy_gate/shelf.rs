@@ -1,22 +1,45 @@
-//! Bundles in force beside the deployed one: for a tenant, or for all. They are put here while the gate runs. What any bundle
-//! says against a subject stands, so they can only tighten.
+//! What is in force beside the deployed bundle: bundles for a tenant, a capsule, or for all, and constitutions. They are put here while
+//! the gate runs. What any bundle says against a subject stands, so bundles tighten, unless a constitution lets one waive another's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kernel::members::EVERY;
 use schemas::digest;
 
+use super::answer::Source;
 use super::bundle::Bundle;
+use super::constitution::InForce;
 use super::judge::Judge;
 
-/// The bundles of a process, shared by whoever reads them and the gate.
+/// What is in force in a process, shared by whoever reads it and the gate.
 #[derive(Clone, Default)]
-pub struct Shelf(Arc<RwLock<BTreeMap<String, Arc<Shelved>>>>);
+pub struct Shelf(Arc<RwLock<Held>>);
+
+/// Tenant, or `*`, and capsule.
+type Place = (String, Option<String>);
+
+#[derive(Default)]
+struct Held {
+    bundles: BTreeMap<Place, Arc<Shelved>>,
+    constitutions: BTreeMap<String, Arc<InForce>>,
+    /// Why the only constitutions of a tenant there are cannot be trusted.
+    distrusted: BTreeMap<String, String>,
+}
 
 pub(super) struct Shelved {
     pub(super) judge: Judge,
     pub(super) revision: String,
+}
+
+/// What stands over one case.
+#[derive(Default)]
+pub(super) struct Over {
+    pub(super) bundles: Vec<Arc<Shelved>>,
+    /// That of all tenants first.
+    pub(super) constitutions: Vec<Arc<InForce>>,
+    /// Tenant, or `*`, whose only constitutions cannot be trusted, and why.
+    pub(super) distrusted: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -26,43 +49,116 @@ impl std::fmt::Debug for Shelf {
 }
 
 impl Shelf {
-    /// Puts a bundle in force for a tenant, or for all as `*`, in place of the one that was.
-    pub fn put(&self, tenant: &str, bundle: Bundle) {
+    fn read(&self) -> RwLockReadGuard<'_, Held> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Held> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a bundle in force for a tenant, or for all as `*`, and there for one capsule, in place of the one that was.
+    pub fn put(&self, tenant: &str, capsule: Option<&str>, bundle: Bundle) {
         let revision = bundle.revision().to_owned();
-        let judge = Judge::new(bundle);
+        let source = match (tenant, capsule) {
+            (_, Some(_)) => Source::Capsule,
+            (EVERY, None) => Source::Base,
+            _ => Source::Tenant,
+        };
+        let judge = Judge::new(bundle, source);
         let shelved = Arc::new(Shelved { judge, revision });
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.insert(tenant.to_owned(), shelved);
+        let place = (tenant.to_owned(), capsule.map(str::to_owned));
+        self.write().bundles.insert(place, shelved);
     }
 
-    /// Takes a tenant's bundle out of force.
-    pub fn remove(&self, tenant: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+    /// Takes a bundle out of force.
+    pub fn remove(&self, tenant: &str, capsule: Option<&str>) {
+        let place = (tenant.to_owned(), capsule.map(str::to_owned));
+        self.write().bundles.remove(&place);
     }
 
-    /// Revision by tenant.
+    /// Puts a constitution in force, unless a later version is. Says whether it is now.
+    pub fn constitute(&self, constitution: InForce) -> bool {
+        let mut held = self.write();
+        let tenant = constitution.document.tenant.clone();
+        let version = constitution.document.version;
+        if held
+            .constitutions
+            .get(&tenant)
+            .is_some_and(|c| c.document.version > version)
+        {
+            return false;
+        }
+        held.distrusted.remove(&tenant);
+        held.constitutions.insert(tenant, Arc::new(constitution));
+        true
+    }
+
+    /// Notes that a constitution cannot be trusted. The one in force stays; where there is none everything is denied: a file of signers
+    /// that lost a key must not lift what was signed with it.
+    pub fn distrust(&self, tenant: &str, why: &str) {
+        let mut held = self.write();
+        if !held.constitutions.contains_key(tenant) {
+            held.distrusted.insert(tenant.to_owned(), why.to_owned());
+        }
+    }
+
+    /// Revision of the bundles by tenant, and capsule after a `/`.
     pub fn revisions(&self) -> BTreeMap<String, String> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(t, s)| (t.clone(), s.revision.clone())).collect()
+        let name = |(tenant, capsule): &Place| match capsule {
+            Some(capsule) => format!("{tenant}/{capsule}"),
+            None => tenant.clone(),
+        };
+        let held = self.read();
+        held.bundles
+            .iter()
+            .map(|(p, s)| (name(p), s.revision.clone()))
+            .collect()
     }
 
-    /// The bundles over a tenant.
-    pub(super) fn over(&self, tenant: &str) -> Vec<Arc<Shelved>> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if all.is_empty() {
-            return Vec::new();
+    /// What stands over a tenant and a capsule.
+    pub(super) fn over(&self, tenant: &str, capsule: Option<&str>) -> Over {
+        let held = self.read();
+        if held.bundles.is_empty() && held.constitutions.is_empty() && held.distrusted.is_empty() {
+            return Over::default();
         }
         // A tenant of this name is nobody: `*` stands for all.
         let own = (tenant != EVERY).then_some(tenant);
-        let names = std::iter::once(EVERY).chain(own);
-        names.filter_map(|name| all.get(name).cloned()).collect()
+        let names: Vec<_> = std::iter::once(EVERY).chain(own).collect();
+        let places = [None, capsule.map(str::to_owned)];
+        let places = places.iter().take(if capsule.is_some() { 2 } else { 1 });
+        let places = places.flat_map(|c| names.iter().map(|name| ((*name).to_owned(), c.clone())));
+        Over {
+            bundles: places.filter_map(|place| held.bundles.get(&place).cloned()).collect(),
+            constitutions: names
+                .iter()
+                .filter_map(|name| held.constitutions.get(*name).cloned())
+                .collect(),
+            distrusted: names
+                .iter()
+                .filter_map(|name| held.distrusted.get_key_value(*name))
+                .map(|(n, w)| (n.clone(), w.clone()))
+                .collect(),
+        }
     }
 }
 
-/// The revision that verdicts bear when bundles are in force beside the deployed one: 64 hex digits.
+/// The revision that verdicts bear when more is in force than the deployed bundle: 64 hex digits.
 pub fn combined(deployed: &str, beside: &[&str]) -> String {
     if beside.is_empty() {
         return deployed.to_owned();
     }
     digest::sha256_hex(&[&["policies", deployed], beside].concat())
+}
+
+/// The hash that verdicts bear: that of the constitution over the tenant, or of both, when there is one for all and one of its own.
+pub(super) fn constitution_hash(over: &[Arc<InForce>]) -> Option<String> {
+    match over {
+        [] => None,
+        [one] => Some(one.hash.clone()),
+        several => {
+            let hashes: Vec<_> = several.iter().map(|c| c.hash.as_str()).collect();
+            Some(digest::sha256_hex(&[&["constitutions"], hashes.as_slice()].concat()))
+        }
+    }
 }

@@ -149,7 +149,14 @@ fn an_allowed_plan_is_signed_step_by_step_but_only_where_arguments_are_exact() {
     let key = VerifyingKey::from_bytes(&gate().public_key()).unwrap();
     let signature = Signature::from_slice(&hex::decode(&verdict.steps[2].signature).unwrap()).unwrap();
     let own = digest::action("http", "request", GET).unwrap();
-    let text = permit::signed_text("run_1", "check", &own, &verdict.policy_revision, verdict.decided_at);
+    let text = permit::signed_text(
+        "run_1",
+        "check",
+        &own,
+        &verdict.policy_revision,
+        verdict.decided_at,
+        &[],
+    );
     assert!(key.verify_strict(&text, &signature).is_ok());
     assert_eq!(of_plan(plan(steps)), verdict, "the same plan gives the same verdict");
 }

@@ -20,6 +20,31 @@ fn failed() -> Driver {
 }
 
 #[test]
+fn what_was_only_rehearsed_is_neither_undone_nor_done() {
+    let mut d = Driver::new();
+    let plan = plan(vec![undoable("a", &[]), undoable("b", &["a"]), step("c", &["b"])]);
+    d.feed(Input::Plan(Box::new(plan.clone())));
+    let mut verdict = d.plan_verdict_of(&plan, Decision::Allow);
+    verdict.steps[1].obligations = vec![Obligation {
+        kind: Obligation::DRY_RUN.into(),
+        ..Obligation::default()
+    }];
+    d.feed(Input::Verdict(Box::new(verdict)));
+    d.answer("a", OK, r#"{"id":"A"}"#);
+    let bound = &d.calls.last().unwrap().permit.as_ref().unwrap().obligations;
+    assert_eq!(bound[0].kind, Obligation::DRY_RUN);
+    d.answer("b", OK, r#"{"dry_run":true}"#);
+    d.fail("c", false);
+    let undone = d.proposals.last().unwrap();
+    assert_eq!(
+        undone.subject_id, "a.compensation",
+        "b did nothing that could be undone"
+    );
+    let done: Vec<_> = undone.done.iter().map(|s| s.step_id.as_str()).collect();
+    assert_eq!(done, ["a"]);
+}
+
+#[test]
 fn what_succeeded_is_undone_in_reverse_one_after_another() {
     let mut d = failed();
     for (step_id, id) in [("b", "B"), ("c", "C"), ("a", "A")] {

@@ -273,6 +273,32 @@ fn a_spent_budget_starts_nothing_more() {
 }
 
 #[test]
+fn a_cap_on_the_budget_holds_whatever_was_asked_for() {
+    for asked in [None, Some(Usd(900_000))] {
+        let mut d = Driver::new();
+        let plan = Plan {
+            budget_usd: asked,
+            ..plan(vec![step("a", &[]), step("b", &["a"]), step("c", &["b"])])
+        };
+        d.feed(Input::Plan(Box::new(plan.clone())));
+        let mut verdict = d.plan_verdict_of(&plan, Decision::Allow);
+        let cap = |usd| Obligation {
+            kind: Obligation::CAP_BUDGET.into(),
+            usd: Some(Usd(usd)),
+            ..Obligation::default()
+        };
+        verdict.obligations = vec![cap(700_000), cap(300_000)];
+        d.feed(Input::Verdict(Box::new(verdict)));
+        d.answer("a", OK, "");
+        d.answer("b", OK, "");
+        let left: Vec<_> = d.calls.iter().map(|c| c.budget_left_usd).collect();
+        assert_eq!(left, [Some(Usd(300_000)), Some(Usd(50_000))]);
+        let fault = d.run().fault.clone().unwrap();
+        assert!(fault.detail.contains("a policy caps it"), "{}", fault.detail);
+    }
+}
+
+#[test]
 fn plans_that_cannot_be_run_are_refused_at_once() {
     let mut d = Driver::new();
     d.feed(Input::Plan(Box::new(plan(vec![step("a", &["b"]), step("b", &["a"])]))));

@@ -1,0 +1,288 @@
+//! What a bundle's rules say, read and checked: findings, waivers of other sources' findings, obligations.
+
+use kernel::FaultCode;
+use regorus::Value;
+use schemas::records::{Ask, Decision, Deputy, Obligation, Violation};
+use schemas::{Usd, digest};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::rules::{self, Level};
+
+/// Most approvals a rule may want.
+const QUORUM_MAX: i32 = 20;
+
+/// Where a rule stands. The order of `precedence` in a constitution decides between `base`, `tenant` and `capsule`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The deployed bundle, and those published for every tenant.
+    Base,
+    /// A bundle published for one tenant.
+    Tenant,
+    /// A bundle published for a capsule.
+    Capsule,
+}
+
+impl Source {
+    /// The word verdicts have for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Source::Base => "base",
+            Source::Tenant => "tenant",
+            Source::Capsule => "capsule",
+        }
+    }
+}
+
+/// A rule that speaks against the subject, and what it asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Finding {
+    pub(super) decision: Decision,
+    pub(super) violation: Violation,
+    /// With an escalation that a human's answer can lift: whose.
+    pub(super) ask: Option<Ask>,
+    /// The bundle it comes from; none of the gate's own, or of a constitution's, which nothing waives.
+    pub(super) source: Option<Source>,
+}
+
+impl Finding {
+    /// A finding of the gate itself.
+    pub(super) fn own(decision: Decision, rule: &str, description: impl Into<String>, step_id: Option<&str>) -> Self {
+        let (weight, severity) = match decision {
+            Decision::Deny => (1.0, Level::Critical),
+            _ => (rules::weight(), rules::severity()),
+        };
+        let violation = Violation {
+            rule: rule.to_owned(),
+            description: description.into(),
+            severity: severity.into(),
+            weight,
+            step_id: step_id.map(str::to_owned),
+            source: "gate".to_owned(),
+            ..Violation::default()
+        };
+        Self {
+            decision,
+            violation,
+            ask: None,
+            source: None,
+        }
+    }
+
+    /// The same, asking anyone but the actor when it escalates.
+    pub(super) fn asking(mut self) -> Self {
+        let ask = || Ask {
+            rule: self.violation.rule.clone(),
+            step_id: self.violation.step_id.clone(),
+            ..Ask::default()
+        };
+        self.ask = (self.decision == Decision::Escalate).then(ask);
+        self
+    }
+
+    /// What a bundle says.
+    pub(super) fn of(decision: Decision, mut violation: Violation, source: Source) -> Self {
+        source.word().clone_into(&mut violation.source);
+        Self {
+            decision,
+            violation,
+            ask: None,
+            source: Some(source),
+        }
+        .asking()
+    }
+
+    /// A bundle that fails to answer speaks against everything.
+    pub(super) fn unanswered(error: &str) -> Self {
+        let detail = format!("the policy failed while judging, so nothing is allowed: {error}");
+        Self::own(Decision::Deny, FaultCode::PolicyUnreadable.as_str(), detail, None)
+    }
+}
+
+/// A rule that would lift what another source says.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Waiver {
+    /// The rule it would lift.
+    pub(super) rule: String,
+    pub(super) reason: String,
+    /// For this step alone.
+    #[serde(default)]
+    pub(super) step_id: Option<String>,
+}
+
+/// Everything a bundle says about a case.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub(super) findings: Vec<Finding>,
+    pub(super) waivers: Vec<(Source, Waiver)>,
+    pub(super) obligations: Vec<Obligation>,
+}
+
+impl Answer {
+    pub(super) fn add(&mut self, other: Answer) {
+        self.findings.extend(other.findings);
+        self.waivers.extend(other.waivers);
+        self.obligations.extend(other.obligations);
+    }
+}
+
+/// A finding as a policy writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    rule: String,
+    description: String,
+    #[serde(default = "rules::severity")]
+    severity: Level,
+    #[serde(default = "rules::weight")]
+    weight: f64,
+    #[serde(default)]
+    step_id: Option<String>,
+    #[serde(default)]
+    approvers: Vec<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default = "one")]
+    quorum: i32,
+    #[serde(default)]
+    within_s: i64,
+    #[serde(default)]
+    deputies: Vec<Deputy>,
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn read<T: DeserializeOwned>(item: &Value, form: &str) -> Result<T, String> {
+    let json = serde_json::to_value(item).map_err(|e| e.to_string())?;
+    serde_json::from_value(json).map_err(|e| format!("not {form}: {e}"))
+}
+
+/// A rule may speak only of steps that were put before it.
+fn known(rule: &str, step_id: Option<&String>, document: &serde_json::Value) -> Result<(), String> {
+    let is = |id: &str| {
+        let steps = document["steps"].as_array();
+        steps.is_some_and(|steps| steps.iter().any(|s| s["step_id"] == id))
+    };
+    match step_id {
+        Some(id) if !is(id) => Err(format!("rule {rule}: step `{id}` was not put before it")),
+        _ => Ok(()),
+    }
+}
+
+/// What an ask may hold, wherever it is written.
+pub(super) fn ask_faults(quorum: i32, within_s: i64, deputies: &[Deputy]) -> Option<String> {
+    if !(1..=QUORUM_MAX).contains(&quorum) {
+        return Some(format!("quorum {quorum} is not from 1 to {QUORUM_MAX}"));
+    }
+    (within_s < 0 || deputies.iter().any(|d| d.after_s < 0)).then(|| "within_s and after_s are not below 0".to_owned())
+}
+
+pub(super) fn finding(
+    item: &Value,
+    decision: Decision,
+    source: Source,
+    document: &serde_json::Value,
+) -> Result<Finding, String> {
+    let raw: Raw = read(item, "{rule, description, ...}")?;
+    if !(0.0..=1.0).contains(&raw.weight) {
+        return Err(format!("rule {}: weight {} is not from 0 to 1", raw.rule, raw.weight));
+    }
+    if let Some(fault) = ask_faults(raw.quorum, raw.within_s, &raw.deputies) {
+        return Err(format!("rule {}: {fault}", raw.rule));
+    }
+    known(&raw.rule, raw.step_id.as_ref(), document)?;
+    let violation = Violation {
+        rule: raw.rule,
+        description: raw.description,
+        severity: raw.severity.into(),
+        weight: raw.weight,
+        step_id: raw.step_id,
+        ..Violation::default()
+    };
+    let mut finding = Finding::of(decision, violation, source);
+    if let Some(ask) = &mut finding.ask {
+        (ask.approvers, ask.roles, ask.deputies) = (raw.approvers, raw.roles, raw.deputies);
+        (ask.quorum, ask.within_s) = (raw.quorum, raw.within_s);
+    }
+    Ok(finding)
+}
+
+pub(super) fn waiver(item: &Value, document: &serde_json::Value) -> Result<Waiver, String> {
+    let waiver: Waiver = read(item, "{rule, reason, step_id}")?;
+    known(&waiver.rule, waiver.step_id.as_ref(), document)?;
+    Ok(waiver)
+}
+
+/// An obligation as a policy writes it. Rego's numbers are no exact money, so `usd` is also taken as text.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawObligation {
+    rule: String,
+    kind: String,
+    #[serde(default)]
+    step_id: Option<String>,
+    #[serde(default)]
+    fields: Vec<String>,
+    #[serde(default)]
+    usd: Option<serde_json::Value>,
+}
+
+pub(super) fn obligation(item: &Value, document: &serde_json::Value) -> Result<Obligation, String> {
+    let raw: RawObligation = read(item, "{rule, kind, ...}")?;
+    known(&raw.rule, raw.step_id.as_ref(), document)?;
+    let usd = match raw.usd {
+        None => None,
+        Some(serde_json::Value::String(text)) => Some(text),
+        Some(number) => Some(number.to_string()),
+    };
+    let usd = usd.map(|text| text.parse::<Usd>().map_err(|e| format!("rule {}: usd: {e}", raw.rule)));
+    let obligation = Obligation {
+        usd: usd.transpose()?,
+        rule: raw.rule,
+        kind: raw.kind,
+        step_id: raw.step_id,
+        fields: raw.fields,
+    };
+    match obligation_fault(&obligation) {
+        Some(fault) => Err(format!("rule {}: {fault}", obligation.rule)),
+        None => Ok(obligation),
+    }
+}
+
+/// What is wrong with an obligation, wherever it is written.
+pub(super) fn obligation_fault(o: &Obligation) -> Option<String> {
+    let pointers = |fields: &[String]| fields.iter().all(|f| f.len() > 1 && f.starts_with('/'));
+    match o.kind.as_str() {
+        Obligation::REDACT if o.fields.is_empty() || !pointers(&o.fields) => {
+            Some("redact wants `fields`, JSON pointers into the result such as `/body/token`".to_owned())
+        }
+        Obligation::CAP_BUDGET if o.usd.is_none_or(|usd| usd.0 < 0) => {
+            Some("cap_budget wants `usd`, not below 0".to_owned())
+        }
+        Obligation::CAP_BUDGET if o.step_id.is_some() => {
+            Some("cap_budget is about the run: leave step_id out".to_owned())
+        }
+        Obligation::REDACT | Obligation::CAP_BUDGET | Obligation::DRY_RUN => None,
+        other => Some(format!("kind `{other}` is not redact, cap_budget or dry_run")),
+    }
+}
+
+/// What of these binds a step, each once and in a fixed order.
+pub(super) fn binding(all: &[Obligation], step_id: &str) -> Vec<Obligation> {
+    let mine = |o: &&Obligation| o.step_id.as_deref().is_none_or(|id| id == step_id);
+    all.iter().filter(mine).cloned().collect()
+}
+
+/// Sorts obligations and takes repeats out: a set has no order to sign.
+pub(super) fn in_order(obligations: &mut Vec<Obligation>) {
+    let key = |o: &Obligation| {
+        let json = serde_json::to_string(o).unwrap_or_default();
+        digest::canonical(&json).unwrap_or_default()
+    };
+    obligations.sort_by_cached_key(key);
+    obligations.dedup();
+}
