@@ -4,6 +4,7 @@
 mod approvals;
 mod audit;
 mod bad_input;
+mod constitution;
 mod controls;
 mod dead_man;
 mod demo;

@@ -32,7 +32,7 @@ pub(super) struct Of {
     /// Tenant it is for; `*` for all
     #[arg(long)]
     tenant: String,
-    /// For the runs of this capsule alone
+    /// For the runs of this capsule alone: `name`, or `name@version`
     #[arg(long)]
     capsule: Option<String>,
     /// Why

@@ -125,9 +125,14 @@ impl Shelf {
         // A tenant of this name is nobody: `*` stands for all.
         let own = (tenant != EVERY).then_some(tenant);
         let names: Vec<_> = std::iter::once(EVERY).chain(own).collect();
-        let places = [None, capsule.map(str::to_owned)];
-        let places = places.iter().take(if capsule.is_some() { 2 } else { 1 });
-        let places = places.flat_map(|c| names.iter().map(|name| ((*name).to_owned(), c.clone())));
+        // `name@version`: a bundle may be for one version or for all.
+        let whole = capsule.map(|c| c.split_once('@').map_or(c, |(name, _)| name));
+        let mut capsules = vec![None, whole];
+        capsules.extend((capsule != whole).then_some(capsule));
+        let places = capsules
+            .iter()
+            .flat_map(|capsule| names.iter().map(move |name| (*name, *capsule)));
+        let places = places.map(|(name, capsule)| (name.to_owned(), capsule.map(str::to_owned)));
         Over {
             bundles: places.filter_map(|place| held.bundles.get(&place).cloned()).collect(),
             constitutions: names

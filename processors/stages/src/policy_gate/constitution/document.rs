@@ -97,7 +97,7 @@ pub struct When {
     /// Operations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<String>,
-    /// Capsules the run is of.
+    /// Capsules the run is of, with or without `@version`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capsules: Vec<String>,
     /// How much the run was trusted with.
@@ -150,7 +150,11 @@ impl When {
         let any = |names: &[String], is: &str| names.is_empty() || names.iter().any(|n| matches(n, is));
         any(&self.tools, &step.tool)
             && any(&self.operations, &step.operation)
-            && (self.capsules.is_empty() || case.capsule.is_some_and(|c| any(&self.capsules, c)))
+            && (self.capsules.is_empty()
+                || case.capsule.is_some_and(|c| {
+                    // `name@version`: one version may be named, or all of them.
+                    any(&self.capsules, c) || any(&self.capsules, c.split('@').next().unwrap_or(c))
+                }))
             && self.autonomy.is_none_or(|a| a == case.autonomy)
     }
 }

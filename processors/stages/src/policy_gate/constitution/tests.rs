@@ -245,7 +245,7 @@ fn a_stronger_source_waives_and_the_verdict_says_why() {
         shelf.put("acme", None, bundle(FREEZE));
         shelf.put("acme", Some("probe"), bundle(LIFT));
         let of_capsule = Plan {
-            capsule: Some("probe".into()),
+            capsule: Some("probe@1".into()),
             ..harmless()
         };
         let verdict = judged(&gate, &of_capsule);
