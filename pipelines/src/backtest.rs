@@ -117,13 +117,20 @@ fn decisions(verdict: &Verdict) -> Vec<(&str, Decision)> {
     std::iter::once(("", verdict.decision)).chain(steps).collect()
 }
 
-fn judge(gate: &PolicyGate, members: &Members, put: &Put, then: &Verdict, into: &mut Backtest) -> Result<(), Fault> {
+/// Judges what was put once more, at the time it was judged; the verdict that gives.
+pub(crate) fn judge(
+    gate: &PolicyGate,
+    members: &Members,
+    put: &Put,
+    then: &Verdict,
+    into: &mut Backtest,
+) -> Result<Verdict, Fault> {
     let now = gate.judge(&put.input(), then.decided_at, members)?;
     into.judged += 1;
     let (before, after) = (rules(then), rules(&now));
     if decisions(then) == decisions(&now) {
         into.reworded += usize::from(before != after);
-        return Ok(());
+        return Ok(now);
     }
     let (run_id, subject, subject_id, ..) = put.parts();
     into.changes.push(Change {
@@ -137,9 +144,9 @@ fn judge(gate: &PolicyGate, members: &Members, put: &Put, then: &Verdict, into: 
         after: upper(now.decision),
         rules_new: after.difference(&before).cloned().collect(),
         rules_gone: before.difference(&after).cloned().collect(),
-        reason: now.reason,
+        reason: now.reason.clone(),
     });
-    Ok(())
+    Ok(now)
 }
 
 /// Judges history with other gates of the same policies, one for each core, while these people hold these roles.

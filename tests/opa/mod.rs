@@ -211,6 +211,9 @@ fn files() -> Vec<(String, String)> {
         .collect()
 }
 
+/// What the gate asks.
+const GATE: &str = "deny = data.soma.gate.deny; escalate = data.soma.gate.escalate";
+
 /// The shipped bundle with each of those documents.
 fn with_bundle() -> Vec<Case> {
     let is = |end: &'static str| move |f: &&(String, String)| f.0.ends_with(end);
@@ -223,7 +226,7 @@ fn with_bundle() -> Vec<Case> {
         modules: modules.clone(),
         data: data.clone(),
         input,
-        query: "deny = data.soma.gate.deny; escalate = data.soma.gate.escalate".to_owned(),
+        query: GATE.to_owned(),
     };
     bundled().into_iter().enumerate().map(case).collect()
 }
@@ -266,6 +269,35 @@ fn opa(binary: &Path, case: &Case, folder: &Path) -> Result<Vec<Value>, String> 
         bound => bound.clone(),
     };
     Ok(results.iter().map(of).collect())
+}
+
+/// The machine's answer beside the interpreter's, where the case asks for one rule and the machine takes it.
+fn compiled(case: &Case, interpreted: &Result<Vec<Value>, String>) -> Option<Result<(), String>> {
+    let modules = case.modules.iter().enumerate();
+    let modules: Vec<_> = modules.map(|(i, m)| (format!("m{i}.rego"), m.clone())).collect();
+    let asks: Vec<(&str, &str)> = match case.query.strip_suffix(" = x") {
+        Some(rule) if rule.starts_with("data.") => vec![("x", rule)],
+        None if case.query == GATE => vec![("deny", "data.soma.gate.deny"), ("escalate", "data.soma.gate.escalate")],
+        _ => return None,
+    };
+    let rego = Rego::new(&modules, &case.data).ok()?;
+    let input = (!case.input.is_null()).then_some(&case.input);
+    let ours = asks.iter().map(|(_, rule)| rego.compiled(rule, input));
+    let ours = ours.collect::<Option<Result<Vec<_>, _>>>()?.map(|all| all.concat());
+    let of = |a: &Value| asks.iter().map(|(name, _)| a[name].clone()).collect::<Vec<_>>();
+    let same = match (&ours, interpreted) {
+        (Ok(a), Ok(b)) => plain(a) == plain(&b.iter().flat_map(of).collect::<Vec<_>>()),
+        (Err(_), Err(_)) => true,
+        _ => false,
+    };
+    Some(if same {
+        Ok(())
+    } else {
+        Err(format!(
+            "{}\n  machine     {ours:?}\n  interpreter {interpreted:?}",
+            case.name
+        ))
+    })
 }
 
 /// What became of a pair.
@@ -329,20 +361,31 @@ fn our_rego_answers_as_opa_does() {
     for case in NEGATED.map(small) {
         let (theirs, mine) = (opa(&binary, &case, &scratch), ours(&case).1);
         assert_eq!(
-            (theirs, mine),
+            (theirs, mine.clone()),
             (Ok(vec![]), Ok(vec![json!({"x": true})])),
             "{}",
             case.name
         );
+        // Where the machine takes it, it reads it as the interpreter does.
+        if let Some(Err(line)) = compiled(&case, &mine) {
+            panic!("{line}");
+        }
     }
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (next, done, machine) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for worker in 0..2 {
-            let (scratch, binary, cases, next, done) =
-                (scratch.join(worker.to_string()), &binary, &cases, &next, &done);
+            let (scratch, binary, cases, next, done, machine) = (
+                scratch.join(worker.to_string()),
+                &binary,
+                &cases,
+                &next,
+                &done,
+                &machine,
+            );
             scope.spawn(move || {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (theirs, (read, mine)) = (opa(binary, case, &scratch), ours(case));
+                    machine.lock().unwrap().extend(compiled(case, &mine));
                     let outcome = match (&theirs, &mine) {
                         (Ok(theirs), Ok(mine)) if plain(theirs) == plain(mine) => Outcome::Same,
                         (Err(_), Err(_)) => Outcome::BothRefuse,
@@ -355,6 +398,10 @@ fn our_rego_answers_as_opa_does() {
             });
         }
     });
+    let machine = machine.into_inner().unwrap();
+    for line in machine.iter().filter_map(|m| m.as_ref().err()) {
+        println!("{line}");
+    }
     let mut done = done.into_inner().unwrap();
     done.sort();
     let of = |wanted| done.iter().filter(move |d| d.0 == wanted);
@@ -363,13 +410,20 @@ fn our_rego_answers_as_opa_does() {
         println!("{line}");
     }
     println!(
-        "published={published} not_claimed={} not_read={} refused_by_both={} opa_pairs={} disagree={}",
+        "published={published} not_claimed={} not_read={} refused_by_both={} machine_pairs={} machine_disagree={} opa_pairs={} disagree={}",
         all.len() - cases.len(),
         count(Outcome::NotRead),
         count(Outcome::BothRefuse),
+        machine.len(),
+        machine.iter().filter(|m| m.is_err()).count(),
         count(Outcome::Same) + count(Outcome::BothRefuse) + count(Outcome::Differ),
         count(Outcome::Differ)
     );
     assert_eq!(count(Outcome::Differ), 0);
+    assert!(
+        machine.iter().all(Result::is_ok) && machine.len() > 300,
+        "{} compared",
+        machine.len()
+    );
     assert!(count(Outcome::Same) > 1_000, "most of them are compared");
 }

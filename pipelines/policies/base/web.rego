@@ -44,7 +44,7 @@ target_pending(step) if {
 
 host(step) := step.url.host if step.url.valid
 
-host(step) := "a missing or unreadable url" if not step.url.valid
+else := "a missing or unreadable url"
 
 method(step) := upper(object.get(step.arguments, "method", "GET"))
 

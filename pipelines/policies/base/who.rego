@@ -102,7 +102,8 @@ deny contains finding if {
 
 deny contains finding if {
 	some step in input.steps
-	needed := data.roles.tools[step.tool]
+	some tool, needed in data.roles.tools
+	tool == step.tool
 	not has_role(needed)
 	finding := {
 		"rule": "tool_needs_role",
@@ -115,7 +116,8 @@ deny contains finding if {
 
 deny contains finding if {
 	some step in input.steps
-	allowed := data.tenants.tools[input.tenant]
+	some tenant, allowed in data.tenants.tools
+	tenant == input.tenant
 	not step.tool in allowed
 	finding := {
 		"rule": "tool_not_allowed",

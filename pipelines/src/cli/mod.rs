@@ -27,6 +27,7 @@ pub(crate) mod prometheus;
 mod replay;
 mod reprocess;
 mod runs;
+mod shadow;
 mod sql;
 mod stages;
 mod subscribe;
@@ -289,6 +290,7 @@ mod tests {
             "soma dlq replay --since 2h --rate 10/s --dry-run",
             "soma dlq show soma.requests 0 17",
             "soma policy backtest --bundle p --since 7d --html r.html",
+            "soma policy shadow --bundle d --for 1h --into trial",
             "soma policy test d --coverage",
             "soma policy explain abc --input",
             "soma policy publish d --tenant acme --capsule c --reason x",

@@ -14,7 +14,7 @@ use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::policies::{self, Of, Publish};
 use super::reprocess::past;
-use super::{members, out, runs, when};
+use super::{members, out, runs, shadow, when};
 use crate::backtest::{Backtest, Group, Put, groups, run as backtest};
 
 /// Tests, backtests and explains.
@@ -42,6 +42,15 @@ Exit code: 0 all pass, 1 some do not, 2 the bundle does not compile (file and li
 Every plan and proposal of that time is judged again, at the time it was judged, by the bundle given; nothing is written to any topic.
 Exit code: 0 no verdict changes, 1 some do.")]
     Backtest(Args),
+    /// Judges what the running pipeline judges with another bundle too, as it comes
+    #[command(after_help = "Examples:
+  soma policy shadow --bundle my-policies                     until Ctrl-C; then what would have changed
+  soma policy shadow --bundle my-policies --tenant acme --for 1h --into trial
+
+The running pipeline is not touched. Every verdict is given again at its time, with the bundles, constitutions and roles in force at the
+start; the candidate's verdicts are written, unsigned, to the side topic <into>.soma.verdicts.
+Exit code: 0 no verdict changes, 1 some do.")]
+    Shadow(shadow::Args),
     /// Puts a bundle in force for a tenant, or for all, while the platform runs
     #[command(after_help = "Examples:
   soma policy publish my-policies --tenant acme --reason 'quarter end'
@@ -95,6 +104,7 @@ pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
         Command::Test { bundle, coverage } => test(bundle, *coverage, cx),
         Command::Backtest(args) => try_on_history(args, cx),
+        Command::Shadow(args) => shadow::run(args, cx),
         Command::Publish(args) => policies::publish(args, cx),
         Command::Withdraw(args) => policies::withdraw(args, cx),
         Command::List => policies::list(cx),
@@ -135,7 +145,7 @@ fn test(folder: &Path, coverage: bool, cx: &Context) -> Done {
             .map(|r| json!({"test": r.name, "passed": r.passed, "detail": r.detail}))
             .collect();
         out::json(
-            &json!({"revision": bundle.revision(), "tests": all, "failed": failed, "coverage": json_of(&covered)}),
+            &json!({"revision": bundle.revision(), "tests": all, "failed": failed, "coverage": json_of(&covered), "interpreted_because": bundle.slow()}),
         )?;
     } else {
         for r in &results {
@@ -152,6 +162,11 @@ fn test(folder: &Path, coverage: bool, cx: &Context) -> Done {
             ))?;
         }
         covered.iter().map(missed).try_for_each(out::line)?;
+        if let Some(why) = bundle.slow() {
+            out::note(format!(
+                "interpreted, several times slower than bytecode: {why} (pipelines/policies/README.md, Fast bundles)"
+            ));
+        }
         out::line(format!(
             "policy tests={} failed={failed} revision={}",
             results.len(),
@@ -243,19 +258,7 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
             &json!({"revision": revision, "seconds": seconds, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
         )?;
     } else {
-        out::table(
-            &[
-                "VERDICTS",
-                "TENANT",
-                "TOOLS",
-                "WAS",
-                "WOULD BE",
-                "RULES NEW",
-                "RULES GONE",
-                "EXAMPLE",
-            ],
-            &rows(&alike),
-        )?;
+        table(&alike)?;
         out::line(format!(
             "backtest judged={} changed={} reworded={} unmatched={} seconds={seconds:.2} backtest_per_s={per_s:.0}",
             found.judged,
@@ -265,6 +268,21 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
         ))?;
     }
     Ok(if found.changes.is_empty() { OK } else { FAILED })
+}
+
+/// Changes that are alike, a line each.
+pub(super) fn table(alike: &[Group<'_>]) -> Result<(), Failure> {
+    let head = [
+        "VERDICTS",
+        "TENANT",
+        "TOOLS",
+        "WAS",
+        "WOULD BE",
+        "RULES NEW",
+        "RULES GONE",
+        "EXAMPLE",
+    ];
+    out::table(&head, &rows(alike))
 }
 
 fn rows(alike: &[Group<'_>]) -> Vec<Vec<String>> {

@@ -92,23 +92,28 @@ fn shared(cx: &Context, pipeline: Pipeline) -> Result<Shared, Failure> {
     })
 }
 
+/// A side topic, kept for a week.
+pub(super) fn side(name: String, owner: &str) -> Entry {
+    Entry {
+        name,
+        record: String::new(),
+        key: String::new(),
+        partitions: 1,
+        replication: 1,
+        retention_hours: 168,
+        cleanup: Cleanup::Delete,
+        bytes_max: 10 << 20,
+        owner: owner.into(),
+    }
+}
+
 /// Writes what the stage wrote to side topics.
 fn keep(cx: &Context, emits: &[Emit], into: &str) -> Result<(), Failure> {
     let (admin, registry, writer) = (Admin::open(&cx.brokers()?)?, cx.registry()?, cx.writer()?);
     let existing = admin.partitions()?;
     let topics: std::collections::BTreeSet<&str> = emits.iter().map(|e| e.topic).collect();
     for topic in topics {
-        let side = Entry {
-            name: format!("{into}.{topic}"),
-            record: String::new(),
-            key: String::new(),
-            partitions: 1,
-            replication: 1,
-            retention_hours: 168,
-            cleanup: Cleanup::Delete,
-            bytes_max: 10 << 20,
-            owner: "soma replay".into(),
-        };
+        let side = side(format!("{into}.{topic}"), "soma replay");
         cx.runtime()?.block_on(admin.apply(&side, &existing))?;
     }
     for emit in emits {

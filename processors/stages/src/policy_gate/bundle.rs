@@ -4,6 +4,7 @@ use kernel::ConfigFault;
 use regorus::{Engine, Value};
 use schemas::digest;
 
+use super::machine::Machine;
 use super::recursion::recursive;
 use super::rego::{Rego, engine};
 use super::rules::{self, WeightedRule};
@@ -116,6 +117,18 @@ impl Bundle {
         Rego::of(self.engine.clone())
     }
 
+    /// Why it is interpreted rather than run as bytecode; none when it is fast.
+    pub fn slow(&self) -> Option<String> {
+        Machine::of(&self.engine, &self.entries()).err()
+    }
+
+    /// The entry points it has.
+    pub(super) fn entries(&self) -> Vec<&'static str> {
+        let beside = [(WAIVE, self.waives), (OBLIGE, self.obliges)];
+        let beside = beside.into_iter().filter(|(_, there)| *there).map(|(rule, _)| rule);
+        ENTRY_POINTS.into_iter().chain(beside).collect()
+    }
+
     /// The engine with the tests; those that do not parse are left out.
     fn with_tests(&self) -> Engine {
         let mut engine = self.engine.clone();
@@ -225,9 +238,7 @@ impl Bundle {
         })));
         self.waives = self.defines(WAIVE);
         self.obliges = self.defines(OBLIGE);
-        let beside = [(WAIVE, self.waives), (OBLIGE, self.obliges)];
-        let beside = beside.into_iter().filter(|(_, there)| *there).map(|(rule, _)| rule);
-        for rule in ENTRY_POINTS.into_iter().chain(beside) {
+        for rule in self.entries() {
             let word = rule.rsplit('.').next().unwrap_or(rule);
             match self.engine.eval_rule(rule.to_owned()) {
                 Ok(value) if value.as_set().is_ok() => {}

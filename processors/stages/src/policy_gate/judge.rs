@@ -3,15 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 
 use kernel::FaultCode;
-use regorus::{Engine, Value};
+use regorus::Value;
 use schemas::digest;
 use schemas::records::{ApprovalRef, Autonomy, Decision, Done, ProposedStep, Subject};
 use schemas::{Timestamp, Usd};
 use serde_json::json;
 
 use super::answer::{self, Answer, Finding, Source};
-use super::bundle::{Bundle, DENY, ESCALATE, OBLIGE, WAIVE};
-use super::rego::asked;
+use super::bundle::{Bundle, DENY, OBLIGE, WAIVE};
+use super::rego::Evaluator;
 use super::rules::WeightedRule;
 
 /// What is put before the gate, from a plan or a proposal.
@@ -36,26 +36,18 @@ pub(super) struct Case<'a> {
 
 /// The policies of one bundle, ready to judge.
 pub(super) struct Judge {
-    engine: Mutex<Engine>,
-    /// What the engine is replaced by when it breaks down.
-    pristine: Engine,
+    evaluator: Mutex<Evaluator>,
     rules: Vec<WeightedRule>,
     /// Where the bundle stands.
     source: Source,
-    /// Entry points it may have and has.
-    waives: bool,
-    obliges: bool,
 }
 
 impl Judge {
     pub(super) fn new(bundle: Bundle, source: Source) -> Self {
         Self {
-            engine: Mutex::new(bundle.engine.clone()),
-            pristine: bundle.engine,
+            evaluator: Mutex::new(Evaluator::of(&bundle)),
             rules: bundle.rules,
             source,
-            waives: bundle.waives,
-            obliges: bundle.obliges,
         }
     }
 
@@ -99,33 +91,34 @@ impl Judge {
     }
 
     fn rego(&self, document: &serde_json::Value) -> Result<Answer, String> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        asked(&mut engine, &self.pristine, |engine| {
-            engine.set_input(Value::from(document.clone()));
-            let mut answer = Answer::default();
-            for (rule, decision) in [(DENY, Decision::Deny), (ESCALATE, Decision::Escalate)] {
-                let of = |item: &Value| answer::finding(item, decision, self.source, document);
-                answer.findings.extend(set(engine, rule, of)?);
+        let mut evaluator = self.evaluator.lock().unwrap_or_else(PoisonError::into_inner);
+        let sets = evaluator.ask(Value::from(document.clone()))?;
+        drop(evaluator);
+        let mut answer = Answer::default();
+        for (entry, set) in &sets {
+            let items = set.as_set().map_err(|_| format!("{entry} is not a set"))?.iter();
+            let named = |error: String| format!("{entry}: {error}");
+            for item in items {
+                let decision = if *entry == DENY {
+                    Decision::Deny
+                } else {
+                    Decision::Escalate
+                };
+                match *entry {
+                    WAIVE => answer
+                        .waivers
+                        .push((self.source, answer::waiver(item, document).map_err(named)?)),
+                    OBLIGE => answer
+                        .obligations
+                        .push(answer::obligation(item, document).map_err(named)?),
+                    _ => answer
+                        .findings
+                        .push(answer::finding(item, decision, self.source, document).map_err(named)?),
+                }
             }
-            if self.waives {
-                let of = |item: &Value| Ok((self.source, answer::waiver(item, document)?));
-                answer.waivers = set(engine, WAIVE, of)?;
-            }
-            if self.obliges {
-                answer.obligations = set(engine, OBLIGE, |item| answer::obligation(item, document))?;
-            }
-            Ok(answer)
-        })
+        }
+        Ok(answer)
     }
-}
-
-/// The items of an entry point, read.
-fn set<T>(engine: &mut Engine, rule: &str, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
-    let value = engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
-    let set = value.as_set().map_err(|_| format!("{rule} is not a set"))?;
-    set.iter()
-        .map(|item| read(item).map_err(|e| format!("{rule}: {e}")))
-        .collect()
 }
 
 /// What the plan itself demands of a step.

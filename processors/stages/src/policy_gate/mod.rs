@@ -12,6 +12,7 @@ mod hostile;
 #[cfg(test)]
 mod humans;
 mod judge;
+mod machine;
 mod recursion;
 mod rego;
 mod rules;

@@ -8,7 +8,8 @@ use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde_json::{Map, Value as Json};
 
-use super::bundle::ENTRY_POINTS;
+use super::bundle::{Bundle, ENTRY_POINTS};
+use super::machine::Machine;
 use super::recursion::recursive;
 
 /// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
@@ -20,11 +21,16 @@ const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 pub(super) fn engine() -> Engine {
     let mut engine = Engine::new();
     engine.set_strict_builtin_errors(true);
-    engine.set_execution_timer_config(ExecutionTimerConfig {
+    engine.set_execution_timer_config(timer());
+    engine
+}
+
+/// What bounds an evaluation.
+pub(super) fn timer() -> ExecutionTimerConfig {
+    ExecutionTimerConfig {
         limit: EVALUATION_MAX,
         check_interval: CHECK_INTERVAL,
-    });
-    engine
+    }
 }
 
 /// Asks an engine. One that panics, as a builtin does on arguments it did not foresee, is replaced by a copy of `pristine`: the
@@ -36,12 +42,62 @@ pub(super) fn asked<T>(
 ) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(|| question(engine))).unwrap_or_else(|panic| {
         *engine = pristine.clone();
-        let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        let said = said
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
-        Err(format!("the policy engine broke down: {said}"))
+        Err(broke_down(&*panic))
     })
+}
+
+fn broke_down(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let said = said
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    format!("the policy engine broke down: {said}")
+}
+
+/// A bundle's entry points, evaluated: compiled where that is safe, else interpreted.
+pub(super) struct Evaluator {
+    entries: Vec<&'static str>,
+    machine: Option<Machine>,
+    engine: Engine,
+    /// What the engine is replaced by when it breaks down.
+    pristine: Engine,
+}
+
+impl Evaluator {
+    pub(super) fn of(bundle: &Bundle) -> Self {
+        let entries = bundle.entries();
+        Self {
+            machine: Machine::of(&bundle.engine, &entries).ok(),
+            engine: bundle.engine.clone(),
+            pristine: bundle.engine.clone(),
+            entries,
+        }
+    }
+
+    /// Each entry point and its value.
+    ///
+    /// # Errors
+    /// The evaluation fails, takes too long or breaks down.
+    pub(super) fn ask(&mut self, input: Value) -> Result<Vec<(&'static str, Value)>, String> {
+        if let Some(machine) = &mut self.machine {
+            let answer = catch_unwind(AssertUnwindSafe(|| machine.ask(input))).unwrap_or_else(|panic| {
+                machine.reset();
+                Err(broke_down(&*panic))
+            })?;
+            let values = answer
+                .as_array()
+                .map_err(|_| "an entry point is undefined".to_owned())?;
+            return Ok(self.entries.iter().copied().zip(values.iter().cloned()).collect());
+        }
+        asked(&mut self.engine, &self.pristine, |engine| {
+            engine.set_input(input);
+            let value = |entry: &&'static str| {
+                let value = engine.eval_rule((*entry).to_owned()).map_err(|e| e.to_string())?;
+                Ok((*entry, value))
+            };
+            self.entries.iter().map(value).collect()
+        })
+    }
 }
 
 /// Policies and data to ask questions of, whatever they define: for authors, and to hold this engine beside OPA.
@@ -81,6 +137,25 @@ impl Rego {
     /// An engine that holds policies already.
     pub(super) fn of(engine: Engine) -> Self {
         Self(engine)
+    }
+
+    /// The value of a rule as bytecode, where everything that can err in it shows; none where it is left to the interpreter.
+    /// No answer means undefined.
+    ///
+    /// # Errors
+    /// As [`Rego::ask`].
+    pub fn compiled(&self, rule: &str, input: Option<&Json>) -> Option<Result<Vec<Json>, String>> {
+        let mut machine = Machine::of(&self.0, &[rule]).ok()?;
+        let input = input.map_or(Value::Undefined, |i| Value::from(i.clone()));
+        Some(machine.ask(input).and_then(|answers| {
+            match answers.as_array() {
+                Ok(answers) => answers
+                    .iter()
+                    .map(|v| serde_json::to_value(v).map_err(|e| e.to_string()))
+                    .collect(),
+                Err(_) => Ok(Vec::new()),
+            }
+        }))
     }
 
     /// Everything that the gate's entry points find in an input document.

@@ -126,9 +126,11 @@ impl Shelf {
         let own = (tenant != EVERY).then_some(tenant);
         let names: Vec<_> = std::iter::once(EVERY).chain(own).collect();
         // `name@version`: a bundle may be for one version or for all.
-        let whole = capsule.map(|c| c.split_once('@').map_or(c, |(name, _)| name));
-        let mut capsules = vec![None, whole];
-        capsules.extend((capsule != whole).then_some(capsule));
+        let mut capsules = vec![None];
+        if let Some(capsule) = capsule {
+            capsules.extend(capsule.split_once('@').map(|(name, _)| Some(name)));
+            capsules.push(Some(capsule));
+        }
         let places = capsules
             .iter()
             .flat_map(|capsule| names.iter().map(move |name| (*name, *capsule)));

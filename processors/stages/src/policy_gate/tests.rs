@@ -32,8 +32,12 @@ pub(super) fn parse(files: &[(&str, &str)]) -> Result<Bundle, Vec<ConfigFault>> 
     )
 }
 
+pub(super) fn gate_bundle() -> Bundle {
+    Bundle::parse(&shipped()).unwrap()
+}
+
 pub(super) fn gate() -> PolicyGate {
-    PolicyGate::new(Bundle::parse(&shipped()).unwrap(), [9; 32], || 0)
+    PolicyGate::new(gate_bundle(), [9; 32], || 0)
 }
 
 pub(super) fn step(id: &str, tool: &str, operation: &str, arguments: &str) -> Step {
