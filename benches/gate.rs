@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Rounds; the contestants take turns in each.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// The gate alone, for a profiler: no contestants.
+    #[arg(long)]
+    alone: bool,
 }
 
 /// Plans of one to three steps: probes, posts, a terraform rollout, a deletion; some are denied, some escalate.
@@ -269,6 +272,10 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         written: Written::with(Plan::schema().clone()),
         gate,
     };
+    if options.alone {
+        let mut took = timed(options.decisions, |n| contest.judge(n).map(drop))?;
+        return Ok(format!("gate_per_s={:.0} p99_us={:.0}", per_s(&took), p99_us(&mut took)));
+    }
     let (_server, stream) = serve(options)?;
     let mut stream = BufReader::new(stream);
     agree(&contest, &mut stream)?;
