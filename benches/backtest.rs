@@ -233,7 +233,12 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     for topic in [topics::PLANS.name, topics::VERDICTS.name, topics::PROPOSALS.name] {
         create(&at, &runtime, topic, 4, Cleanup::Delete)?;
     }
-    for topic in [topics::MEMBERS.name, topics::POLICIES.name, topics::CONSTITUTIONS.name] {
+    for topic in [
+        topics::MEMBERS.name,
+        topics::POLICIES.name,
+        topics::CONSTITUTIONS.name,
+        topics::STRIKES.name,
+    ] {
         create(&at, &runtime, topic, 1, Cleanup::Compact)?;
     }
     let writer = kafka::Writer::open(&at, registry(&options.registry, &runtime)?, "soma/bench").map_err(text)?;

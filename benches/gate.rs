@@ -274,7 +274,11 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
     };
     if options.alone {
         let mut took = timed(options.decisions, |n| contest.judge(n).map(drop))?;
-        return Ok(format!("gate_per_s={:.0} p99_us={:.0}", per_s(&took), p99_us(&mut took)));
+        return Ok(format!(
+            "gate_per_s={:.0} p99_us={:.0}",
+            per_s(&took),
+            p99_us(&mut took)
+        ));
     }
     let (_server, stream) = serve(options)?;
     let mut stream = BufReader::new(stream);

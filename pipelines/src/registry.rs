@@ -243,6 +243,7 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (schemas::records::Member::NAME, schemas::records::Member::schema_text),
         (Policy::NAME, Policy::schema_text),
         (Constitution::NAME, Constitution::schema_text),
+        (schemas::records::Strike::NAME, schemas::records::Strike::schema_text),
         (Call::NAME, Call::schema_text),
         (Outcome::NAME, Outcome::schema_text),
         (Run::NAME, Run::schema_text),

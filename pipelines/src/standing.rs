@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kafka::{From, Tail};
 use kernel::{Blame, Fault};
-use schemas::records::{Constitution, Control, ControlAction, Heartbeat, Member, Policy, Scope};
+use schemas::records::{Constitution, Control, ControlAction, Heartbeat, Member, Policy, Scope, Strike};
 use schemas::{Record, Timestamp, topics};
 use stages::policy_gate::{Bundle, constitution};
 
@@ -107,6 +107,7 @@ fn policies(shared: &Shared) -> Result<(), Fault> {
 fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
     let mut controls = Followed::open(shared, topics::CONTROLS.name)?;
     let mut members = Followed::open(shared, topics::MEMBERS.name)?;
+    let mut strikes = Followed::open(shared, topics::STRIKES.name)?;
     let mut watch = Watch::of(shared)?;
     while !shared.stop.load(Ordering::SeqCst) {
         // The controls' wait is the loop's pace; the rest is looked at in between.
@@ -118,11 +119,15 @@ fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
             tracing::info!(tenant = %member.tenant, person = %member.person, roles = %member.roles.join(","), actor = %member.actor, "roles");
             shared.controls.apply_member(member);
         })?;
+        strikes.next(shared, 0, |strike: Strike| {
+            tracing::info!(tenant = %strike.tenant, person = %strike.person, rule = %strike.rule, pardoned = strike.pardoned, actor = %strike.actor, "strike");
+            shared.controls.apply_strike(strike);
+        })?;
         let watched = match &mut watch {
             Some(watch) => watch.look(shared)?,
             None => true,
         };
-        if controls.ready && members.ready && watched {
+        if controls.ready && members.ready && strikes.ready && watched {
             shared.health.set("controls", runtime::StageState::Running, 1);
         }
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::Record;
 use crate::records::{
     Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Event, Heartbeat, Member, Memory,
-    Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Verdict,
+    Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Strike, Verdict,
 };
 
 /// A topic and the record it carries.
@@ -56,6 +56,8 @@ pub const POLICIES: Topic<Policy> = Topic::new("soma.policies");
 pub const CONSTITUTIONS: Topic<Constitution> = Topic::new("soma.constitutions");
 /// Signs of life of who watches; written by users, read by every stage where a pipeline wants them.
 pub const HEARTBEATS: Topic<Heartbeat> = Topic::new("soma.heartbeats");
+/// Breaches of moderation and their pardons; written by the policy gate and by users, read by the policy gate.
+pub const STRIKES: Topic<Strike> = Topic::new("soma.strikes");
 /// Kill switches; written by users, read by every stage.
 pub const CONTROLS: Topic<Control> = Topic::new("soma.controls");
 /// Attempts; written by the orchestrator.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use schemas::records::{
     Adjudication, Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Deputy,
     Event, HandedOn, Heartbeat, Member, Memory, Metric, Obligation, Outcome, Permit, Plan, Policy, Proposal, Receipt,
-    Request, Run, StepVerdict, Verdict, Violation, Waiting,
+    Request, Run, StepVerdict, Strike, Verdict, Violation, Waiting,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -114,6 +114,7 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             asks: vec![ask.clone()],
             violations: vec![Violation {
                 source: "tenant".into(),
+                strike: true,
                 ..Default::default()
             }],
             steps: vec![StepVerdict {
@@ -162,6 +163,13 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             capsule: Some("deploy_site".into()),
             files: [("gate.rego".to_owned(), "package soma.gate".to_owned())].into(),
             published_at: at,
+            ..Default::default()
+        }),
+        line(&Strike {
+            tenant: "acme".into(),
+            person: "ada".into(),
+            pardoned: true,
+            struck_at: at,
             ..Default::default()
         }),
         line(&Constitution {
@@ -344,6 +352,7 @@ fn read_as(name: &str, writer: &schemas::Schema, raw: &[u8]) -> serde_json::Valu
         "Receipt" => reread::<Receipt>(writer, raw),
         "Member" => reread::<Member>(writer, raw),
         "Policy" => reread::<Policy>(writer, raw),
+        "Strike" => reread::<Strike>(writer, raw),
         "Constitution" => reread::<Constitution>(writer, raw),
         "Control" => reread::<Control>(writer, raw),
         "Heartbeat" => reread::<Heartbeat>(writer, raw),

@@ -143,3 +143,19 @@ deny contains finding if {
 		"step_id": step.step_id,
 	}
 }
+
+# Moderation: who breaks its rules again and again is locked out until the strikes are old, or pardoned.
+recent_strikes := [strike.at |
+	some strike in input.strikes
+	strike.age_s <= data.moderation.window_s
+]
+
+deny contains finding if {
+	count(recent_strikes) >= data.moderation.lock_after
+	finding := {
+		"rule": "moderation_locked",
+		"description": sprintf("%s broke the rules of moderation %d times lately and is locked out: wait, or ask an administrator for a pardon (soma strike)", [input.actor, count(recent_strikes)]),
+		"severity": "high",
+		"weight": 0.6,
+	}
+}

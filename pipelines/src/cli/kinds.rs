@@ -30,7 +30,7 @@ fn avro<R: Record>(json: &Json) -> Result<Vec<u8>, DecodeError> {
     from_json::<R>(json)?.to_avro()
 }
 
-static KINDS: [Kind; 20] = [
+static KINDS: [Kind; 21] = [
     kind(topics::REQUESTS),
     kind(topics::PLANS),
     kind(topics::PROPOSALS),
@@ -41,6 +41,7 @@ static KINDS: [Kind; 20] = [
     kind(topics::MEMBERS),
     kind(topics::POLICIES),
     kind(topics::CONSTITUTIONS),
+    kind(topics::STRIKES),
     kind(topics::HEARTBEATS),
     kind(topics::CONTROLS),
     kind(topics::CALLS),

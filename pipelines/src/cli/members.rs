@@ -1,4 +1,4 @@
-//! `soma member`: who holds which roles, on `soma.members`. Approvers are held against it when they approve and when what they
+//! `soma member`: who holds which roles, on `soma.members`; what is known of people, for who judges here. Approvers are held against it when they approve and when what they
 //! approved is called.
 
 use kafka::{From, Tail};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::context::{Context, now, read_to_end};
 use super::failure::{Done, FAILED, Failure, OK};
-use super::out;
+use super::{out, strikes};
 
 /// Grants, takes away and lists roles.
 #[derive(clap::Subcommand)]
@@ -70,7 +70,7 @@ pub(super) fn run(command: &Command, cx: &Context) -> Done {
     }
 }
 
-/// Roles as they stand, taken in as the stages do.
+/// Roles and strikes as they stand, taken in as the stages do.
 pub(super) fn as_they_stand(cx: &Context) -> Result<Members, Failure> {
     let registry = cx.registry()?;
     let mut members = Members::default();
@@ -85,6 +85,7 @@ pub(super) fn as_they_stand(cx: &Context) -> Result<Members, Failure> {
         }
         Ok(true)
     })?;
+    strikes::all(cx)?.into_iter().for_each(|s| members.apply_strike(s));
     Ok(members)
 }
 
@@ -99,6 +100,7 @@ pub(super) fn shared(cx: &Context) -> Result<runtime::SharedControls, Failure> {
             ..Member::default()
         });
     }
+    strikes::all(cx)?.into_iter().for_each(|s| shared.apply_strike(s));
     Ok(shared)
 }
 

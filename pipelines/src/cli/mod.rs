@@ -30,6 +30,7 @@ mod runs;
 mod shadow;
 mod sql;
 mod stages;
+mod strikes;
 mod subscribe;
 mod topics;
 mod tree;
@@ -100,6 +101,9 @@ enum Command {
     /// Give, take away and list roles
     #[command(subcommand)]
     Member(members::Command),
+    /// List and pardon strikes: breaches of moderation that count against an actor
+    #[command(subcommand)]
+    Strike(strikes::Command),
     /// Stop now: nothing more is started, nothing is undone
     Kill(control::Args),
     /// Hold: nothing new is started until `resume`
@@ -202,6 +206,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Deny(args) => approve::run(args, ApprovalDecision::Deny, cx),
         Command::Delegate(args) => approve::delegate(args, cx),
         Command::Member(command) => members::run(command, cx),
+        Command::Strike(command) => strikes::run(command, cx),
         Command::Kill(args) => control::run(args, ControlAction::Kill, cx),
         Command::Pause(args) => control::run(args, ControlAction::Pause, cx),
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
@@ -282,6 +287,7 @@ mod tests {
             "soma deny abc --changes --comment less",
             "soma delegate abc --to lin",
             "soma member grant grace --tenant acme --role ops --reason x",
+            "soma strike pardon str_1 --reason x",
             "soma member revoke grace --reason x",
             "soma policy publish d --tenant * --reason x",
             "soma policy withdraw --tenant acme --reason x",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::records::{Call, CallKind, Control, ControlAction, Member, Scope};
+use schemas::records::{Call, CallKind, Control, ControlAction, Member, Scope, Strike};
 
 use crate::fault::{Fault, FaultCode};
 use crate::members::Members;
@@ -70,7 +70,12 @@ impl Controls {
         Arc::make_mut(&mut self.members).apply(member);
     }
 
-    /// Who holds which roles.
+    /// Takes a strike in.
+    pub fn apply_strike(&mut self, strike: Strike) {
+        Arc::make_mut(&mut self.members).apply_strike(strike);
+    }
+
+    /// Who holds which roles, and who has which strikes.
     pub fn members(&self) -> &Members {
         &self.members
     }

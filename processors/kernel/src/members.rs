@@ -1,16 +1,19 @@
-//! Who holds which roles: the fold of `soma.members`, the same for every stage.
+//! What is known of people: roles, the fold of `soma.members`, and strikes, the fold of `soma.strikes`; the same for every stage.
 
 use std::collections::BTreeMap;
 
-use schemas::records::Member;
+use schemas::Timestamp;
+use schemas::records::{Member, Strike};
 
 /// Stands for every tenant.
 pub const EVERY: &str = "*";
 
-/// Roles as they stand.
+/// Roles and strikes as they stand.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
     by_key: BTreeMap<(String, String), Vec<String>>,
+    /// Strikes that count, by tenant and person, then by id.
+    strikes: BTreeMap<(String, String), BTreeMap<String, Timestamp>>,
 }
 
 impl Members {
@@ -22,6 +25,32 @@ impl Members {
         } else {
             self.by_key.insert(key, member.roles);
         }
+    }
+
+    /// Takes a strike in, or its pardon.
+    pub fn apply_strike(&mut self, strike: Strike) {
+        let key = (strike.tenant, strike.person);
+        let all = self.strikes.entry(key.clone()).or_default();
+        if strike.pardoned {
+            all.remove(&strike.strike_id);
+        } else {
+            all.insert(strike.strike_id, strike.struck_at);
+        }
+        if all.is_empty() {
+            self.strikes.remove(&key);
+        }
+    }
+
+    /// When a person was struck up to a time, the first first.
+    pub fn strikes(&self, tenant: &str, person: &str, until: Timestamp) -> Vec<Timestamp> {
+        if self.strikes.is_empty() {
+            return Vec::new();
+        }
+        let all = self.strikes.get(&(tenant.to_owned(), person.to_owned()));
+        let mut times: Vec<_> = all.into_iter().flat_map(|s| s.values().copied()).collect();
+        times.retain(|at| *at <= until);
+        times.sort_unstable();
+        times
     }
 
     /// Whether somebody holds one of these roles, in the tenant or in all of them.
@@ -46,6 +75,28 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strikes_count_up_to_a_time_and_until_they_are_pardoned() {
+        let mut members = Members::default();
+        let strike = |id: &str, at, pardoned| Strike {
+            strike_id: id.into(),
+            tenant: "acme".into(),
+            person: "ada".into(),
+            struck_at: Timestamp(at),
+            pardoned,
+            ..Strike::default()
+        };
+        for s in [strike("b", 20, false), strike("a", 10, false), strike("a", 10, false)] {
+            members.apply_strike(s);
+        }
+        let of = |members: &Members, until| members.strikes("acme", "ada", Timestamp(until));
+        assert_eq!(of(&members, 30), [Timestamp(10), Timestamp(20)]);
+        assert_eq!(of(&members, 15), [Timestamp(10)]);
+        assert!(members.strikes("globex", "ada", Timestamp(30)).is_empty());
+        members.apply_strike(strike("a", 10, true));
+        assert_eq!(of(&members, 30), [Timestamp(20)]);
+    }
 
     #[test]
     fn roles_are_of_a_tenant_or_of_all_and_end() {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kernel::controls::Controls;
-use schemas::records::{Control, Member};
+use schemas::records::{Control, Member, Strike};
 
 #[derive(Default)]
 struct Inner {
@@ -30,6 +30,14 @@ impl SharedControls {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = Controls::clone(&inner.now);
         next.apply_member(member);
+        inner.now = Arc::new(next);
+    }
+
+    /// Takes one record of `soma.strikes` in.
+    pub fn apply_strike(&self, strike: Strike) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Controls::clone(&inner.now);
+        next.apply_strike(strike);
         inner.now = Arc::new(next);
     }
 

@@ -20,6 +20,7 @@ mod receipt;
 mod request;
 mod run;
 mod shared;
+mod strike;
 mod verdict;
 
 pub use approval::{Approval, ApprovalDecision};
@@ -42,4 +43,5 @@ pub use receipt::Receipt;
 pub use request::Request;
 pub use run::{HandedOn, Run, RunStatus, RunStep, StepStatus, Waiting};
 pub use shared::{Ask, Autonomy, CallKind, Decision, Deputy, FaultInfo, Obligation, Permit, Severity, Subject};
+pub use strike::Strike;
 pub use verdict::{Adjudication, StepVerdict, Verdict, Violation};

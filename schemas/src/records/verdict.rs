@@ -81,6 +81,9 @@ pub struct Violation {
     /// Where the rule stands: `gate`, `constitution`, `base`, `tenant` or `capsule`.
     #[serde(default)]
     pub source: String,
+    /// It counts against the actor (`soma.strikes`).
+    #[serde(default)]
+    pub strike: bool,
 }
 
 /// A rule of one source that would lift what a rule of another says, and which of them holds.

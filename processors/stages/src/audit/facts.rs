@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kernel::{Fault, FaultCode};
 use schemas::records::{
-    Approval, Call, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Verdict,
+    Approval, Call, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Strike, Verdict,
 };
 use schemas::{Record, digest};
 use serde::Serialize;
@@ -115,7 +115,7 @@ pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
                 text(r.as_ref())?,
             )
         }
-        Input::Member(_) | Input::Policy(_) | Input::Constitution(_) => return standing(input),
+        Input::Member(_) | Input::Policy(_) | Input::Constitution(_) | Input::Strike(_) => return standing(input),
         Input::Control(c) => {
             let tenant = if c.scope == schemas::records::Scope::Tenant {
                 c.target.as_str()
@@ -169,6 +169,10 @@ fn standing(input: &Input) -> Result<Facts, Fault> {
         Input::Constitution(c) => {
             let fact = format!("VERSION {}", c.version);
             facts(Constitution::NAME, &c.tenant, &c.hash, &fact, text(c.as_ref())?)
+        }
+        Input::Strike(s) => {
+            let fact = if s.pardoned { "PARDONED" } else { "STRUCK" };
+            facts(Strike::NAME, &s.tenant, &s.strike_id, fact, text(s.as_ref())?)
         }
         _ => return Err(Fault::new(FaultCode::Internal, "not a standing record")),
     })

@@ -1,4 +1,4 @@
-//! The audit: chains every request, verdict, human's answer and its receipt, control, role, policy, constitution, call and outcome, one chain for
+//! The audit: chains every request, verdict, human's answer and its receipt, control, role, policy, constitution, strike, call and outcome, one chain for
 //! each partition, and signs a checkpoint of each chain once a minute. It decides nothing and keeps only how far a chain goes.
 
 pub mod checkpoint;
@@ -17,7 +17,7 @@ use ed25519_dalek::SigningKey;
 use kernel::{Blame, ConfigFault, Decoder, Delivery, Effects, Emit, Fault, Processor, Timer};
 use schemas::records::{
     Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt,
-    Request, Verdict,
+    Request, Strike, Verdict,
 };
 use schemas::topics;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ kernel::inputs! {
         Member(Member) = topics::MEMBERS,
         Policy(Policy) = topics::POLICIES,
         Constitution(Constitution) = topics::CONSTITUTIONS,
+        Strike(Strike) = topics::STRIKES,
         Call(Call) = topics::CALLS,
         Outcome(Outcome) = topics::OUTCOMES,
     }

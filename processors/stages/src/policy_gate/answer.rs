@@ -150,6 +150,8 @@ struct Raw {
     within_s: i64,
     #[serde(default)]
     deputies: Vec<Deputy>,
+    #[serde(default)]
+    strike: bool,
 }
 
 fn one() -> i32 {
@@ -201,6 +203,7 @@ pub(super) fn finding(
         severity: raw.severity.into(),
         weight: raw.weight,
         step_id: raw.step_id,
+        strike: raw.strike && decision == Decision::Deny,
         ..Violation::default()
     };
     let mut finding = Finding::of(decision, violation, source);

@@ -234,7 +234,7 @@ impl Bundle {
     fn prove(&mut self, faults: &mut Vec<ConfigFault>) {
         self.engine.set_input(Value::from(serde_json::json!({
             "subject": {"kind": "PLAN", "id": ""}, "tenant": "", "actor": "", "roles": [], "goal": "", "capsule": null,
-            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "constitutions": [], "now": ""
+            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "constitutions": [], "strikes": [], "now": ""
         })));
         self.waives = self.defines(WAIVE);
         self.obliges = self.defines(OBLIGE);

@@ -31,6 +31,8 @@ pub(super) struct Case<'a> {
     pub(super) done: &'a [Done],
     /// The constitutions over the tenant, as policies are told of them.
     pub(super) constitutions: Vec<serde_json::Value>,
+    /// When the actor was struck, the first first.
+    pub(super) strikes: Vec<Timestamp>,
     pub(super) now: Timestamp,
 }
 
@@ -160,6 +162,7 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         "done": case.done,
         "rules": rules,
         "constitutions": case.constitutions,
+        "strikes": case.strikes.iter().map(|at| json!({"at": at, "age_s": case.now.micros_since(*at) / 1_000_000})).collect::<Vec<_>>(),
         "now": case.now,
     })
 }

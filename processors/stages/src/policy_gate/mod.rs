@@ -13,6 +13,7 @@ mod hostile;
 mod humans;
 mod judge;
 mod machine;
+mod moderation;
 mod recursion;
 mod rego;
 mod rules;
@@ -197,6 +198,7 @@ impl PolicyGate {
             .collect();
         let revision = combined(&self.revision, &revisions);
         case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
+        case.strikes = subject.members.strikes(case.tenant, case.actor, case.now);
         let mut findings = subject.findings;
         findings.extend(judge::digest_findings(&mut case.steps));
         findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
@@ -352,7 +354,11 @@ impl Processor for PolicyGate {
             &verdict.run_id,
             &format!("verdict.{}", verdict.decision.word()),
             &facts,
-        )
+        )?;
+        match &input.input {
+            Input::Plan(plan) => moderation::strike(plan, &verdict, fx),
+            Input::Proposal(_) => Ok(()),
+        }
     }
 }
 
@@ -379,6 +385,7 @@ fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         approvals: Vec::new(),
         done: &[],
         constitutions: Vec::new(),
+        strikes: Vec::new(),
         now,
     }
 }
@@ -398,6 +405,7 @@ fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         approvals: approvals(proposal),
         done: &proposal.done,
         constitutions: Vec::new(),
+        strikes: Vec::new(),
         now,
     }
 }

@@ -28,6 +28,9 @@ pub(super) struct WeightedRule {
     /// Ask a human instead of denying.
     #[serde(default)]
     pub(super) escalate: bool,
+    /// A match counts against the actor.
+    #[serde(default)]
+    strike: bool,
 }
 
 /// Severity as policies write it.
@@ -124,6 +127,7 @@ impl WeightedRule {
             excerpt,
             step_id: step_id.map(str::to_owned),
             source: String::new(),
+            strike: self.strike && !self.escalate,
         })
     }
 }
