@@ -4,7 +4,7 @@
 use ed25519_dalek::{Signature, VerifyingKey};
 use kernel::controls::Controls;
 use kernel::{ConfigFault, Headers, Position};
-use schemas::records::{ApprovalRef, Event, Refusal, Severity, Step, Strike};
+use schemas::records::{ApprovalRef, Event, Refusal, Severity, Step};
 use schemas::{Record, Timestamp, Usd};
 
 use super::*;
@@ -470,64 +470,4 @@ fn a_policy_that_fails_or_runs_too_long_denies() {
             "{text}"
         );
     }
-}
-
-#[test]
-fn a_denied_plan_that_breaks_moderation_strikes_who_asked_once_and_three_lock_them_out() {
-    let forbidden = Plan {
-        goal: "do the forbidden thing".into(),
-        ..plan(vec![step("check", "http", "request", GET)])
-    };
-    let mut controls = Controls::default();
-    let emitted = |plan: &Plan, controls: &Controls| {
-        let mut fx = Effects::new(NOW, &plan.run_id, "p/0@1", controls);
-        let delivery = Delivery {
-            input: Input::Plan(Box::new(plan.clone())),
-            key: plan.run_id.clone(),
-            position: Position::default(),
-            headers: Headers::default(),
-            at: NOW,
-        };
-        gate().step(&mut (), &delivery, &mut fx).unwrap();
-        let strikes = fx.emits.iter().filter(|e| e.topic == "soma.strikes");
-        let strikes: Vec<_> = strikes
-            .map(|e| Strike::from_avro(Strike::schema(), &e.avro).unwrap())
-            .collect();
-        (
-            strikes,
-            Verdict::from_avro(Verdict::schema(), &fx.emits[0].avro).unwrap(),
-        )
-    };
-    for nth in 1..=3 {
-        let run_id = format!("run_{nth}");
-        let again = Plan {
-            digest: digest::plan(&run_id, &forbidden.steps).unwrap(),
-            run_id,
-            ..forbidden.clone()
-        };
-        let (strikes, verdict) = emitted(&again, &controls);
-        assert_eq!((strikes.len(), verdict.decision), (1, Decision::Deny));
-        assert_eq!(
-            (strikes[0].person.as_str(), strikes[0].rule.as_str()),
-            ("ada", "forbidden_word")
-        );
-        assert_eq!(
-            emitted(&again, &controls).0,
-            strikes,
-            "the same again is the same strike"
-        );
-        controls.apply_strike(strikes[0].clone());
-        controls.apply_strike(strikes[0].clone());
-    }
-    let harmless = plan(vec![step("check", "http", "request", GET)]);
-    let (strikes, verdict) = emitted(&harmless, &controls);
-    assert_eq!(
-        (strikes.len(), verdict.violations[0].rule.as_str()),
-        (0, "moderation_locked")
-    );
-    let other = Plan {
-        actor: "grace".into(),
-        ..harmless
-    };
-    assert_eq!(emitted(&other, &controls).1.decision, Decision::Allow);
 }
