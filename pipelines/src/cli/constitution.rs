@@ -387,6 +387,10 @@ fn list(cx: &Context) -> Done {
         out::json(&json!(all.iter().map(row).collect::<Vec<_>>()))?;
         return Ok(OK);
     }
+    if all.is_empty() {
+        out::line("no constitution is published")?;
+        return Ok(OK);
+    }
     let row = |((tenant, version), v): (&(String, i64), &Version)| {
         let end = v.read.as_ref().ok().and_then(|r| r.document.expires_at);
         vec![

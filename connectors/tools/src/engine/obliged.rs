@@ -77,7 +77,9 @@ impl Ready {
         };
         match tokio::time::timeout(self.timeout, self.tool.call(&call)).await {
             Ok(Ok(answer)) => {
-                done(json!({"dry_run": true, "sent": true, "operation": call.operation, "shown": answer.result}))
+                // The pointers are into the call's own result, which lies deeper here.
+                let shown = redacted(asked, answer.result);
+                done(json!({"dry_run": true, "sent": true, "operation": call.operation, "shown": shown}))
             }
             // It changes nothing, so whatever became of it may be tried again.
             Ok(Err(CallFault { fault, .. })) => Ending::without_effect(fault),

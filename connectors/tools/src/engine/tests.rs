@@ -72,7 +72,11 @@ impl Tool for Ledger {
         self.replay
     }
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
-        (operation == "undo").then(|| ("unreachable".to_owned(), arguments.clone()))
+        match operation {
+            "undo" => Some(("unreachable".to_owned(), arguments.clone())),
+            "look" => Some(("append".to_owned(), arguments.clone())),
+            _ => None,
+        }
     }
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(self.act(call))
@@ -222,6 +226,20 @@ async fn a_dry_run_is_gone_through_without_its_effect() {
         (Failed, "CONTROL_STOPPED", false)
     );
     assert_eq!(ledger.lines("key"), 0);
+    // What is shown loses what results lose.
+    let mut discreet = Call {
+        arguments: r#"{"to":"the moon"}"#.into(),
+        ..dry("look")
+    };
+    let bound = discreet.permit.as_mut().unwrap();
+    bound.obligations.push(schemas::records::Obligation {
+        kind: schemas::records::Obligation::REDACT.into(),
+        fields: vec!["/to".into()],
+        ..Default::default()
+    });
+    let outcome = engine.perform(discreet, Approach::Fresh).await;
+    let result: Value = serde_json::from_str(&outcome.result).unwrap();
+    assert_eq!(result["shown"], json!({"to": "***"}));
 }
 
 #[tokio::test]
