@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kernel::Answer;
 use schemas::Timestamp;
-use schemas::records::{CallKind, Control, OutcomeStatus, Scope};
+use schemas::records::{CallKind, Control, Obligation, OutcomeStatus, Permit, Scope};
 use serde_json::{Value, json};
 
 use super::*;
@@ -182,13 +182,15 @@ async fn an_outcome_is_complete() {
 #[tokio::test]
 async fn a_dry_run_is_gone_through_without_its_effect() {
     let (engine, ledger) = ledger(Replay::AskFirst);
+    let bound = |kind: &str, fields: &[&str]| Obligation {
+        kind: kind.into(),
+        fields: fields.iter().map(|f| (*f).to_owned()).collect(),
+        ..Default::default()
+    };
     let dry = |operation: &str| Call {
         arguments: r#"{"to":{"$secret":"token"}}"#.into(),
-        permit: Some(schemas::records::Permit {
-            obligations: vec![schemas::records::Obligation {
-                kind: schemas::records::Obligation::DRY_RUN.into(),
-                ..Default::default()
-            }],
+        permit: Some(Permit {
+            obligations: vec![bound(Obligation::DRY_RUN, &[]), bound(Obligation::REDACT, &["/text"])],
             ..Default::default()
         }),
         ..call(operation)
@@ -227,19 +229,13 @@ async fn a_dry_run_is_gone_through_without_its_effect() {
     );
     assert_eq!(ledger.lines("key"), 0);
     // What is shown loses what results lose.
-    let mut discreet = Call {
-        arguments: r#"{"to":"the moon"}"#.into(),
+    let discreet = Call {
+        arguments: r#"{"text":"the moon"}"#.into(),
         ..dry("look")
     };
-    let bound = discreet.permit.as_mut().unwrap();
-    bound.obligations.push(schemas::records::Obligation {
-        kind: schemas::records::Obligation::REDACT.into(),
-        fields: vec!["/to".into()],
-        ..Default::default()
-    });
     let outcome = engine.perform(discreet, Approach::Fresh).await;
     let result: Value = serde_json::from_str(&outcome.result).unwrap();
-    assert_eq!(result["shown"], json!({"to": "***"}));
+    assert_eq!(result["shown"], json!({"text": "***"}));
 }
 
 #[tokio::test]
