@@ -228,14 +228,13 @@ async fn a_dry_run_is_gone_through_without_its_effect() {
         (Failed, "CONTROL_STOPPED", false)
     );
     assert_eq!(ledger.lines("key"), 0);
-    // What is shown loses what results lose.
     let discreet = Call {
         arguments: r#"{"text":"the moon"}"#.into(),
         ..dry("look")
     };
     let outcome = engine.perform(discreet, Approach::Fresh).await;
     let result: Value = serde_json::from_str(&outcome.result).unwrap();
-    assert_eq!(result["shown"], json!({"text": "***"}));
+    assert_eq!(result["shown"], json!({"text": "***"}), "what is shown is redacted too");
 }
 
 #[tokio::test]
