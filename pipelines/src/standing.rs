@@ -43,6 +43,9 @@ pub(crate) fn follow(shared: &Shared, name: &str, read: fn(&Shared) -> Result<()
     shared.health.set(name, runtime::StageState::Stopped, 0);
 }
 
+/// Records of one topic taken in before the others are looked at.
+const AT_ONCE: usize = 500;
+
 /// One topic being followed. Until its end has been reached for the first time records are kept back, so that nothing is in
 /// force that a later record ends.
 struct Followed<R> {
@@ -60,17 +63,20 @@ impl<R: Record> Followed<R> {
         })
     }
 
-    /// Takes at most one record in.
-    fn next(&mut self, shared: &Shared, wait_ms: u64, apply: impl Fn(R)) -> Result<(), Fault> {
-        let record = match self.tail.next(wait_ms) {
-            Ok(record) => record,
-            Err(fault) => {
-                tracing::debug!(detail = %fault.detail, record = R::NAME, "not read");
-                std::thread::sleep(Duration::from_millis(100));
-                return Ok(());
-            }
-        };
-        if let Some(value) = record.and_then(|r| r.value) {
+    /// Takes in what is at hand, waiting for the first. So many at once that a long topic is soon read, so few that a kill beside it is
+    /// heard.
+    fn take(&mut self, shared: &Shared, wait_ms: u64, apply: impl Fn(R)) -> Result<(), Fault> {
+        for nth in 0..AT_ONCE {
+            let record = match self.tail.next(if nth == 0 { wait_ms } else { 0 }) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(fault) => {
+                    tracing::debug!(detail = %fault.detail, record = R::NAME, "not read");
+                    std::thread::sleep(Duration::from_millis(100));
+                    return Ok(());
+                }
+            };
+            let Some(value) = record.value else { continue };
             match kernel::decode::<R>(&value, shared.registry.as_ref()) {
                 Ok(read) if self.ready => apply(read),
                 Ok(read) => self.kept.push(read),
@@ -95,8 +101,8 @@ fn policies(shared: &Shared) -> Result<(), Fault> {
     let mut policies = Followed::open(shared, topics::POLICIES.name)?;
     let mut constitutions = Followed::open(shared, topics::CONSTITUTIONS.name)?;
     while !shared.stop.load(Ordering::SeqCst) {
-        policies.next(shared, 50, |policy| put_in_force(shared, &policy))?;
-        constitutions.next(shared, 0, |constitution| constitute(shared, &constitution))?;
+        policies.take(shared, 50, |policy| put_in_force(shared, &policy))?;
+        constitutions.take(shared, 0, |constitution| constitute(shared, &constitution))?;
         if policies.ready && constitutions.ready {
             shared.health.set("policies", runtime::StageState::Running, 1);
         }
@@ -111,15 +117,15 @@ fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
     let mut watch = Watch::of(shared)?;
     while !shared.stop.load(Ordering::SeqCst) {
         // The controls' wait is the loop's pace; the rest is looked at in between.
-        controls.next(shared, 50, |control: Control| {
+        controls.take(shared, 50, |control: Control| {
             tracing::info!(scope = ?control.scope, target = %control.target, action = ?control.action, actor = %control.actor, "control");
             shared.controls.apply(control);
         })?;
-        members.next(shared, 0, |member: Member| {
+        members.take(shared, 0, |member: Member| {
             tracing::info!(tenant = %member.tenant, person = %member.person, roles = %member.roles.join(","), actor = %member.actor, "roles");
             shared.controls.apply_member(member);
         })?;
-        strikes.next(shared, 0, |strike: Strike| {
+        strikes.take(shared, 0, |strike: Strike| {
             tracing::info!(tenant = %strike.tenant, person = %strike.person, rule = %strike.rule, pardoned = strike.pardoned, actor = %strike.actor, "strike");
             shared.controls.apply_strike(strike);
         })?;
@@ -161,7 +167,7 @@ impl Watch {
     fn look(&mut self, shared: &Shared) -> Result<bool, Fault> {
         let now = shared.clock.now();
         let last = &self.last;
-        self.beats.next(shared, 0, |beat: Heartbeat| {
+        self.beats.take(shared, 0, |beat: Heartbeat| {
             // One from the future would hold the switch open: it counts as now.
             last.set(last.get().max(Some(beat.beat_at.min(now))));
         })?;

@@ -148,10 +148,10 @@ An older version itself never comes back in force: it could be replayed by anybo
 pub(super) struct Why {
     /// Why
     #[arg(long, short)]
-    reason: String,
+    pub(super) reason: String,
     /// Who says so (default: $USER)
     #[arg(long = "as", value_name = "WHO")]
-    who: Option<String>,
+    pub(super) who: Option<String>,
 }
 
 pub(super) fn run(command: &Command, cx: &Context) -> Done {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use kafka::{From, Tail};
 use schemas::records::Constitution;
 use schemas::topics;
 use serde_json::{Value, json};
@@ -11,9 +10,8 @@ use stages::policy_gate::Shelf;
 use stages::policy_gate::constitution::{self, Document, InForce, Signers};
 
 use super::constitution::SIGNERS;
-use super::context::{Context, read_to_end};
+use super::context::Context;
 use super::failure::Failure;
-use super::out;
 use crate::govern;
 
 /// Who may sign, as this shell knows.
@@ -33,40 +31,28 @@ pub(super) struct Version {
 
 /// Every version of every tenant: the last record of each.
 pub(super) fn history(cx: &Context) -> Result<History, Failure> {
-    let signers = signers(cx)?;
-    let registry = cx.registry()?;
+    // With nobody named, nobody may sign: as the gate has it.
+    let named = cx.env.get(SIGNERS).is_some_and(|file| !file.is_empty());
+    let signers = if named { signers(cx)? } else { Signers::default() };
     let mut all: History = BTreeMap::new();
-    let mut tail = Tail::open(&cx.brokers()?, topics::CONSTITUTIONS.name, From::Beginning)?;
-    read_to_end(&mut tail, &mut |record| {
-        let value = record.value.as_deref();
-        match value.map(|value| kernel::decode::<Constitution>(value, registry.as_ref())) {
-            Some(Ok(read)) => {
-                let version = Version {
-                    position: record.position.to_string(),
-                    read: constitution::read(&read, &signers),
-                    record: read,
-                };
-                let place = (version.record.tenant.clone(), version.record.version);
-                // As the gate has it: what cannot be trusted takes nothing's place.
-                let good = all.get(&place).is_some_and(|v| v.read.is_ok());
-                if version.read.is_ok() || !good {
-                    all.insert(place, version);
-                }
-            }
-            Some(Err(fault)) if fault.blame == kernel::Blame::Dependency => return Err(fault.into()),
-            Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
-            None => {}
+    cx.each(topics::CONSTITUTIONS, &mut |record, read| {
+        let version = Version {
+            position: record.position.to_string(),
+            read: constitution::read(&read, &signers),
+            record: read,
+        };
+        let place = (version.record.tenant.clone(), version.record.version);
+        // As the gate has it: what cannot be trusted takes nothing's place.
+        let good = all.get(&place).is_some_and(|v| v.read.is_ok());
+        if version.read.is_ok() || !good {
+            all.insert(place, version);
         }
-        Ok(true)
     })?;
     Ok(all)
 }
 
 /// Puts what is in force on a shelf, as the gate does.
 pub(super) fn fold(cx: &Context, shelf: &Shelf) -> Result<(), Failure> {
-    if cx.env.get(SIGNERS).is_none_or(str::is_empty) {
-        return Ok(());
-    }
     for version in history(cx)?.into_values() {
         match version.read {
             Ok(read) => drop(shelf.constitute(read)),

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::{Brokers, From, Registry, Tail, Writer};
-use kernel::{Clock, Fault, FaultCode, RawRecord};
-use schemas::Timestamp;
+use kernel::{Blame, Clock, Fault, FaultCode, RawRecord};
+use schemas::topics::Topic;
+use schemas::{Record, Timestamp};
 use tokio::runtime::{Builder, Runtime};
 
 use super::failure::Failure;
+use super::out;
 use crate::apply;
 use crate::config::Environment;
 
@@ -90,6 +92,28 @@ impl Context {
         self.env.get(name).filter(|v| !v.is_empty()).map(str::to_owned).ok_or_else(|| {
             let help = "`make up` writes .soma/dev.env, which soma finds from here upwards; or use --env-file FILE, or set it";
             Failure::input("CONFIG_INVALID", format!("variable {name} is not set"), help)
+        })
+    }
+
+    /// Every record of a topic that can be read, in order; others are noted and passed over, as the stages do.
+    ///
+    /// # Errors
+    /// A server does not answer.
+    pub(super) fn each<R: Record>(&self, topic: Topic<R>, take: &mut dyn FnMut(&RawRecord, R)) -> Result<(), Failure> {
+        let registry = self.registry()?;
+        let mut tail = Tail::open(&self.brokers()?, topic.name, From::Beginning)?;
+        read_to_end(&mut tail, &mut |record| {
+            match record
+                .value
+                .as_deref()
+                .map(|value| kernel::decode::<R>(value, registry.as_ref()))
+            {
+                Some(Ok(read)) => take(&record, read),
+                Some(Err(fault)) if fault.blame == Blame::Dependency => return Err(fault.into()),
+                Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
+                None => {}
+            }
+            Ok(true)
         })
     }
 

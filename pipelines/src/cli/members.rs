@@ -1,13 +1,12 @@
 //! `soma member`: who holds which roles, on `soma.members`; what is known of people, for who judges here. Approvers are held against it when they approve and when what they
 //! approved is called.
 
-use kafka::{From, Tail};
 use kernel::members::{EVERY, Members};
 use schemas::records::Member;
 use schemas::topics;
 use serde_json::json;
 
-use super::context::{Context, now, read_to_end};
+use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::{out, strikes};
 
@@ -72,19 +71,8 @@ pub(super) fn run(command: &Command, cx: &Context) -> Done {
 
 /// Roles and strikes as they stand, taken in as the stages do.
 pub(super) fn as_they_stand(cx: &Context) -> Result<Members, Failure> {
-    let registry = cx.registry()?;
     let mut members = Members::default();
-    let mut tail = Tail::open(&cx.brokers()?, topics::MEMBERS.name, From::Beginning)?;
-    read_to_end(&mut tail, &mut |record| {
-        let value = record.value.as_deref();
-        match value.map(|value| kernel::decode::<Member>(value, registry.as_ref())) {
-            Some(Ok(member)) => members.apply(member),
-            Some(Err(fault)) if fault.blame == kernel::Blame::Dependency => return Err(fault.into()),
-            Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
-            None => {}
-        }
-        Ok(true)
-    })?;
+    cx.each(topics::MEMBERS, &mut |_, member| members.apply(member))?;
     strikes::all(cx)?.into_iter().for_each(|s| members.apply_strike(s));
     Ok(members)
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kafka::{From, Tail};
 use kernel::members::EVERY;
 use schemas::records::Policy;
 use schemas::topics;
@@ -11,7 +10,7 @@ use serde_json::json;
 use stages::policy_gate::{Bundle, Shelf};
 
 use super::constitution_history;
-use super::context::{Context, now, read_to_end};
+use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
 use super::policy::{read, refused};
 use super::{out, when};
@@ -115,24 +114,19 @@ fn write(policy: &Policy, cx: &Context) -> Done {
 
 /// The last record of each tenant that has a bundle.
 fn in_force(cx: &Context) -> Result<Vec<Policy>, Failure> {
-    let registry = cx.registry()?;
     let mut last: BTreeMap<(String, Option<String>), Policy> = BTreeMap::new();
-    let of = |p: &Policy| (p.tenant.clone(), p.capsule.clone());
-    let mut tail = Tail::open(&cx.brokers()?, topics::POLICIES.name, From::Beginning)?;
-    read_to_end(&mut tail, &mut |record| {
-        let value = record.value.as_deref();
-        match value.map(|value| kernel::decode::<Policy>(value, registry.as_ref())) {
-            Some(Ok(policy)) if policy.files.is_empty() => drop(last.remove(&of(&policy))),
-            Some(Ok(policy)) if standing::bundle(&policy).is_ok() => drop(last.insert(of(&policy), policy)),
-            Some(Ok(policy)) => out::note(format!(
+    cx.each(topics::POLICIES, &mut |record, policy| {
+        let of = (policy.tenant.clone(), policy.capsule.clone());
+        if policy.files.is_empty() {
+            last.remove(&of);
+        } else if standing::bundle(&policy).is_ok() {
+            last.insert(of, policy);
+        } else {
+            out::note(format!(
                 "{}: the gate refuses the bundle of {} (`soma subscribe soma.policies` shows it)",
                 record.position, policy.tenant
-            )),
-            Some(Err(fault)) if fault.blame == kernel::Blame::Dependency => return Err(fault.into()),
-            Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
-            None => {}
+            ));
         }
-        Ok(true)
     })?;
     Ok(last.into_values().collect())
 }

@@ -253,14 +253,29 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
     }
     #[allow(clippy::cast_precision_loss, reason = "verdicts a second")]
     let per_s = found.judged as f64 / seconds.max(1e-9);
+    let more = json!({"revision": revision, "seconds": seconds});
+    summary(
+        "backtest",
+        &found,
+        &more,
+        &format!("seconds={seconds:.2} backtest_per_s={per_s:.0}"),
+        cx,
+    )
+}
+
+/// What came of judging again: `more` beside it in JSON, `last` behind it in text.
+pub(super) fn summary(word: &str, found: &Backtest, more: &serde_json::Value, last: &str, cx: &Context) -> Done {
+    let alike = groups(&found.changes);
     if cx.json {
-        out::json(
-            &json!({"revision": revision, "seconds": seconds, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
-        )?;
+        let mut all = json!({"judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes});
+        if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+            all.extend(more.clone());
+        }
+        out::json(&all)?;
     } else {
         table(&alike)?;
         out::line(format!(
-            "backtest judged={} changed={} reworded={} unmatched={} seconds={seconds:.2} backtest_per_s={per_s:.0}",
+            "{word} judged={} changed={} reworded={} unmatched={} {last}",
             found.judged,
             found.changes.len(),
             found.reworded,
@@ -271,7 +286,7 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
 }
 
 /// Changes that are alike, a line each.
-pub(super) fn table(alike: &[Group<'_>]) -> Result<(), Failure> {
+fn table(alike: &[Group<'_>]) -> Result<(), Failure> {
     let head = [
         "VERDICTS",
         "TENANT",

@@ -16,10 +16,10 @@ use serde_json::json;
 use stages::policy_gate::{Bundle, PolicyGate};
 
 use super::context::{Context, now};
-use super::failure::{Done, FAILED, Failure, OK};
-use super::policy::{read, refused, table};
+use super::failure::{Done, Failure};
+use super::policy::{read, refused, summary};
 use super::{members, out, policies, reprocess, when};
-use crate::backtest::{Backtest, Put, groups, judge};
+use crate::backtest::{Backtest, Put, judge};
 
 /// How long a plan or proposal waits for its verdict, and a verdict for what it is about: the three topics are read each at its own pace.
 const WAIT: Duration = Duration::from_secs(60);
@@ -208,23 +208,8 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
     };
     follow(&mut shadow, args.length, cx)?;
     shadow.writer.flush()?;
-    let found = &shadow.found;
-    let alike = groups(&found.changes);
-    if cx.json {
-        out::json(
-            &json!({"revision": revision, "side_topic": topic, "judged": found.judged, "changed": found.changes.len(), "reworded": found.reworded, "unmatched": found.unmatched, "groups": alike, "changes": found.changes}),
-        )?;
-    } else {
-        table(&alike)?;
-        out::line(format!(
-            "shadow judged={} changed={} reworded={} unmatched={} side_topic={topic}",
-            found.judged,
-            found.changes.len(),
-            found.reworded,
-            found.unmatched
-        ))?;
-    }
-    Ok(if found.changes.is_empty() { OK } else { FAILED })
+    let more = json!({"revision": revision, "side_topic": topic});
+    summary("shadow", &shadow.found, &more, &format!("side_topic={topic}"), cx)
 }
 
 /// Follows until Ctrl-C or the end of the time given.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kafka::{From, Tail};
 use schemas::records::Strike;
 use schemas::topics;
 use serde_json::json;
 
-use super::context::{Context, read_to_end};
+use super::constitution::Why;
+use super::context::Context;
 use super::failure::{Done, FAILED, Failure, OK};
 use super::{out, when};
 
@@ -30,37 +30,22 @@ time lock an actor out (pipelines/policies/base/data.yaml). Exit code: 0 there a
     Pardon {
         /// Strike id, or its beginning
         strike: String,
-        /// Why
-        #[arg(long, short)]
-        reason: String,
-        /// Who says so (default: $USER)
-        #[arg(long = "as", value_name = "WHO")]
-        who: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
 pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
         Command::List { tenant } => list(tenant.as_deref(), cx),
-        Command::Pardon { strike, reason, who } => pardon(strike, reason, who.as_deref(), cx),
+        Command::Pardon { strike, why } => pardon(strike, why, cx),
     }
 }
 
 /// Every strike and pardon there is, in order.
 pub(super) fn all(cx: &Context) -> Result<Vec<Strike>, Failure> {
-    let registry = cx.registry()?;
     let mut all = Vec::new();
-    let mut tail = Tail::open(&cx.brokers()?, topics::STRIKES.name, From::Beginning)?;
-    read_to_end(&mut tail, &mut |record| {
-        let value = record.value.as_deref();
-        match value.map(|value| kernel::decode::<Strike>(value, registry.as_ref())) {
-            Some(Ok(strike)) => all.push(strike),
-            Some(Err(fault)) if fault.blame == kernel::Blame::Dependency => return Err(fault.into()),
-            Some(Err(fault)) => out::note(format!("{} is unreadable and ignored: {fault}", record.position)),
-            None => {}
-        }
-        Ok(true)
-    })?;
+    cx.each(topics::STRIKES, &mut |_, strike| all.push(strike))?;
     Ok(all)
 }
 
@@ -105,8 +90,8 @@ fn list(tenant: Option<&str>, cx: &Context) -> Done {
     Ok(if all.is_empty() { FAILED } else { OK })
 }
 
-fn pardon(id: &str, reason: &str, who: Option<&str>, cx: &Context) -> Done {
-    if reason.trim().is_empty() {
+fn pardon(id: &str, why: &Why, cx: &Context) -> Done {
+    if why.reason.trim().is_empty() {
         return Err(Failure::input(
             "USAGE",
             "--reason is empty",
@@ -127,8 +112,8 @@ fn pardon(id: &str, reason: &str, who: Option<&str>, cx: &Context) -> Done {
     };
     let pardon = Strike {
         pardoned: true,
-        reason: reason.to_owned(),
-        actor: cx.actor(who)?,
+        reason: why.reason.clone(),
+        actor: cx.actor(why.who.as_deref())?,
         ..strike.clone()
     };
     if pardon.actor == pardon.person {

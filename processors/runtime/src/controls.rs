@@ -19,34 +19,26 @@ impl SharedControls {
     /// Takes one record of `soma.controls` in.
     pub fn apply(&self, control: Control) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Controls::clone(&inner.now);
-        next.apply(control.clone());
-        inner.now = Arc::new(next);
+        Arc::make_mut(&mut inner.now).apply(control.clone());
         inner.history.push(control);
     }
 
     /// Takes one record of `soma.members` in.
     pub fn apply_member(&self, member: Member) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Controls::clone(&inner.now);
-        next.apply_member(member);
-        inner.now = Arc::new(next);
+        Arc::make_mut(&mut inner.now).apply_member(member);
     }
 
     /// Takes one record of `soma.strikes` in.
     pub fn apply_strike(&self, strike: Strike) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Controls::clone(&inner.now);
-        next.apply_strike(strike);
-        inner.now = Arc::new(next);
+        Arc::make_mut(&mut inner.now).apply_strike(strike);
     }
 
     /// Holds everything while nobody watches, or lets go. Keys are told as of any control.
     pub fn set_unwatched(&self, hold: Option<Control>) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Controls::clone(&inner.now);
-        next.set_unwatched(hold.clone());
-        inner.now = Arc::new(next);
+        Arc::make_mut(&mut inner.now).set_unwatched(hold.clone());
         let told = hold.unwrap_or_else(|| Control {
             action: schemas::records::ControlAction::Resume,
             ..Control::default()

@@ -206,7 +206,7 @@ fn goes_through_all(program: &Program, entry: u32) -> bool {
             Instruction::ComprehensionEnd {} => within = within.saturating_sub(1),
             Instruction::LoopStart { params_index } if within == 0 => {
                 let params = program.instruction_data.get_loop_params(*params_index);
-                if params.is_none_or(|p| matches!(p.mode, LoopMode::ForEach)) {
+                if params.is_none_or(|p| !matches!(p.mode, LoopMode::Every)) {
                     return true;
                 }
             }
