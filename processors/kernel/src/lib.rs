@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod controls;
+mod dataflow;
 mod delivery;
 mod effects;
 mod fault;
@@ -10,6 +11,7 @@ pub mod members;
 mod processor;
 mod tool;
 
+pub use dataflow::{Change, Dataflow, Flow, Refused, Slab};
 pub use delivery::{Decoder, Delivery, Headers, Input, Position, RawRecord, decode};
 pub use effects::{Approach, Effects, Emit, EventTime, Perform, TAKEN_BY, Timer};
 pub use fault::{Blame, ConfigFault, Fault, FaultCode};
