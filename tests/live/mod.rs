@@ -13,6 +13,7 @@ pub(crate) mod harness;
 mod kill9;
 mod kill_switch;
 mod layout;
+mod limits;
 mod moderation;
 mod on_disk;
 mod outages;

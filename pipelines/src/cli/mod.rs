@@ -27,11 +27,13 @@ pub(crate) mod prometheus;
 mod replay;
 mod reprocess;
 mod runs;
+mod sbom;
 mod shadow;
 mod sql;
 mod stages;
 mod strikes;
 mod subscribe;
+mod tallies;
 mod topics;
 mod tree;
 mod watch;
@@ -104,6 +106,11 @@ enum Command {
     /// List and pardon strikes: breaches of moderation that count against an actor
     #[command(subcommand)]
     Strike(strikes::Command),
+    /// List what policies and constitutions count, over the runs of a tenant
+    Tally(tallies::Args),
+    /// Publish, check and list bills of materials of tools and capsules
+    #[command(subcommand)]
+    Sbom(sbom::Command),
     /// Stop now: nothing more is started, nothing is undone
     Kill(control::Args),
     /// Hold: nothing new is started until `resume`
@@ -207,6 +214,8 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Delegate(args) => approve::delegate(args, cx),
         Command::Member(command) => members::run(command, cx),
         Command::Strike(command) => strikes::run(command, cx),
+        Command::Tally(args) => tallies::run(args, cx),
+        Command::Sbom(command) => sbom::run(command, cx),
         Command::Kill(args) => control::run(args, ControlAction::Kill, cx),
         Command::Pause(args) => control::run(args, ControlAction::Pause, cx),
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
@@ -289,6 +298,8 @@ mod tests {
             "soma member grant grace --tenant acme --role ops --reason x",
             "soma strike pardon str_1 --reason x",
             "soma member revoke grace --reason x",
+            "soma tally --tenant acme",
+            "soma sbom publish tool:http bom.json --reason x",
             "soma policy publish d --tenant * --reason x",
             "soma policy withdraw --tenant acme --reason x",
             "soma kill --global --reason stop",
