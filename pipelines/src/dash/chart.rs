@@ -49,13 +49,27 @@ fn clock(seconds: i64, span: Span) -> String {
     chrono::DateTime::from_timestamp(seconds, 0).map_or_else(String::new, |at| at.format(format).to_string())
 }
 
+/// The stretches of a line: it is not drawn where points are missing, for nothing is known of that time.
+fn stretches(line: &Line, step: i64) -> Vec<&[(i64, f64)]> {
+    let gap = step * 5 / 2;
+    line.points.chunk_by(|a, b| b.0 - a.0 <= gap).collect()
+}
+
+/// The least time between two points of a line, of all lines.
+fn step_of(all: &[Line]) -> i64 {
+    let steps = all
+        .iter()
+        .flat_map(|line| line.points.windows(2).map(|w| w[1].0 - w[0].0));
+    steps.filter(|step| *step > 0).min().unwrap_or(60)
+}
+
 /// Lines over time.
 pub(super) fn over_time(all: &[Line], unit: &str, span: Span) -> String {
     let drawn = &all[..all.len().min(LINES_MAX)];
     let top = top_of(drawn.iter().map(Line::max).fold(0.0, f64::max));
     let rows = all.len().min(LINES_MAX + 1).div_ceil(2) as f64;
     let height = TOP + PLOT + 24.0 + rows * 18.0;
-    let wide = WIDTH - LEFT - 12.0;
+    let wide = WIDTH - LEFT - 24.0;
     let x = |at: i64| LEFT + wide * (at - span.from_s) as f64 / (span.to_s - span.from_s).max(1) as f64;
     let y = |value: f64| TOP + PLOT * (1.0 - (value / top).clamp(0.0, 1.0));
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
@@ -84,17 +98,19 @@ pub(super) fn over_time(all: &[Line], unit: &str, span: Span) -> String {
             TOP + PLOT + 16.0
         );
     }
+    let step = step_of(drawn);
     for (line, colour) in drawn.iter().zip(COLOURS) {
-        let points: Vec<_> = line
-            .points
-            .iter()
-            .map(|(at, v)| format!("{:.1},{:.1}", x(*at), y(*v)))
-            .collect();
-        add!(
-            svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"/>",
-            points.join(" ")
-        );
+        for stretch in stretches(line, step) {
+            let points: Vec<_> = stretch
+                .iter()
+                .map(|(at, v)| format!("{:.1},{:.1}", x(*at), y(*v)))
+                .collect();
+            let points = points.join(" ");
+            add!(
+                svg,
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"/>"
+            );
+        }
         for (at, value) in line.points.iter().filter(|_| line.points.len() < 90) {
             add!(
                 svg,
@@ -142,8 +158,8 @@ fn legend(mut svg: String, all: &[Line], unit: &str) -> String {
 /// Bars, one under the other.
 pub(super) fn side_by_side(all: &[(String, f64)], unit: &str) -> String {
     let drawn = &all[..all.len().min(BARS_MAX)];
-    let named = 210.0;
-    let wide = WIDTH - named - 90.0;
+    let named = 232.0;
+    let wide = WIDTH - named - 84.0;
     let rest = usize::from(all.len() > BARS_MAX);
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\">",
@@ -153,8 +169,8 @@ pub(super) fn side_by_side(all: &[(String, f64)], unit: &str) -> String {
     for (nth, (label, value)) in drawn.iter().enumerate() {
         let y = nth as f64 * 24.0 + 4.0;
         let long = if max > 0.0 { (wide * value / max).max(1.0) } else { 1.0 };
-        let label: String = if label.chars().count() > 32 {
-            label.chars().take(31).chain(['…']).collect()
+        let label: String = if label.chars().count() > 31 {
+            label.chars().take(30).chain(['…']).collect()
         } else {
             label.clone()
         };
@@ -204,6 +220,11 @@ mod tests {
         let span = Span { from_s: 0, to_s: 120 };
         let svg = over_time(&all, "", span);
         assert_eq!(svg.matches("<polyline").count(), LINES_MAX);
+        let gap = Line {
+            name: String::new(),
+            points: vec![(0, 1.0), (60, 2.0), (600, 1.0), (660, 1.0)],
+        };
+        assert_eq!(stretches(&gap, step_of(std::slice::from_ref(&gap))).len(), 2);
         assert!(svg.contains("&lt;s3&gt;") && !svg.contains("<s3>") && svg.contains("and 2 more series"));
         let svg = side_by_side(&[("a & b".into(), 2.0), ("c".into(), 1.0)], "s");
         assert!(svg.contains("a &amp; b") && svg.contains("2 s") && svg.ends_with("</svg>"));

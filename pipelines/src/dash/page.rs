@@ -11,9 +11,9 @@ const ROWS_MAX: usize = 15;
 const STYLE: &str = "body{margin:0;background:#f4f5f7;color:#1f2937;font:14px/1.45 'DejaVu Sans',system-ui,sans-serif}\
 header{background:#111827;color:#fff;padding:14px 24px}header h1{margin:0;font-size:20px}header p{margin:2px 0 0;color:#cbd5e1}\
 nav{background:#1f2937;padding:6px 24px}nav a{color:#cbd5e1;text-decoration:none;margin-right:18px}nav a.here{color:#fff;font-weight:bold}\
-main{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:14px;padding:16px 24px}\
-section{background:#fff;border:1px solid #e5e7eb;border-radius:6px;padding:12px 14px;overflow:hidden}\
-section h2{font-size:15px;margin:0}section p{margin:0 0 8px;color:#6b7280;font-size:12px}section.number b{font-size:34px;font-weight:600}\
+main{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:14px;padding:16px 24px}\
+section{grid-column:span 2;background:#fff;border:1px solid #e5e7eb;border-radius:6px;padding:12px 14px;overflow:hidden}\
+section h2{font-size:15px;margin:0}section p{margin:0 0 8px;color:#6b7280;font-size:12px}section.number{grid-column:span 1}section.number b{font-size:34px;font-weight:600}\
 svg{width:100%;height:auto}.grid{stroke:#e5e7eb}.scale{font-size:10px;fill:#6b7280}.word{font-size:12px;fill:#374151}\
 .end{text-anchor:end}.middle{text-anchor:middle}table{border-collapse:collapse;width:100%;font-size:12px}\
 th{text-align:left;color:#6b7280;border-bottom:1px solid #e5e7eb;padding:3px 6px}td{padding:3px 6px;border-bottom:1px solid #f3f4f6}\

@@ -92,7 +92,8 @@ HAVING countIf(type = 'run.waiting') > 0;
 
 -- How unusual the number of events of each minute of the last day is: the robust z-score of each tenant and type, 0.6745 (x - median)
 -- / MAD over the sixty minutes before, a minute without events counted as 0. Where more than half of these are alike (MAD 0) the mean
--- deviation takes its place; where all are, the difference itself. Marked beyond 3.5 either way, once a quarter of an hour is known.
+-- deviation takes its place; where all are, the difference itself. Marked beyond 3.5 either way and by ten events at least, once a
+-- quarter of an hour is known.
 CREATE OR REPLACE VIEW anomalies AS
 SELECT
     tenant, type, minute, events,
@@ -101,7 +102,7 @@ SELECT
     if(empty(off), 0, arrayReduce('quantileExactInclusive(0.5)', off)) AS mad,
     if(empty(off), 0, arrayAvg(off)) AS mean_off,
     multiIf(mad > 0, 0.6745 * (events - middle) / mad, mean_off > 0, (events - middle) / (1.2533 * mean_off), events - middle) AS score,
-    length(before) >= 15 AND abs(score) > 3.5 AS marked
+    length(before) >= 15 AND abs(score) > 3.5 AND abs(events - middle) >= 10 AS marked
 FROM (
     SELECT
         tenant, type, minute, events,

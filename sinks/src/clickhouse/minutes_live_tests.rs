@@ -136,3 +136,40 @@ async fn every_minute_table_is_fed_and_a_row_too_many_is_found() {
     assert_eq!(count(&config, found).await, json!(["rules_1m", "a", [2], [1]]));
     drop_database(&config).await;
 }
+
+#[tokio::test]
+#[ignore = "needs the servers: make live"]
+async fn a_minute_unlike_the_hour_before_it_is_marked_and_no_other() {
+    let config = config();
+    migrate(&config).await.unwrap();
+    let mut sink = ClickHouseSink::connect(&config).await.unwrap();
+    // Two or three events a minute for eighty minutes, none in one of them, fifty in another.
+    let minute = now_us() / 60_000_000;
+    let (silent, loud) = (minute - 30, minute - 10);
+    let of = |at: i64| match at {
+        at if at == silent => 0,
+        at if at == loud => 50,
+        at => 2 + at % 2,
+    };
+    let ats = (minute - 80..minute).flat_map(|at| std::iter::repeat_n(at, usize::try_from(of(at)).unwrap()));
+    let event = |(n, at): (i64, i64)| {
+        let event = Event {
+            ts: Timestamp(at * 60_000_000 + 1_000),
+            tenant: "acme".into(),
+            kind: "run.started".into(),
+            ..Event::default()
+        };
+        raw("soma.events", 0, n, "k", &event)
+    };
+    let all: Vec<_> = (0..).zip(ats).map(event).collect();
+    sink.write(&all, &Plain::of::<Event>()).await.unwrap();
+    let marked = "SELECT tuple(count(), max(minute) = toDateTime({loud}), max(middle) BETWEEN 2 AND 3, max(score) > 30) FROM anomalies WHERE marked";
+    let marked = marked.replace("{loud}", &(loud * 60).to_string());
+    assert_eq!(count(&config, &marked).await, json!([1, 1, 1, 1]));
+    let quiet = format!(
+        "SELECT tuple(events, middle, score < -3) FROM anomalies WHERE minute = toDateTime({})",
+        silent * 60
+    );
+    assert_eq!(count(&config, &quiet).await, json!([0, 2.5, 1]));
+    drop_database(&config).await;
+}
