@@ -35,7 +35,7 @@ fn top_of(max: f64) -> f64 {
         return 1.0;
     }
     let ten = 10f64.powf(max.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 5.0, 10.0];
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     steps
         .iter()
         .map(|step| step * ten)
@@ -135,7 +135,11 @@ fn legend(mut svg: String, all: &[Line], unit: &str) -> String {
             y - 9.0,
             COLOURS[nth]
         );
-        let name = if line.name.is_empty() { "all" } else { &line.name };
+        let name = match line.name.chars().count() {
+            0 => "all".to_owned(),
+            n if n > 24 => line.name.chars().take(23).chain(['…']).collect(),
+            _ => line.name.clone(),
+        };
         let told = format!("{name}  max {}", shown(line.max(), unit));
         add!(
             svg,
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_scale_ends_above_the_greatest() {
-        for (max, top) in [(0.0, 1.0), (9.0, 10.0), (10.0, 10.0), (21.0, 25.0), (0.03, 0.05)] {
+        for (max, top) in [(0.0, 1.0), (9.0, 10.0), (10.0, 10.0), (21.0, 25.0), (0.034, 0.04)] {
             assert!((top_of(max) - top).abs() < 1e-9, "{max}: {}", top_of(max));
         }
     }

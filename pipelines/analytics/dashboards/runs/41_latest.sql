@@ -2,7 +2,7 @@
 -- unit:
 -- draw: table
 -- about: The newest fifteen.
-SELECT formatDateTime(requested_at, '%H:%i:%S') AS asked, tenant, capsule, status, fault_code, steps_succeeded, steps_total,
+SELECT formatDateTime(requested_at, '%H:%i:%S') AS asked, tenant, capsule, status, fault_code, concat(toString(steps_succeeded), '/', toString(steps_total)) AS steps,
     dateDiff('millisecond', requested_at, ifNull(finished_at, updated_at)) AS took_ms
 FROM runs_latest
 WHERE requested_at >= {from:DateTime} AND requested_at < {to:DateTime}
