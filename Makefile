@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ deploy: build ## Check, apply topics, schemas and migrations, roll the running p
 
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
+
+dash: ## A board in the terminal: BOARD=overview SINCE=1h
+	@$(SOMA) dash $(BOARD) --since $(or $(SINCE),1h)
 
 test: python ## Set up and pass every test: check, fresh simulation seeds, a minute of fuzzing, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test

@@ -8,6 +8,7 @@ mod constitution;
 mod constitution_history;
 mod context;
 mod control;
+mod dash;
 mod describe;
 mod dev;
 mod dlq;
@@ -143,6 +144,8 @@ enum Command {
     Memory(memory::Command),
     /// Ask ClickHouse
     Sql(sql::Args),
+    /// Draw the boards: here, or as pages
+    Dash(dash::Args),
     /// Apply, list and describe topics
     #[command(subcommand)]
     Topics(topics::Command),
@@ -229,6 +232,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Constitution(command) => constitution::run(command, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
+        Command::Dash(args) => dash::run(args, cx),
         Command::Topics(command) => topics::run(command, cx),
         Command::Stages(args) => stages::run(args, cx),
         Command::Start(args) => pipeline::start(args, cx),
@@ -324,6 +328,8 @@ mod tests {
             "soma memory recent --run abc",
             "soma sql -f x.sql --csv",
             "soma topics list --all",
+            "soma dash governance --since 6h --json",
+            "soma dash --html boards",
             "soma dev --home x logs kafka -f",
             "soma dev logs kafka --home x",
             "soma deploy control-tower",
