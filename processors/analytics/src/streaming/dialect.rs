@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement, TableObject, Value,
+    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement, TableObject,
+    Value,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -103,8 +104,18 @@ fn one(file: &mut File, mut tokens: Vec<TokenWithSpan>, start: Location) -> Foun
                 at: start,
             });
         }
-        Statement::Query(_) => return fault(start, "a SELECT alone goes nowhere; put INSERT INTO a sink table before it"),
-        _ => return fault(start, "only CREATE TABLE, CREATE VIEW and INSERT INTO ... SELECT are known here"),
+        Statement::Query(_) => {
+            return fault(
+                start,
+                "a SELECT alone goes nowhere; put INSERT INTO a sink table before it",
+            );
+        }
+        _ => {
+            return fault(
+                start,
+                "only CREATE TABLE, CREATE VIEW and INSERT INTO ... SELECT are known here",
+            );
+        }
     }
     Ok(())
 }
@@ -155,8 +166,16 @@ fn cut_watermark(tokens: &mut Vec<TokenWithSpan>) -> Found<Option<(String, i64)>
         end += 1;
     }
     // With the comma before it, or, where it comes first, the one after.
-    let from = if begin > 0 && tokens[begin - 1].token == Token::Comma { begin - 1 } else { begin };
-    let until = if from == begin && tokens.get(end).is_some_and(|t| t.token == Token::Comma) { end + 1 } else { end };
+    let from = if begin > 0 && tokens[begin - 1].token == Token::Comma {
+        begin - 1
+    } else {
+        begin
+    };
+    let until = if from == begin && tokens.get(end).is_some_and(|t| t.token == Token::Comma) {
+        end + 1
+    } else {
+        end
+    };
     let clause: Vec<_> = tokens[begin + 2..end].to_vec();
     let place = tokens[begin].span.start;
     tokens.drain(from..until);
@@ -170,14 +189,19 @@ fn watermark(clause: Vec<TokenWithSpan>, place: Location) -> Found<(String, i64)
         return fault(place, wants);
     };
     if !parser.parse_keyword(Keyword::AS) {
-        return if parser.peek_token().token == Token::EOF { Ok((plain(&column), 0)) } else { fault(place, wants) };
+        return if parser.peek_token().token == Token::EOF {
+            Ok((plain(&column), 0))
+        } else {
+            fault(place, wants)
+        };
     }
     let delay = match parser.parse_expr() {
         Ok(Expr::Identifier(named)) if named.value == column.value => Ok(0),
         Ok(Expr::BinaryOp { left, op, right }) if op.to_string() == "-" => match (*left, *right) {
-            (Expr::Identifier(named), Expr::Interval(_)) if named.value != column.value => {
-                Err(format!("the watermark is for `{}` but takes from `{}`", column.value, named.value))
-            }
+            (Expr::Identifier(named), Expr::Interval(_)) if named.value != column.value => Err(format!(
+                "the watermark is for `{}` but takes from `{}`",
+                column.value, named.value
+            )),
             (Expr::Identifier(_), interval @ Expr::Interval(_)) => length(&interval),
             _ => Err(wants.to_owned()),
         },
@@ -208,7 +232,9 @@ pub(crate) fn length(expr: &Expr) -> Result<i64, String> {
 pub(crate) fn string(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
+            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => {
+                Some(text.clone())
+            }
             Value::Boolean(value) => Some(value.to_string()),
             _ => None,
         },
@@ -236,7 +262,10 @@ pub(crate) fn plain(ident: &Ident) -> String {
 
 fn table(create: CreateTable, watermark: Option<(String, i64)>, start: Location) -> Found<Table> {
     let CreateTableOptions::With(with) = &create.table_options else {
-        return fault(start, format!("table `{}` has no WITH (connector = 'kafka', ...)", create.name));
+        return fault(
+            start,
+            format!("table `{}` has no WITH (connector = 'kafka', ...)", create.name),
+        );
     };
     let mut given = Vec::new();
     for option in with {
@@ -250,8 +279,15 @@ fn table(create: CreateTable, watermark: Option<(String, i64)>, start: Location)
     }
     let mut columns = Vec::new();
     for column in create.columns {
-        if let Some(computed) = column.options.iter().find(|o| matches!(o.option, ColumnOption::Generated { .. })) {
-            let detail = format!("column `{}` is computed ({computed}); compute it in a view", column.name.value);
+        if let Some(computed) = column
+            .options
+            .iter()
+            .find(|o| matches!(o.option, ColumnOption::Generated { .. }))
+        {
+            let detail = format!(
+                "column `{}` is computed ({computed}); compute it in a view",
+                column.name.value
+            );
             return fault(column.name.span.start, detail);
         }
         columns.push(Column {
