@@ -24,6 +24,8 @@ mod settings;
 mod source;
 mod span;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod stream;
 mod told;
 mod windows;

@@ -1,0 +1,1 @@
+//! What is wrong with a file, by line and column.
