@@ -262,6 +262,50 @@ impl World {
         }
     }
 
+    /// Lets time pass; partitions that are not in `quiet` get a record meanwhile that changes no window of before.
+    pub(super) fn idle(&mut self, quiet: &[usize], micros: i64) {
+        let count = self.source.len();
+        let mut all = self.start((0..count).collect());
+        let mut chance = Chance(1);
+        self.commit(&mut all);
+        self.now += micros;
+        for partition in (0..count).filter(|p| !quiet.contains(p)) {
+            let mut newest = self.newest(partition);
+            newest.id.push_str(" again");
+            newest.origin = "ZZZ".to_owned();
+            self.send(partition, &newest);
+        }
+        for _ in 0..8 {
+            self.feed(&mut all, &mut chance, 9);
+            self.commit(&mut all);
+        }
+    }
+
+    /// The flight that was sent last to a partition.
+    fn newest(&self, partition: usize) -> Flight {
+        let mut decoder = decoder(ID, AVRO, None).unwrap();
+        decoder.decode(self.source[partition].last().unwrap()).unwrap();
+        let batch = decoder.flush().unwrap().unwrap();
+        let date = batch.column(1).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0);
+        Flight {
+            id: batch.column(0).as_string_view().value(0).to_owned(),
+            date: Some(date),
+            delay: None,
+            distance: 1,
+            origin: String::new(),
+            destination: String::new(),
+        }
+    }
+
+    pub(super) fn registry(&self) -> Arc<dyn Schemas> {
+        Arc::new(Registry)
+    }
+
+    /// All of a source partition.
+    pub(super) fn slab_of(&self, partition: usize) -> Slab {
+        Self::slab(TOPIC, partition, &self.source[partition], 0, usize::MAX)
+    }
+
     /// The rows of a view in the end, by key: those that were told last and are not deleted.
     pub(super) fn rows(&self, topic: &str) -> BTreeMap<String, String> {
         let mut out: BTreeMap<String, (i32, String)> = BTreeMap::new();
