@@ -47,7 +47,10 @@ impl Aggregate {
         let by: Vec<_> = partial.group_expr().expr().iter().map(|(e, _)| Arc::clone(e)).collect();
         let of = partial.aggr_expr().to_vec();
         let args = aggregate_expressions(&of, &AggregateMode::Partial, by.len())?;
-        let widths = of.iter().map(|a| Ok(a.state_fields()?.len())).collect::<Result<Vec<_>>>()?;
+        let widths = of
+            .iter()
+            .map(|a| Ok(a.state_fields()?.len()))
+            .collect::<Result<Vec<_>>>()?;
         let group_schema = partial.group_expr().group_schema(&partial.input_schema())?;
         let mut fields: Vec<Arc<Field>> = group_schema.fields().to_vec();
         for aggregate in &of {
@@ -166,7 +169,12 @@ impl Groups {
     }
 
     /// Takes kept rows in; `panes` in place of their own. Gives the group of each row.
-    pub(crate) fn merge(&mut self, aggregate: &Aggregate, rows: &RecordBatch, panes: Option<ArrayRef>) -> Result<&[usize]> {
+    pub(crate) fn merge(
+        &mut self,
+        aggregate: &Aggregate,
+        rows: &RecordBatch,
+        panes: Option<ArrayRef>,
+    ) -> Result<&[usize]> {
         let keys = aggregate.keys();
         let mut by = Vec::with_capacity(keys);
         for (i, field) in aggregate.group_schema.fields().iter().enumerate() {
@@ -228,7 +236,10 @@ impl Groups {
             .zip(aggregate.result_schema.fields())
             .map(|(column, field)| as_type(column, field.data_type()))
             .collect::<Result<Vec<_>>>()?;
-        Ok((RecordBatch::try_new(Arc::clone(&aggregate.result_schema), columns)?, self.lasts))
+        Ok((
+            RecordBatch::try_new(Arc::clone(&aggregate.result_schema), columns)?,
+            self.lasts,
+        ))
     }
 }
 

@@ -24,9 +24,9 @@ mod settings;
 mod source;
 mod span;
 mod steps;
+mod stream;
 #[cfg(test)]
 mod tests;
-mod stream;
 mod told;
 mod windows;
 

@@ -106,11 +106,18 @@ fn counted(world: &World, sent: &[Vec<Flight>], view: &str) -> Vec<Flight> {
     let mut late = std::collections::BTreeSet::new();
     for emit in &world.late {
         let said = |name: &str| emit.headers.text(name).unwrap().to_owned();
-        assert_eq!((said("soma-late-topic").as_str(), said("soma-late-reason").as_str()), (TOPIC, "late"));
+        assert_eq!(
+            (said("soma-late-topic").as_str(), said("soma-late-reason").as_str()),
+            (TOPIC, "late")
+        );
         if said("soma-late-views").split(',').any(|v| v == view) {
             let place = (said("soma-late-partition"), said("soma-late-offset"));
             let place: (usize, usize) = (place.0.parse().unwrap(), place.1.parse().unwrap());
-            assert_eq!(&**emit.value.as_ref().unwrap(), &world.source[place.0][place.1][..], "bytes are unchanged");
+            assert_eq!(
+                &**emit.value.as_ref().unwrap(),
+                &world.source[place.0][place.1][..],
+                "bytes are unchanged"
+            );
             assert!(late.insert(place), "told late once");
         }
     }
@@ -121,7 +128,11 @@ fn counted(world: &World, sent: &[Vec<Flight>], view: &str) -> Vec<Flight> {
             first.entry(&flight.id).or_insert((!late.contains(&(p, i)), flight));
         }
     }
-    first.into_values().filter(|(counts, _)| *counts).map(|(_, flight)| flight.clone()).collect()
+    first
+        .into_values()
+        .filter(|(counts, _)| *counts)
+        .map(|(_, flight)| flight.clone())
+        .collect()
 }
 
 fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
@@ -129,13 +140,21 @@ fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
     for (topic, view, sql) in VIEWS {
         let mut found: Vec<String> = world.rows(topic).into_values().collect();
         if *view == "spread" {
-            found = found.iter().map(|row| row.rsplit_once(' ').unwrap().0.to_owned()).collect();
+            found = found
+                .iter()
+                .map(|row| row.rsplit_once(' ').unwrap().0.to_owned())
+                .collect();
         }
         found.sort();
         let wanted = batch(&counted(world, sent, view), sql);
         windows += wanted.len();
         let wrong = found.iter().zip(&wanted).find(|(f, w)| f != w);
-        assert!(found == wanted, "{view}: {} rows, wanted {}; first wrong {wrong:?}", found.len(), wanted.len());
+        assert!(
+            found == wanted,
+            "{view}: {} rows, wanted {}; first wrong {wrong:?}",
+            found.len(),
+            wanted.len()
+        );
     }
     windows
 }
@@ -147,15 +166,24 @@ fn one_instance_that_takes_all_at_once_equals_a_batch_query() {
     world.run(1, 1, 100_000, false);
     let windows = check(&world, &sent);
     assert!(windows > 2_000, "{windows}");
-    assert!(world.outcomes.late > 10 && world.outcomes.duplicate > 40, "{:?}", world.outcomes);
+    assert!(
+        world.outcomes.late > 10 && world.outcomes.duplicate > 40,
+        "{:?}",
+        world.outcomes
+    );
     assert!(world.refused.is_empty());
 }
 
 #[test]
 fn cuts_restores_and_instances_change_nothing() {
-    for (instances, seed, most, crashes) in
-        [(1, 2, 40, false), (1, 3, 300, true), (2, 4, 90, true), (4, 5, 25, true), (4, 6, 500, false), (2, 7, 3, true)]
-    {
+    for (instances, seed, most, crashes) in [
+        (1, 2, 40, false),
+        (1, 3, 300, true),
+        (2, 4, 90, true),
+        (4, 5, 25, true),
+        (4, 6, 500, false),
+        (2, 7, 3, true),
+    ] {
         let mut world = World::new(SQL, 4);
         let sent = fill(&mut world, 99);
         world.run(instances, seed, most, crashes);
@@ -174,7 +202,11 @@ fn what_is_kept_goes_when_its_windows_do() {
         for (key, value) in log {
             last.insert(key.clone(), value.clone());
         }
-        let left: Vec<_> = last.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect();
+        let left: Vec<_> = last
+            .into_iter()
+            .filter(|(_, value)| value.is_some())
+            .map(|(key, _)| key)
+            .collect();
         // The rows of the last flight, watermarks, and a few stretches that end with the day.
         assert!(left.len() < 60, "{} keys are left: {left:?}", left.len());
     }

@@ -61,7 +61,10 @@ fn a_late_record_corrects_its_window_and_a_later_one_goes_to_the_late_topic() {
         world.send(0, &flight(id, at(minutes)));
     }
     world.run(1, 1, 9, false);
-    assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 SFO 1 r0", "12:00 13:00 SFO 2 r1"]);
+    assert_eq!(
+        told(&world, "demo.hourly"),
+        ["12:00 13:00 SFO 1 r0", "12:00 13:00 SFO 2 r1"]
+    );
     // The first is in time for the hour and too late for the session of 12:05; the second is too late for both.
     assert_eq!(world.late.len(), 2);
     assert_eq!(world.late[0].headers.text("soma-late-views"), Some("visits"));
@@ -81,35 +84,63 @@ fn late_for_one_view_and_in_time_for_another() {
     world.run(1, 1, 9, false);
     assert_eq!(world.late[0].headers.text("soma-late-views"), Some("visits"));
     assert_eq!(told(&world, "demo.hourly")[0], "12:00 13:00 SFO 2 r0");
-    assert_eq!(told(&world, "demo.visits"), ["12:05 12:25 SFO 1 r0", "13:06 13:26 SFO 1 r0"]);
+    assert_eq!(
+        told(&world, "demo.visits"),
+        ["12:05 12:25 SFO 1 r0", "13:06 13:26 SFO 1 r0"]
+    );
 }
 
 #[test]
 fn sessions_that_grow_together_leave_one_row() {
     let mut world = world(1, &[(0, "a", 0), (0, "b", 30), (0, "c", 61)]);
     world.run(1, 1, 9, false);
-    assert_eq!(told(&world, "demo.visits"), ["12:00 12:20 SFO 1 r0", "12:30 12:50 SFO 1 r0"]);
+    assert_eq!(
+        told(&world, "demo.visits"),
+        ["12:00 12:20 SFO 1 r0", "12:30 12:50 SFO 1 r0"]
+    );
     world.send(0, &flight("between", at(15)));
     world.run(1, 1, 9, false);
     assert_eq!(
         told(&world, "demo.visits")[2..],
-        ["12:30 12:50 SFO 2 r1 deleted".replace("SFO 2", "SFO 3"), "12:00 12:50 SFO 3 r1".to_owned()]
+        [
+            "12:30 12:50 SFO 2 r1 deleted".replace("SFO 2", "SFO 3"),
+            "12:00 12:50 SFO 3 r1".to_owned()
+        ]
     );
     assert_eq!(world.rows("demo.visits").len(), 1);
 }
 
 #[test]
 fn an_early_record_waits_and_one_of_the_future_is_refused() {
-    let mut world = world(1, &[(0, "a", 5), (0, "tomorrow", 24 * 60 - 1), (0, "next month", 31 * 24 * 60)]);
+    let mut world = world(
+        1,
+        &[
+            (0, "a", 5),
+            (0, "tomorrow", 24 * 60 - 1),
+            (0, "next month", 31 * 24 * 60),
+        ],
+    );
     // The clock stands at noon of the next day: `future_max_ms` is a day.
     world.now = at(0).unwrap();
     world.run(1, 1, 9, false);
-    assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 SFO 1 r0"], "what came early closes what is before it");
+    assert_eq!(
+        told(&world, "demo.hourly"),
+        ["12:00 13:00 SFO 1 r0"],
+        "what came early closes what is before it"
+    );
     assert_eq!(world.refused.len(), 1);
     let refused = &world.refused[0];
     assert_eq!((refused.offset, refused.fault.code), (2, FaultCode::RecordInvalid));
-    assert!(refused.fault.detail.contains("field `date`"), "{}", refused.fault.detail);
-    assert!(refused.fault.detail.contains("further ahead of now"), "{}", refused.fault.detail);
+    assert!(
+        refused.fault.detail.contains("field `date`"),
+        "{}",
+        refused.fault.detail
+    );
+    assert!(
+        refused.fault.detail.contains("further ahead of now"),
+        "{}",
+        refused.fault.detail
+    );
 }
 
 #[test]
@@ -120,9 +151,16 @@ fn null_and_garbage_times_are_refused_and_move_nothing() {
     world.send(0, &flight("after years", Some(i64::MAX)));
     world.send(0, &flight("b", at(6)));
     world.run(1, 1, 9, false);
-    let said: Vec<_> = world.refused.iter().map(|r| (r.offset, r.fault.detail.as_str())).collect();
+    let said: Vec<_> = world
+        .refused
+        .iter()
+        .map(|r| (r.offset, r.fault.detail.as_str()))
+        .collect();
     assert_eq!(said.iter().map(|s| s.0).collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(said[0].1.contains("field `date` has no time") && said[1].1.contains("no time between"), "{said:?}");
+    assert!(
+        said[0].1.contains("field `date` has no time") && said[1].1.contains("no time between"),
+        "{said:?}"
+    );
     assert!(told(&world, "demo.hourly").is_empty());
     assert_eq!((world.outcomes.counted, world.outcomes.refused), (2, 3));
 }
@@ -141,7 +179,11 @@ fn values_that_cannot_be_read_are_refused_one_by_one_and_the_rest_is_taken() {
     world.source[0].push(long);
     world.send(0, &flight("d", at(90)));
     world.run(1, 1, 99, false);
-    let said: Vec<_> = world.refused.iter().map(|r| (r.offset, r.fault.code, r.fault.detail.as_str())).collect();
+    let said: Vec<_> = world
+        .refused
+        .iter()
+        .map(|r| (r.offset, r.fault.code, r.fault.detail.as_str()))
+        .collect();
     for (offset, code, detail) in [
         (2, FaultCode::RecordNotFramed, "zero byte"),
         (3, FaultCode::RecordUnreadable, "field `destination`"),
@@ -151,7 +193,10 @@ fn values_that_cannot_be_read_are_refused_one_by_one_and_the_rest_is_taken() {
         (7, FaultCode::RecordUnreadable, "field `id`"),
     ] {
         let found = said.iter().find(|s| s.0 == offset);
-        assert!(found.is_some_and(|s| s.1 == code && s.2.contains(detail)), "{offset}: {found:?}");
+        assert!(
+            found.is_some_and(|s| s.1 == code && s.2.contains(detail)),
+            "{offset}: {found:?}"
+        );
     }
     assert_eq!(said.len(), 6);
     assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 SFO 2 r0"]);
@@ -185,7 +230,11 @@ fn an_idle_partition_does_not_hold_windows_back_and_a_woken_one_corrects_or_is_t
     world.send(1, &flight("gone", at(21)));
     world.run(2, 1, 9, false);
     let reasons: Vec<_> = world.late.iter().map(|l| l.headers.text("soma-late-reason")).collect();
-    assert_eq!(reasons, [Some("woke"), Some("woke")], "the hour's row and the session's");
+    assert_eq!(
+        reasons,
+        [Some("woke"), Some("woke")],
+        "the hour's row and the session's"
+    );
     let text = String::from_utf8(world.late[0].value.as_ref().unwrap().to_vec()).unwrap();
     assert!(text.contains("\"view\":\"hourly\"") && text.contains("SFO"), "{text}");
     assert_eq!(world.outcomes.woke, 2);
@@ -202,7 +251,10 @@ fn too_much_state_halts_and_says_what_to_do() {
     world.settings.state_bytes_max = 10;
     let subjects = world.program.results().into_iter().map(|d| d.subject);
     let ids = subjects.zip(1..).collect();
-    let mut query = world.program.start(world.settings.clone(), world.registry(), ids).unwrap();
+    let mut query = world
+        .program
+        .start(world.settings.clone(), world.registry(), ids)
+        .unwrap();
     query.begin(0);
     let slab = world.slab_of(0);
     query.on_batch(&[slab], Timestamp(at(0).unwrap() + HOUR)).unwrap();

@@ -104,7 +104,10 @@ impl Schemas for Registry {
         if id == ID {
             return Ok(AVRO.to_owned());
         }
-        Err(Fault::new(FaultCode::SchemaUnknown, format!("the registry has no schema {id}")))
+        Err(Fault::new(
+            FaultCode::SchemaUnknown,
+            format!("the registry has no schema {id}"),
+        ))
     }
 }
 
@@ -182,12 +185,19 @@ impl World {
     fn start(&self, owned: Vec<usize>) -> Instance {
         let subjects = self.program.results().into_iter().map(|d| d.subject);
         let ids = subjects.zip(RESULTS..).collect();
-        let mut query = self.program.start(self.settings.clone(), Arc::new(Registry), ids).unwrap();
+        let mut query = self
+            .program
+            .start(self.settings.clone(), Arc::new(Registry), ids)
+            .unwrap();
         for partition in &owned {
             let log = &self.state[*partition];
             let newest: HashMap<&str, usize> = log.iter().enumerate().map(|(i, (key, _))| (key.as_str(), i)).collect();
             // As compaction leaves it: the last record of each key, in order; tombstones may be gone.
-            for (i, (key, value)) in log.iter().enumerate().filter(|(i, (key, _))| newest[key.as_str()] == *i) {
+            for (i, (key, value)) in log
+                .iter()
+                .enumerate()
+                .filter(|(i, (key, _))| newest[key.as_str()] == *i)
+            {
                 if value.is_some() || i % 2 == 0 {
                     query.restore(*partition as i32, key, value.as_deref()).unwrap();
                 }
@@ -195,11 +205,20 @@ impl World {
             query.begin(*partition as i32);
         }
         let read = owned.iter().map(|p| (*p, self.read[*p])).collect();
-        Instance { query, owned, read, told: Outcomes::default() }
+        Instance {
+            query,
+            owned,
+            read,
+            told: Outcomes::default(),
+        }
     }
 
     fn slab(topic: &str, partition: usize, log: &[Vec<u8>], from: usize, most: usize) -> Slab {
-        let mut slab = Slab { topic: topic.into(), partition: partition as i32, ..Slab::default() };
+        let mut slab = Slab {
+            topic: topic.into(),
+            partition: partition as i32,
+            ..Slab::default()
+        };
         for (i, value) in log.iter().enumerate().skip(from).take(most) {
             slab.push(value, i as i64, Timestamp(0));
         }
@@ -212,7 +231,13 @@ impl World {
             let read = instance.read.get_mut(partition).unwrap();
             let slab = Self::slab(TOPIC, *partition, &self.source[*partition], read.0, chance.below(most));
             read.0 += slab.len();
-            let frames = Self::slab("demo.views.partials", *partition, &self.partials[*partition], read.1, chance.below(6));
+            let frames = Self::slab(
+                "demo.views.partials",
+                *partition,
+                &self.partials[*partition],
+                read.1,
+                chance.below(6),
+            );
             read.1 += frames.len();
             instance.query.on_batch(&[slab, frames], Timestamp(self.now)).unwrap();
         }
@@ -247,7 +272,9 @@ impl World {
     pub(super) fn run(&mut self, instances: usize, seed: u64, most: usize, crashes: bool) {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let owned = |i: usize, n: usize| (0..n).filter(|p| p % instances == i).collect::<Vec<_>>();
-        let mut all: Vec<_> = (0..instances).map(|i| self.start(owned(i, self.source.len()))).collect();
+        let mut all: Vec<_> = (0..instances)
+            .map(|i| self.start(owned(i, self.source.len())))
+            .collect();
         let mut quiet = 0;
         while quiet < 3 * instances {
             let i = chance.below(instances);
@@ -258,7 +285,11 @@ impl World {
                 self.commit(&mut all[i]);
             }
             let done = |(p, read): (usize, &(usize, usize))| *read == (self.source[p].len(), self.partials[p].len());
-            quiet = if self.read.iter().enumerate().all(done) { quiet + 1 } else { 0 };
+            quiet = if self.read.iter().enumerate().all(done) {
+                quiet + 1
+            } else {
+                0
+            };
         }
     }
 
@@ -286,7 +317,10 @@ impl World {
         let mut decoder = decoder(ID, AVRO, None).unwrap();
         decoder.decode(self.source[partition].last().unwrap()).unwrap();
         let batch = decoder.flush().unwrap().unwrap();
-        let date = batch.column(1).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0);
+        let date = batch
+            .column(1)
+            .as_primitive::<arrow::datatypes::TimestampMicrosecondType>()
+            .value(0);
         Flight {
             id: batch.column(0).as_string_view().value(0).to_owned(),
             date: Some(date),
@@ -315,7 +349,9 @@ impl World {
             }
             out.insert(key, (revision, if deleted { String::new() } else { row }));
         }
-        let rows = out.into_iter().filter(|(_, (_, row))| !row.is_empty() && !row.contains("ZZZ"));
+        let rows = out
+            .into_iter()
+            .filter(|(_, (_, row))| !row.is_empty() && !row.contains("ZZZ"));
         rows.map(|(key, (_, row))| (key, row)).collect()
     }
 
@@ -341,8 +377,18 @@ impl World {
 /// Each row as text.
 pub(super) fn lines(batch: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::new().with_null("NULL");
-    let columns: Vec<_> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c.as_ref(), &options).unwrap()).collect();
-    let line = |row| columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join(" ");
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|c| ArrayFormatter::try_new(c.as_ref(), &options).unwrap())
+        .collect();
+    let line = |row| {
+        columns
+            .iter()
+            .map(|c| c.value(row).to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     (0..batch.num_rows()).map(line).collect()
 }
 
@@ -359,7 +405,13 @@ pub(super) fn batch(flights: &[Flight], sql: &str) -> Vec<String> {
         Field::new("destination", DataType::Utf8, true),
     ]));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(flights.iter().map(|f| f.date).collect::<TimestampMicrosecondArray>().with_timezone("+00:00")),
+        Arc::new(
+            flights
+                .iter()
+                .map(|f| f.date)
+                .collect::<TimestampMicrosecondArray>()
+                .with_timezone("+00:00"),
+        ),
         Arc::new(flights.iter().map(|f| f.delay).collect::<Int64Array>()),
         Arc::new(flights.iter().map(|f| Some(f.distance)).collect::<Int64Array>()),
         Arc::new(StringArray::from_iter_values(flights.iter().map(|f| &f.origin))),
