@@ -86,9 +86,15 @@ fn fault<T>(location: Location, detail: impl Into<String>) -> Found<T> {
 
 fn one(file: &mut File, mut tokens: Vec<TokenWithSpan>, start: Location) -> Found<()> {
     let watermark = cut_watermark(&mut tokens)?;
+    // The parser forgets where a name in quotes stands.
+    let quoted = |t: &TokenWithSpan| match &t.token {
+        Token::SingleQuotedString(text) => Some((text.clone(), t.span.start)),
+        _ => None,
+    };
+    let quoted = tokens.iter().filter_map(quoted).collect();
     match parsed(tokens, start)? {
         Statement::CreateTable(create) => {
-            let table = table(create, watermark, start)?;
+            let table = table(create, watermark, start, &quoted)?;
             file.tables.insert(table.name.clone(), table);
         }
         Statement::CreateView(view) => {
@@ -260,7 +266,12 @@ pub(crate) fn plain(ident: &Ident) -> String {
     }
 }
 
-fn table(create: CreateTable, watermark: Option<(String, i64)>, start: Location) -> Found<Table> {
+fn table(
+    create: CreateTable,
+    watermark: Option<(String, i64)>,
+    start: Location,
+    quoted: &BTreeMap<String, Location>,
+) -> Found<Table> {
     let CreateTableOptions::With(with) = &create.table_options else {
         return fault(
             start,
@@ -270,10 +281,14 @@ fn table(create: CreateTable, watermark: Option<(String, i64)>, start: Location)
     let mut given = Vec::new();
     for option in with {
         match option {
-            SqlOption::KeyValue { key, value } => match string(value) {
-                Some(text) => given.push((key.value.clone(), text, key.span.start)),
-                None => return fault(key.span.start, format!("option `{}` is not a text", key.value)),
-            },
+            SqlOption::KeyValue { key, value } => {
+                let place = quoted.get(&key.value).copied().filter(|_| key.span.start.line == 0);
+                let place = place.unwrap_or(key.span.start);
+                match string(value) {
+                    Some(text) => given.push((key.value.clone(), text, place)),
+                    None => return fault(place, format!("option `{}` is not a text", key.value)),
+                }
+            }
             other => return fault(start, format!("`{other}` is no option; write name = 'value'")),
         }
     }

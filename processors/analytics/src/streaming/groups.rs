@@ -203,6 +203,9 @@ impl Groups {
 
     /// All groups and their states, as they are kept; the table is empty then.
     pub(crate) fn rows(mut self, aggregate: &Aggregate) -> Result<RecordBatch> {
+        if self.len() == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&aggregate.state_schema)));
+        }
         let mut columns = self.values.emit(EmitTo::All)?;
         for state in &mut self.states {
             columns.extend(state.state(EmitTo::All)?);
@@ -221,6 +224,9 @@ impl Groups {
 
     /// All groups and their results, and the last instants of sessions.
     pub(crate) fn results(mut self, aggregate: &Aggregate) -> Result<(RecordBatch, Vec<i64>)> {
+        if self.len() == 0 {
+            return Ok((RecordBatch::new_empty(Arc::clone(&aggregate.result_schema)), Vec::new()));
+        }
         let mut columns = self.values.emit(EmitTo::All)?;
         for state in &mut self.states {
             columns.push(state.evaluate(EmitTo::All)?);
