@@ -299,8 +299,7 @@ impl Log for KafkaLog {
         if let Some(event) = self.rebalance() {
             return Ok(event);
         }
-        let mut records = Vec::new();
-        let mut bytes = 0;
+        let (mut records, mut bytes) = (Vec::new(), 0);
         let mut wait = Duration::from_millis(wait_ms);
         let mut gathered = Instant::now();
         while records.len() < records_max && bytes < BATCH_BYTES_MAX {
