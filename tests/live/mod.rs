@@ -21,3 +21,4 @@ mod outages;
 mod policy;
 mod replay;
 mod stock_client;
+mod streaming;

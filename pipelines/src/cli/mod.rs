@@ -32,6 +32,7 @@ mod sbom;
 mod shadow;
 mod sql;
 mod stages;
+mod streaming;
 mod strikes;
 mod subscribe;
 mod tallies;
@@ -142,7 +143,7 @@ enum Command {
     /// Find what was remembered
     #[command(subcommand)]
     Memory(memory::Command),
-    /// Ask ClickHouse
+    /// Ask ClickHouse, check and explain streaming SQL
     Sql(sql::Args),
     /// Draw the boards: here, or as pages
     Dash(dash::Args),
@@ -327,6 +328,8 @@ mod tests {
             "soma memory search text --tenant acme",
             "soma memory recent --run abc",
             "soma sql -f x.sql --csv",
+            "soma sql check flights",
+            "soma sql explain flights --stage views",
             "soma topics list --all",
             "soma dash governance --since 6h --json",
             "soma dash --html boards",
