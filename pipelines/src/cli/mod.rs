@@ -34,6 +34,7 @@ mod strikes;
 mod subscribe;
 mod topics;
 mod tree;
+mod udf;
 mod watch;
 mod when;
 
@@ -136,6 +137,9 @@ enum Command {
     Memory(memory::Command),
     /// Ask ClickHouse
     Sql(sql::Args),
+    /// Show the functions that streaming SQL has beside DataFusion's own
+    #[command(subcommand)]
+    Udf(udf::Command),
     /// Apply, list and describe topics
     #[command(subcommand)]
     Topics(topics::Command),
@@ -220,6 +224,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Constitution(command) => constitution::run(command, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
+        Command::Udf(command) => udf::run(command, cx),
         Command::Topics(command) => topics::run(command, cx),
         Command::Stages(args) => stages::run(args, cx),
         Command::Start(args) => pipeline::start(args, cx),
@@ -312,6 +317,7 @@ mod tests {
             "soma memory search text --tenant acme",
             "soma memory recent --run abc",
             "soma sql -f x.sql --csv",
+            "soma udf list --dir d",
             "soma topics list --all",
             "soma dev --home x logs kafka -f",
             "soma dev logs kafka --home x",
