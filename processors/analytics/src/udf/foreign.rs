@@ -28,9 +28,9 @@ struct Arrays {
 
 /// The answer; `Err` is a panic that the plugin caught.
 #[repr(C)]
+#[allow(dead_code, reason = "both are made by the dylib")]
 enum Answer {
     Ok(Pair),
-    #[allow(dead_code, reason = "made by the dylib")]
     Err,
 }
 

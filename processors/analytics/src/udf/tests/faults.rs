@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 
 use super::{ask, called, context, dylib, shipped, table};
@@ -37,6 +37,12 @@ fn a_panic_is_an_error_with_name_and_row_and_the_next_call_works() {
     }
     let given = called.call(&[numbers([12, 14])]).unwrap();
     assert_eq!(given.as_primitive::<Int64Type>().values(), &[6, 7]);
+    let batch = |n| vec![vec![table(&[numbers([12, n])])]];
+    let sql = "SELECT a0 FROM (SELECT a0, panics(a0) AS b FROM t) WHERE b > 1 ORDER BY b";
+    let error = ask(&context(&udfs, 1), batch(13), sql).unwrap_err();
+    let failed = Failed::of(&error).expect("a UDF's own error, through every operator");
+    assert_eq!((failed.udf.as_str(), failed.row), ("panics", Some(1)));
+    assert_eq!(ask(&context(&udfs, 1), batch(14), sql).unwrap().num_rows(), 2);
     let given = ask(
         &context(&udfs, 1),
         vec![vec![table(&[numbers([4])])]],
