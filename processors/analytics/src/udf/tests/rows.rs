@@ -36,14 +36,15 @@ impl Tally {
             .collect();
         self.wrong += at.len().max(1);
         let shown = at.first().map(|i| (*i, right.slice(*i, 1), given.slice(*i, 1)));
-        let _ = writeln!(
+        writeln!(
             std::io::stderr(),
             "{what}: {} rows of {} for {} of {}, first difference: {shown:?}",
             given.len(),
             given.data_type(),
             right.len(),
             right.data_type()
-        );
+        )
+        .unwrap();
     }
 }
 
@@ -122,15 +123,17 @@ fn the_same_in_plain_rust_through_run_and_in_sql() {
     }
     groups::check(&mut tally);
     // Not `println!`, which a passing test keeps to itself.
-    let _ = writeln!(
+    writeln!(
         std::io::stderr(),
         "udf parity checked={} wrong={}",
         tally.checked,
         tally.wrong
-    );
+    )
+    .unwrap();
     assert_eq!(tally.wrong, 0);
+    // Each many rows over by `__run` and over columns, the four with texts over views too.
     assert!(
-        tally.checked > 6 * 3 * MANY,
+        tally.checked > (6 * 2 + 4) * MANY,
         "only {} answers were looked at",
         tally.checked
     );
