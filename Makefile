@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows bench-analytics
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows bench-analytics udfs
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ python:
 
 setup: python ## Install what is missing: packages, Kafka, registry, engines, models (cached outside the checkout)
 	@$(STACK) setup --for up
+
+udfs: ## Build the UDFs of processors/udfs into dylibs, where soma and the tests look for them
+	@deploy/dev/step.sh "build udfs" processors/udfs/build.sh
 
 # Our own crates of another checkout never pass for this one's.
 checkout:
@@ -66,7 +69,7 @@ lint: checkout
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/deploy/dev/clippy.sh deploy/dev/step.sh "clippy" \
 		cargo test $(CARGO_FLAGS) --workspace --tests --benches --features soma-tests/live --no-run --quiet
 
-unit: checkout
+unit: checkout udfs
 	@SOMA_TERRAFORM=$$($(STACK) find terraform) && export SOMA_TERRAFORM && deploy/dev/step.sh "unit, tidy, contract, cases" \
 		cargo test $(CARGO_FLAGS) --workspace --tests --quiet -- --skip simulation::every --skip simulation::the
 

@@ -38,6 +38,7 @@ mod subscribe;
 mod tallies;
 mod topics;
 mod tree;
+mod udf;
 mod watch;
 mod when;
 
@@ -147,6 +148,9 @@ enum Command {
     Sql(sql::Args),
     /// Draw the boards: here, or as pages
     Dash(dash::Args),
+    /// Show the functions that streaming SQL has beside DataFusion's own
+    #[command(subcommand)]
+    Udf(udf::Command),
     /// Apply, list and describe topics
     #[command(subcommand)]
     Topics(topics::Command),
@@ -234,6 +238,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
         Command::Dash(args) => dash::run(args, cx),
+        Command::Udf(command) => udf::run(command, cx),
         Command::Topics(command) => topics::run(command, cx),
         Command::Stages(args) => stages::run(args, cx),
         Command::Start(args) => pipeline::start(args, cx),
@@ -330,6 +335,7 @@ mod tests {
             "soma sql -f x.sql --csv",
             "soma sql check flights",
             "soma sql explain flights --stage views",
+            "soma udf list --dir d",
             "soma topics list --all",
             "soma dash governance --since 6h --json",
             "soma dash --html boards",
