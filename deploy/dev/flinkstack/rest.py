@@ -29,8 +29,9 @@ def root_cause(text):
         text = "\n".join(json.loads(text).get("errors", [text]))
     except ValueError:
         pass
-    causes = [line for line in text.splitlines() if line.startswith("Caused by:")]
-    return "\n".join(causes or text.splitlines()[:3])[:2000]
+    said = [line for line in text.splitlines() if line.strip() and not line.startswith(("\tat ", "\t... "))]
+    causes = [n for n, line in enumerate(said) if line.startswith("Caused by:")]
+    return "\n".join(said[causes[-1]:] if causes else said[:3])[:2000]
 
 
 def await_slots(rest, slots, seconds=60):
