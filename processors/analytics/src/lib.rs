@@ -6,6 +6,7 @@ mod config;
 mod events_per_minute;
 mod partition;
 mod query;
+pub mod streaming;
 #[cfg(test)]
 mod tests;
 

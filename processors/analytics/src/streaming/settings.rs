@@ -1,0 +1,65 @@
+//! What the composition root hands to a streaming query, and what the query says of the topics it needs. Reads no file.
+
+use kernel::Fault;
+
+/// How one stage runs its query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Pipeline.
+    pub pipeline: String,
+    /// Stage: with the pipeline it begins the names of the query's own topics.
+    pub stage: String,
+    /// A partition without a record for this long no longer holds the watermark back, unless its source says `soma.idle`.
+    pub idle_ms: i64,
+    /// How long after its end a window may still be corrected, unless its source says `soma.allowed_lateness`.
+    pub allowed_lateness_ms: i64,
+    /// A record further ahead of now than this has a wrong clock and is refused.
+    pub future_max_ms: i64,
+    /// How many partitions the sources, and so the repartition topics, have.
+    pub partitions: i32,
+    /// Most bytes that open windows may take in this instance; beyond them the stage halts rather than the machine.
+    pub state_bytes_max: usize,
+}
+
+impl Settings {
+    /// Name of a topic of this query: `<pipeline>.<stage>.<suffix>`.
+    pub fn topic(&self, suffix: &str) -> String {
+        format!("{}.{}.{suffix}", self.pipeline, self.stage)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pipeline: String::new(),
+            stage: String::new(),
+            idle_ms: 10_000,
+            allowed_lateness_ms: 3_600_000,
+            future_max_ms: 86_400_000,
+            partitions: 1,
+            state_bytes_max: 2 << 30,
+        }
+    }
+}
+
+/// Where the schemas are that records were written with.
+pub trait Schemas: Send + Sync {
+    /// The Avro JSON of a schema id that a record of `topic` carries.
+    ///
+    /// # Errors
+    /// `SCHEMA_UNKNOWN` refuses the record; a `Dependency` fault makes the batch come again.
+    fn writer(&self, topic: &str, id: i32) -> Result<String, Fault>;
+}
+
+/// A result topic: its schema is to be registered before the query starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Topic the rows go to.
+    pub topic: String,
+    /// Subject in the registry.
+    pub subject: String,
+    /// The rows' schema.
+    pub avro_json: String,
+    /// Columns whose values, joined by `|` and followed by the window's start, are a row's key.
+    pub key: Vec<String>,
+}
