@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos verify-windows bench-analytics bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,10 @@ fuzz: checkout ## Avro, plans, controls and approvals under random bytes, SECOND
 chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
 	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/chaos.sh
+
+verify-windows: build ## Every window of pipelines/flights beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@deploy/dev/verify_windows.sh
 
 bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
 	@deploy/dev/bench.sh

@@ -8,7 +8,7 @@ use kernel::{Fault, FaultCode};
 use schemas::topics::{Catalogue, Cleanup, Entry};
 
 use crate::config::{Connections, Environment, Pipeline};
-use crate::{registry, stores};
+use crate::{registry, stores, streaming};
 
 /// Compatibility of every subject: new readers read everything ever written.
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
@@ -81,23 +81,42 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, Fault> {
     Catalogue::with_partitions(partitions.transpose()?).map_err(invalid)
 }
 
+fn first(file: &Path, faults: &[kernel::ConfigFault]) -> Fault {
+    let fault = faults.first().map(ToString::to_string).unwrap_or_default();
+    invalid(format!("{}: {fault}", file.display()))
+}
+
+/// Schemas of the sources and results of streaming SQL: (subject, Avro JSON).
+fn streamed(env: &Environment) -> Result<Vec<(String, String)>, Fault> {
+    let mut all = Vec::new();
+    for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
+        let pipeline = Pipeline::load(&file, env).map_err(|faults| first(&file, &faults))?;
+        let stages = pipeline.stages.iter();
+        for stage in stages.filter(|s| s.component == streaming::COMPONENT) {
+            let planned = streaming::plan(stage, &pipeline).map_err(|faults| first(&file, &faults))?;
+            all.extend(planned.subjects());
+        }
+    }
+    Ok(all)
+}
+
 /// Topics wanted: the catalogue, a dead-letter topic for each, and a changelog for each stage with state.
 fn wanted(env: &Environment) -> Result<Vec<Entry>, Fault> {
     let catalogue = catalogue(env)?;
     let mut all: Vec<Entry> = catalogue.topics.clone();
     all.extend(catalogue.topics.iter().map(|t| catalogue.dlq(&t.name)));
     for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
-        let pipeline = Pipeline::load(&file, env).map_err(|faults| {
-            invalid(format!(
-                "{}: {}",
-                file.display(),
-                faults.first().map(ToString::to_string).unwrap_or_default()
-            ))
-        })?;
+        let pipeline = Pipeline::load(&file, env).map_err(|faults| first(&file, &faults))?;
         for stage in &pipeline.stages {
             let Some(component) = registry::find(&stage.component).filter(|c| c.stateful) else {
                 continue;
             };
+            if stage.component == streaming::COMPONENT {
+                let planned = streaming::plan(stage, &pipeline).map_err(|faults| first(&file, &faults))?;
+                all.push(planned.state(&catalogue));
+                all.extend(planned.topics(&catalogue));
+                continue;
+            }
             let partitions = (component.topics)()
                 .first()
                 .and_then(|t| catalogue.get(t))
@@ -158,6 +177,10 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
             let text = registry::schema_text(&topic.record).unwrap_or_default();
             let id = registry.register(&format!("{}-value", topic.name), text)?;
             done.push((format!("{}-value", topic.name), format!("schema id {id}")));
+        }
+        for (subject, text) in streamed(env)? {
+            let id = registry.register(&subject, &text)?;
+            done.push((subject, format!("schema id {id}")));
         }
     }
     Ok(done)

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod reprocess;
 mod standing;
 pub mod stores;
+pub mod streaming;
 pub mod task;
 mod telemetry;
 pub mod wire;

@@ -16,8 +16,8 @@ use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 use crate::apply::state_topic;
 use crate::config::{Pipeline, StageEntry, read};
 use crate::govern::{audit, check_policy_gate, gate, key};
-use crate::stores;
 use crate::wire::Shared;
+use crate::{stores, streaming};
 
 type Check = fn(&StageEntry, &Pipeline) -> Result<String, Vec<ConfigFault>>;
 type Build = fn(&StageEntry, &Shared) -> Result<Built, Fault>;
@@ -132,6 +132,15 @@ pub const COMPONENTS: &[Component] = &[
             let window = made(window(entry, &shared.pipeline))?;
             Ok(Built::Stage(Box::new(WindowStage::new(window))))
         },
+    },
+    Component {
+        name: streaming::COMPONENT,
+        // Its SQL names them: `streaming::reads`.
+        topics: Vec::new,
+        stateful: true,
+        fusable: false,
+        check: streaming::check,
+        build: streaming::build,
     },
     Component {
         name: "clickhouse_sink",

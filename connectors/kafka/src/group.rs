@@ -89,10 +89,13 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             },
         )
         .set("fetch.min.bytes", if lingers { "1048576" } else { "1" })
-        .set("fetch.message.max.bytes", "1048576")
+        .set(
+            "fetch.message.max.bytes",
+            if config.bulk { "4194304" } else { "1048576" },
+        )
         // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", "2048")
-        .set("queued.min.messages", "1000")
+        .set("queued.max.messages.kbytes", if config.bulk { "32768" } else { "2048" })
+        .set("queued.min.messages", if config.bulk { "200000" } else { "1000" })
         // With a queue this short the client's default of a second would be a stop after every fetch.
         .set("fetch.queue.backoff.ms", "5");
     BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Restoring};
+use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring, Slab};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -14,6 +14,7 @@ use crate::changelogs::Changelogs;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
+use crate::slabs::gather;
 use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
@@ -37,6 +38,8 @@ pub struct LogConfig {
     pub copartitioned: bool,
     /// How long a poll gathers after its first record, milliseconds: fewer, larger transactions where latency does not matter.
     pub linger_ms: u64,
+    /// Records come in slabs: much may be fetched ahead.
+    pub bulk: bool,
     /// Pipeline and stage: the CloudEvents source of what it writes.
     pub pipeline: String,
     /// Stage; a record that names its own stage goes before.
@@ -174,6 +177,20 @@ impl KafkaLog {
         })
     }
 
+    /// What an error of the client means to a poll: it reconnects by itself, and what it already fetched is still good.
+    fn broken(&self, e: &KafkaError, has_nothing: bool) -> Result<(), Fault> {
+        if is_fenced(e) {
+            let (group, instance) = (&self.config.group, &self.config.instance);
+            let detail = format!("another instance joined {group} as {instance}: {e}");
+            return Err(Fault::new(FaultCode::Fenced, detail));
+        }
+        if has_nothing {
+            Err(unavailable("poll", e))
+        } else {
+            Ok(())
+        }
+    }
+
     /// How long a poll gathers after its first record; a long linger has passed at the broker already.
     fn linger_ms(&self) -> u64 {
         if self.config.linger_ms >= LINGERS_MS {
@@ -296,20 +313,35 @@ impl Log for KafkaLog {
                     let left = gathered.saturating_duration_since(Instant::now());
                     wait = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0));
                 }
-                Some(Err(e)) if is_fenced(&e) => {
-                    let (group, instance) = (&self.config.group, &self.config.instance);
-                    let detail = format!("another instance joined {group} as {instance}: {e}");
-                    return Err(Fault::new(FaultCode::Fenced, detail));
+                Some(Err(e)) => {
+                    self.broken(&e, records.is_empty())?;
+                    break;
                 }
-                // librdkafka reconnects by itself; what it already fetched is still good.
-                Some(Err(e)) if records.is_empty() => return Err(unavailable("poll", &e)),
-                Some(Err(_)) => break,
             }
         }
         if !records.is_empty() {
             return Ok(Polled::Records(records));
         }
         Ok(self.rebalance().unwrap_or(Polled::Idle))
+    }
+
+    fn poll_slabs(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled<Vec<Slab>>, Fault> {
+        if let Some(event) = self.rebalance() {
+            return Ok(event.map(|_| Vec::new()));
+        }
+        let wait = Duration::from_millis(wait_ms);
+        let gathered = gather(&self.consumer, &mut self.topics, records_max, wait);
+        if let Some(e) = &gathered.failed {
+            self.broken(e, gathered.records == 0)?;
+        }
+        if gathered.records > 0 {
+            return Ok(Polled::Records(gathered.slabs));
+        }
+        Ok(self.rebalance().map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
+    }
+
+    fn fetch(&mut self, positions: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        self.changelogs()?.fetch(positions)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {

@@ -170,6 +170,22 @@ def chdb(log, cache):
         place(folder / "lib", layout.libchdb(cache).parent)
 
 
+def flights(log, cache):
+    """The data set flights-3m: a Parquet file in an npm package (BSD-3-Clause)."""
+    name = "{}@{}".format(VERSIONS["flights"]["npm"], version("flights"))
+    with scratch(cache) as folder:
+        call(log, [layout.program("npm"), "pack", "--silent", "--pack-destination", folder, name], cwd=str(folder))
+        target = layout.flights(cache)
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            for member in archive:
+                if member.name.endswith("/" + target.name):
+                    member.name = target.name
+                    archive.extract(member, str(folder / "data"))
+        if not (folder / "data" / target.name).exists():
+            raise StackError("{} holds no {}".format(name, target.name), "another version is pinned in deploy/dev/versions.json")
+        place(folder / "data", target.parent)
+
+
 def onnxruntime(log, cache):
     entry = VERSIONS["onnxruntime"]
     platform = for_machine(entry["platform"], "ONNX Runtime")

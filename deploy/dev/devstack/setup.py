@@ -45,6 +45,8 @@ def _steps(cache, parts, goal):
     if goal == "test" and requirements.exists():
         steps.append(Step("live tests' Python", None, lambda: layout.live_python(cache) is not None,
                           lambda log: fetch.venv(log, cache, layout.venv(cache, "live", requirements), requirements)))
+    if goal == "test":
+        steps.append(Step("flights data set", None, layout.flights(cache).exists, lambda log: fetch.flights(log, cache)))
     return [step for step in steps if (everything if step.parts is None else set(step.parts) & set(parts))]
 
 

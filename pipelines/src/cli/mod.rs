@@ -30,6 +30,7 @@ mod runs;
 mod shadow;
 mod sql;
 mod stages;
+mod streaming;
 mod strikes;
 mod subscribe;
 mod topics;
@@ -134,7 +135,7 @@ enum Command {
     /// Find what was remembered
     #[command(subcommand)]
     Memory(memory::Command),
-    /// Ask ClickHouse
+    /// Ask ClickHouse, check and explain streaming SQL
     Sql(sql::Args),
     /// Apply, list and describe topics
     #[command(subcommand)]
@@ -312,6 +313,8 @@ mod tests {
             "soma memory search text --tenant acme",
             "soma memory recent --run abc",
             "soma sql -f x.sql --csv",
+            "soma sql check flights",
+            "soma sql explain flights --stage views",
             "soma topics list --all",
             "soma dev --home x logs kafka -f",
             "soma dev logs kafka --home x",

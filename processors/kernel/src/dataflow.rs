@@ -27,6 +27,28 @@ pub struct Slab {
 }
 
 impl Slab {
+    /// The slab of a partition among others, put there when it is missing.
+    pub fn of<'a>(
+        all: &'a mut Vec<Self>,
+        topic: &str,
+        partition: i32,
+        named: impl FnOnce() -> Arc<str>,
+    ) -> &'a mut Self {
+        // Records come in runs of one partition: the last one asked for is most often the one.
+        let found = all.iter().rposition(|s| s.partition == partition && *s.topic == *topic);
+        let at = found.unwrap_or_else(|| {
+            all.push(Self {
+                topic: named(),
+                partition,
+                ..Self::default()
+            });
+            all.len() - 1
+        });
+        let last = all.len() - 1;
+        all.swap(at, last);
+        &mut all[last]
+    }
+
     /// How many records it holds.
     pub fn len(&self) -> usize {
         self.ends.len()

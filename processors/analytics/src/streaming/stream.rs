@@ -1,30 +1,231 @@
-//! One instance's part of a streaming query.
+//! One instance's part of a streaming query: the local half of its source partitions, the final half of the same partitions of
+//! the repartition topic.
 
-use kernel::{Dataflow, EventTime, Fault, Flow, Slab};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kernel::{Dataflow, EventTime, Fault, FaultCode, Flow, Slab};
+
+use super::finals::Finish;
+use super::local::{Local, Outcomes, Reads, Setup, refused};
+use super::part::Part;
+use super::program::{LATE, PARTIALS, subject};
+use super::reader::Reader;
+use super::{Program, Schemas, Settings, send};
+
+/// A source as this instance reads it.
+struct Reading {
+    setup: Setup,
+    reader: Reader,
+}
 
 /// The part of a query that one instance runs.
 pub struct Streaming {
-    name: String,
+    settings: Settings,
+    partials: Arc<str>,
+    late: Arc<str>,
+    sources: Vec<Reading>,
+    finishes: Vec<Finish>,
+    owned: BTreeSet<i32>,
+    locals: BTreeMap<(usize, i32), Local>,
+    parts: BTreeMap<i32, Part>,
+    outcomes: Outcomes,
+}
+
+impl Streaming {
+    pub(crate) fn new(
+        program: &Program,
+        settings: Settings,
+        schemas: &Arc<dyn Schemas>,
+        ids: &BTreeMap<String, i32>,
+    ) -> Result<Self, Fault> {
+        let late: Arc<str> = settings.topic(LATE).into();
+        let ms = |ms: i64| ms.saturating_mul(1_000);
+        let views: Vec<_> = program.views.iter().cloned().map(Arc::new).collect();
+        let (mut sources, mut of) = (Vec::new(), BTreeMap::new());
+        for source in &program.sources {
+            let late_after = source.lateness.unwrap_or(ms(settings.allowed_lateness_ms));
+            of.insert(source.name.clone(), (late_after, Arc::clone(&source.topic)));
+            let read = views.iter().filter(|v| v.source == source.name);
+            let reads: Vec<_> = read.map(|view| Reads { view: Arc::clone(view), lateness: late_after }).collect();
+            if reads.len() > 64 {
+                let detail = format!("{} views read `{}`; at most 64 can in one file", reads.len(), source.name);
+                return Err(Fault::new(FaultCode::ConfigInvalid, detail));
+            }
+            sources.push(Reading {
+                setup: Setup {
+                    topic: Arc::clone(&source.topic),
+                    late_topic: Arc::clone(&late),
+                    time: source.time.clone(),
+                    unique: source.unique,
+                    delay: source.delay,
+                    idle: source.idle.unwrap_or(ms(settings.idle_ms)),
+                    future: ms(settings.future_max_ms),
+                    reads,
+                },
+                reader: Reader::new(
+                    Arc::clone(&source.topic),
+                    source.wanted.clone(),
+                    Arc::clone(&source.columns),
+                    Arc::clone(schemas),
+                ),
+            });
+        }
+        let mut finishes = Vec::new();
+        for (view, rows) in views.iter().zip(&program.rows) {
+            let id = ids.get(&subject(&view.topic)).ok_or_else(|| {
+                let detail = format!("the schema of `{}` was not registered", subject(&view.topic));
+                Fault::new(FaultCode::ConfigInvalid, detail)
+            })?;
+            let (lateness, source) = of.get(&view.source).cloned().unwrap_or_else(|| (0, "".into()));
+            finishes.push(Finish {
+                lateness,
+                source,
+                topic: view.topic.as_str().into(),
+                id: *id,
+                rows: rows.clone(),
+                view: Arc::clone(view),
+            });
+        }
+        Ok(Self {
+            partials: settings.topic(PARTIALS).into(),
+            late,
+            settings,
+            sources,
+            finishes,
+            owned: BTreeSet::new(),
+            locals: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            outcomes: Outcomes::default(),
+        })
+    }
+
+    /// What became of the records so far.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes
+    }
+
+    /// Bytes that open windows and unique values take.
+    pub fn open_window_bytes(&self) -> usize {
+        let locals = self.locals.values().map(Local::size).sum::<usize>();
+        locals + self.parts.values().map(Part::size).sum::<usize>()
+    }
+
+    fn take(&mut self, source: usize, slab: &Slab, now: i64) -> Result<(), Fault> {
+        let Reading { setup, reader } = &mut self.sources[source];
+        let local = self.locals.entry((source, slab.partition)).or_default();
+        let mut bad = Vec::new();
+        reader.read(slab, &mut |taken| local.take(setup, &taken, slab, now), &mut |index, fault| {
+            bad.push(refused(slab, index, fault));
+        })?;
+        local.out.outcomes.refused += bad.len() as u64;
+        local.out.refused.extend(bad);
+        Ok(())
+    }
+
+    fn part(&mut self, partition: i32) -> &mut Part {
+        let views = self.finishes.len();
+        self.parts.entry(partition).or_insert_with(|| Part::new(views))
+    }
+
+    /// What the local halves send, and their changes.
+    fn flush_locals(&mut self, now: i64, flow: &mut Flow) -> Result<(), Fault> {
+        for ((source, partition), local) in &mut self.locals {
+            if !self.owned.contains(partition) {
+                continue;
+            }
+            let setup = &self.sources[*source].setup;
+            local.look_at_the_clock(setup, now);
+            let marked = local.mark(setup);
+            let sections = send::sections(local, setup, self.settings.partitions)?;
+            let moved = local.sent != Some(marked);
+            let from = (&*setup.topic, *partition);
+            flow.emits.extend(send::frames(&self.partials, from, marked, moved, sections)?);
+            local.sent = Some(marked);
+            flow.changes.extend(local.changes(setup, *partition));
+            flow.emits.append(&mut local.out.emits);
+            flow.refused.append(&mut local.out.refused);
+            self.outcomes.add(std::mem::take(&mut local.out.outcomes));
+        }
+        Ok(())
+    }
 }
 
 impl Dataflow for Streaming {
     fn name(&self) -> &str {
-        &self.name
+        &self.settings.stage
     }
 
-    fn on_batch(&mut self, _slabs: &[Slab], _now: EventTime) -> Result<(), Fault> {
+    fn on_batch(&mut self, slabs: &[Slab], now: EventTime) -> Result<(), Fault> {
+        for slab in slabs.iter().filter(|slab| !slab.is_empty()) {
+            if slab.topic == self.partials {
+                self.part(slab.partition);
+                if let Some(part) = self.parts.get_mut(&slab.partition) {
+                    part.take(&self.finishes, slab, &self.late, self.settings.partitions)?;
+                }
+            } else if let Some(source) = self.sources.iter().position(|s| s.setup.topic == slab.topic) {
+                self.take(source, slab, now.0)?;
+            } else {
+                let detail = format!("a slab of `{}` came, which no view reads", slab.topic);
+                return Err(Fault::new(FaultCode::Internal, detail));
+            }
+        }
         Ok(())
     }
 
-    fn flush(&mut self, _now: EventTime) -> Result<Flow, Fault> {
-        Ok(Flow::default())
+    fn flush(&mut self, now: EventTime) -> Result<Flow, Fault> {
+        let mut flow = Flow::default();
+        self.flush_locals(now.0, &mut flow)?;
+        for (partition, part) in &mut self.parts {
+            if self.owned.contains(partition) {
+                part.flush(&self.finishes, *partition, &mut flow)?;
+                self.outcomes.woke += std::mem::take(&mut part.woke);
+            }
+        }
+        let bytes = self.open_window_bytes();
+        if bytes > self.settings.state_bytes_max {
+            let detail = format!(
+                "open windows take {bytes} bytes, more than state_bytes_max ({}): raise it, shorten the windows or the allowed lateness, or start more instances",
+                self.settings.state_bytes_max
+            );
+            return Err(Fault::new(FaultCode::ConfigInvalid, detail));
+        }
+        Ok(flow)
     }
 
-    fn restore(&mut self, _partition: i32, _key: &str, _value: Option<&[u8]>) -> Result<(), Fault> {
-        Ok(())
+    fn restore(&mut self, partition: i32, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
+        let (kind, rest) = key.split_once('|').unwrap_or((key, ""));
+        match kind {
+            "l" | "s" => {
+                let (topic, rest) = rest.split_once('|').unwrap_or((rest, ""));
+                let Some(source) = self.sources.iter().position(|s| *s.setup.topic == *topic) else {
+                    // A source that the file read once.
+                    return Ok(());
+                };
+                let local = self.locals.entry((source, partition)).or_default();
+                local.restore(kind, rest, value)
+            }
+            _ => {
+                self.part(partition);
+                match self.parts.get_mut(&partition) {
+                    Some(part) => part.restore(&self.finishes, key, value),
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
-    fn begin(&mut self, _partition: i32) {}
+    fn begin(&mut self, partition: i32) {
+        self.owned.insert(partition);
+        for source in 0..self.sources.len() {
+            self.locals.entry((source, partition)).or_default();
+        }
+        self.part(partition);
+    }
 
-    fn release(&mut self, _partition: i32) {}
+    fn release(&mut self, partition: i32) {
+        self.owned.remove(&partition);
+        self.parts.remove(&partition);
+        self.locals.retain(|(_, p), _| *p != partition);
+    }
 }

@@ -1,0 +1,332 @@
+//! The final half of one view in one partition of the repartition topic: merges partial rows per window and key, tells windows when
+//! the watermark passes their end, and tells them again, by revision, when rows come for them later.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take, take_record_batch};
+use kernel::{Fault, RawEmit};
+
+use super::groups::Groups;
+use super::kept::{Kept, Written};
+use super::local::failed;
+use super::plan::View;
+use super::results::{Columns, Rows};
+use super::told::Told;
+use super::windows::Window;
+use super::{keys, sessions};
+
+/// What the final half of a view is run with.
+pub(crate) struct Finish {
+    pub(crate) view: Arc<View>,
+    pub(crate) rows: Rows,
+    pub(crate) id: i32,
+    pub(crate) topic: Arc<str>,
+    /// Topic of the view's source.
+    pub(crate) source: Arc<str>,
+    pub(crate) lateness: i64,
+}
+
+/// State of one view in one partition.
+#[derive(Default)]
+pub(crate) struct Final {
+    /// Least watermark of the source partitions that are waited for.
+    pub(crate) watermark: Option<i64>,
+    /// Windows that end until then were told.
+    pub(crate) told_until: Option<i64>,
+    /// Rows since the last commit.
+    pub(crate) pending: Vec<RecordBatch>,
+    pub(crate) kept: Kept,
+    pub(crate) told: Told,
+    /// End of the first session that was not told; unknown before the first look.
+    next_end: Option<i64>,
+}
+
+/// A row to tell.
+struct Tell {
+    /// Index into the results.
+    index: u32,
+    revision: i32,
+    /// Start and end of a session that is no row any more, because it grew into the one at `index`.
+    gone: Option<(i64, i64)>,
+}
+
+impl Tell {
+    fn row(index: u32, revision: i32) -> Self {
+        Self { index, revision, gone: None }
+    }
+}
+
+impl Final {
+    /// Whether rows of that pane come too late even for a revision: a partition woke.
+    pub(crate) fn gone(&self, finish: &Finish, last: i64) -> bool {
+        let until = finish.view.window.last_end(last).saturating_add(finish.lateness);
+        self.watermark.is_some_and(|watermark| until <= watermark)
+    }
+
+    /// Tells what is to be told, and gives the changes of its state.
+    pub(crate) fn flush(&mut self, finish: &Finish, emits: &mut Vec<RawEmit>) -> Result<Vec<Written>, Fault> {
+        if self.pending.is_empty() && self.watermark == self.told_until {
+            return Ok(Vec::new());
+        }
+        let until = self.watermark.unwrap_or(i64::MIN);
+        let mut written = match finish.view.window {
+            Window::Session { gap } => self.flush_sessions(finish, gap, until, emits)?,
+            _ => self.flush_panes(finish, until, emits)?,
+        };
+        let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
+        written.extend(self.told.changes(dead).into_iter().map(|(key, value)| (format!("t|{key}"), value)));
+        if self.told_until != self.watermark {
+            self.told_until = self.watermark;
+            written.push(("u".to_owned(), Some(until.to_le_bytes().to_vec())));
+        }
+        Ok(written)
+    }
+
+    fn flush_panes(&mut self, finish: &Finish, until: i64, emits: &mut Vec<RawEmit>) -> Result<Vec<Written>, Fault> {
+        let aggregate = &finish.view.aggregate;
+        let mut groups = Groups::new(aggregate).map_err(failed)?;
+        for batch in std::mem::take(&mut self.pending) {
+            groups.merge(aggregate, &batch, None).map_err(failed)?;
+        }
+        let fresh = groups.rows(aggregate).map_err(failed)?;
+        self.tell_due(finish, &fresh, until, emits)?;
+        self.tell_again(finish, &fresh, emits)?;
+        let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
+        let written = self.kept.add(aggregate, fresh, dead)?;
+        Ok(written.into_iter().map(|(key, value)| (format!("r|{key}"), value)).collect())
+    }
+
+    /// Windows whose end the watermark passed since the last time.
+    fn tell_due(&self, finish: &Finish, fresh: &RecordBatch, until: i64, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+        let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
+        let before = self.told_until.unwrap_or(i64::MIN);
+        if until <= before {
+            return Ok(());
+        }
+        let due = |start: i64| {
+            let end = window.end(start, start);
+            end > before && end <= until
+        };
+        let mut groups = Groups::new(aggregate).map_err(failed)?;
+        let first = before.saturating_sub(window.width());
+        for batch in self.kept.between(first, until).chain([fresh]) {
+            if let Some((rows, starts)) = spread(finish, batch, &due)? {
+                groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
+            }
+        }
+        let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        let tell = (0..count).map(|i| Tell::row(i, 0)).collect();
+        emit(finish, groups, |_, _| tell, emits)
+    }
+
+    /// Rows for windows that were told before.
+    fn tell_again(&mut self, finish: &Finish, fresh: &RecordBatch, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+        let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
+        let Some(before) = self.told_until else { return Ok(()) };
+        let was_told = |start: i64| window.end(start, start) <= before;
+        let Some((rows, starts)) = spread(finish, fresh, &was_told)? else {
+            return Ok(());
+        };
+        let touched: BTreeSet<i64> = aggregate_starts(&starts).iter().copied().collect();
+        let (Some(least), Some(most)) = (touched.first(), touched.last()) else {
+            return Ok(());
+        };
+        let mut groups = Groups::new(aggregate).map_err(failed)?;
+        let is_touched = |start: i64| touched.contains(&start);
+        for batch in self.kept.between(*least, most.saturating_add(window.width())) {
+            if let Some((rows, starts)) = spread(finish, batch, &is_touched)? {
+                groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
+            }
+        }
+        let known = groups.len();
+        let ids: BTreeSet<usize> = groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?.iter().copied().collect();
+        let told = &mut self.told;
+        let tell = |keys: &[String], starts: &[i64]| {
+            let mut out = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let revision = match told.revision(&keys[*id]) {
+                    Some(revision) => revision + 1,
+                    None => i32::from(*id < known),
+                };
+                if revision > 0 {
+                    told.put(&keys[*id], window.end(starts[*id], starts[*id]), revision);
+                }
+                out.extend(u32::try_from(*id).map(|id| Tell::row(id, revision)));
+            }
+            out
+        };
+        emit(finish, groups, tell, emits)
+    }
+
+    fn flush_sessions(
+        &mut self,
+        finish: &Finish,
+        gap: i64,
+        until: i64,
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<Vec<Written>, Fault> {
+        if self.pending.is_empty() && self.next_end.is_some_and(|end| end > until) {
+            return Ok(Vec::new());
+        }
+        let aggregate = &finish.view.aggregate;
+        let fresh = concat_batches(&aggregate.state_schema, &std::mem::take(&mut self.pending)).map_err(|e| failed(e.into()))?;
+        let known = self.kept.rows();
+        let batches: Vec<_> = self.kept.all().cloned().chain([fresh.clone()]).collect();
+        let found = sessions::find(aggregate, &batches, gap).map_err(failed)?;
+        self.tell_sessions(finish, &found, known, until, emits)?;
+        let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
+        let alive = |session: usize| found.spans[session].1 >= dead;
+        let living = found.spans.iter().filter(|span| span.1 >= dead).count();
+        // Written new as a whole when it would halve; until then only what came in.
+        let written = if known + fresh.num_rows() > 2 * living + 1_024 {
+            let rows = found.groups(aggregate, &alive).and_then(|g| g.rows(aggregate)).map_err(failed)?;
+            self.kept.replace(aggregate, rows)?
+        } else {
+            self.kept.append(aggregate, fresh)?
+        };
+        Ok(written.into_iter().map(|(key, value)| (format!("r|{key}"), value)).collect())
+    }
+
+    fn tell_sessions(
+        &mut self,
+        finish: &Finish,
+        found: &sessions::Sessions,
+        known: usize,
+        until: i64,
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<(), Fault> {
+        let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
+        let before = self.told_until.unwrap_or(i64::MIN);
+        let mut touched = vec![false; found.spans.len()];
+        let mut starts: Vec<BTreeSet<i64>> = vec![BTreeSet::new(); found.spans.len()];
+        for (row, session) in found.of.iter().enumerate() {
+            touched[*session] |= found.from[row] as usize >= known;
+            starts[*session].insert(aggregate.panes(&found.rows).value(row));
+        }
+        let end = |session: usize| window.end(found.spans[session].0, found.spans[session].1);
+        let wanted = |session: usize| touched[session] || end(session) > before && end(session) <= until;
+        self.next_end = Some((0..touched.len()).map(end).filter(|end| *end > until).min().unwrap_or(i64::MAX));
+        let chosen: Vec<usize> = (0..touched.len()).filter(|s| wanted(*s)).collect();
+        let groups = found.groups(aggregate, &wanted).map_err(failed)?;
+        let told = &mut self.told;
+        let tell = |names: &[String], firsts: &[i64]| {
+            let mut out = Vec::new();
+            for (i, session) in chosen.iter().enumerate() {
+                let Ok(index) = u32::try_from(i) else { continue };
+                let key = names[i].strip_suffix(&keys::with_start("", firsts[i])).unwrap_or("");
+                let key = key.strip_suffix('|').unwrap_or(key);
+                for start in starts[*session].iter().filter(|start| **start != firsts[i]) {
+                    let name = keys::with_start(key, *start);
+                    if let Some(revision) = told.live(&name) {
+                        let gone = Some((*start, told.end(&name)));
+                        let revision = revision + 1;
+                        out.push(Tell { index, revision, gone });
+                        told.remove(&name, revision);
+                    }
+                }
+                if end(*session) <= until {
+                    let revision = told.revision(&names[i]).map_or(0, |r| r + 1);
+                    told.put(&names[i], end(*session), revision);
+                    out.push(Tell::row(index, revision));
+                }
+            }
+            out
+        };
+        emit(finish, groups, tell, emits)
+    }
+}
+
+fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
+    starts.as_any().downcast_ref::<Int64Array>().map_or(&[], |starts| starts.values())
+}
+
+/// Rows beside the start of each window they belong to that is wanted; `None` when there is none.
+fn spread(finish: &Finish, rows: &RecordBatch, wanted: &dyn Fn(i64) -> bool) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
+    let window = finish.view.window;
+    let (mut indices, mut starts) = (Vec::new(), Vec::new());
+    for (row, pane) in finish.view.aggregate.panes(rows).values().iter().enumerate() {
+        let Ok(row) = u32::try_from(row) else { continue };
+        if matches!(window, Window::Hop { .. }) {
+            for start in window.starts(*pane).filter(|start| wanted(*start)) {
+                indices.push(row);
+                starts.push(start);
+            }
+        } else if wanted(*pane) {
+            indices.push(row);
+            starts.push(*pane);
+        }
+    }
+    if indices.is_empty() {
+        return Ok(None);
+    }
+    let starts: ArrayRef = Arc::new(Int64Array::from(starts));
+    if indices.len() == rows.num_rows() && !matches!(window, Window::Hop { .. }) {
+        return Ok(Some((rows.clone(), starts)));
+    }
+    let rows = take_record_batch(rows, &UInt32Array::from(indices)).map_err(|e| failed(e.into()))?;
+    Ok(Some((rows, starts)))
+}
+
+/// Evaluates groups and writes the rows that `tell` names, given each group's key and window start.
+fn emit(
+    finish: &Finish,
+    groups: Groups,
+    tell: impl FnOnce(&[String], &[i64]) -> Vec<Tell>,
+    emits: &mut Vec<RawEmit>,
+) -> Result<(), Fault> {
+    if groups.len() == 0 {
+        return Ok(());
+    }
+    let (view, aggregate) = (&finish.view, &finish.view.aggregate);
+    let (results, lasts) = groups.results(aggregate).map_err(failed)?;
+    let starts = aggregate.panes(&results).values().to_vec();
+    let columns = keys::columns(&results, aggregate.keys(), aggregate.pane);
+    let texts = keys::texts(&columns, results.num_rows()).map_err(|e| failed(e.into()))?;
+    let names: Vec<String> = texts.iter().zip(&starts).map(|(text, start)| keys::with_start(text, *start)).collect();
+    let tells = tell(&names, &starts);
+    let (answer, passes) = view.after.run_masked(results).map_err(failed)?;
+    let mut out = Columns {
+        starts: Vec::new(),
+        ends: Vec::new(),
+        own: Vec::new(),
+        revisions: Vec::new(),
+        deleted: Vec::new(),
+    };
+    let (mut chosen, mut written) = (Vec::new(), Vec::new());
+    for Tell { index, revision, gone } in tells {
+        let row = index as usize;
+        let filtered = passes.as_ref().is_some_and(|p| !p.value(row));
+        if filtered && gone.is_none() && revision == 0 {
+            continue;
+        }
+        let last = lasts.get(row).copied().unwrap_or(starts[row]);
+        let (start, end) = gone.unwrap_or((starts[row], view.window.end(starts[row], last)));
+        chosen.push(index);
+        written.push(keys::with_start(&texts[row], start));
+        out.put(start, end, revision, filtered || gone.is_some());
+    }
+    let chosen = UInt32Array::from(chosen);
+    for (i, _) in &view.gives {
+        out.own.push(take(answer.column(*i), &chosen, None).map_err(|e| failed(e.into()))?);
+    }
+    let rows = finish.rows.write(finish.id, out)?;
+    emits.extend(rows.into_iter().zip(written).map(|(value, key)| RawEmit {
+        topic: Arc::clone(&finish.topic),
+        partition: None,
+        key,
+        value: Some(value),
+        headers: kernel::Headers::default(),
+    }));
+    Ok(())
+}
+
+impl Columns {
+    fn put(&mut self, start: i64, end: i64, revision: i32, deleted: bool) {
+        self.starts.push(start);
+        self.ends.push(end);
+        self.revisions.push(revision);
+        self.deleted.push(deleted);
+    }
+}

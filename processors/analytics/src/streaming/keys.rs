@@ -1,0 +1,51 @@
+//! Group keys as text: what a row's record is keyed by, and which partition a group belongs to. It stays the same across versions.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use schemas::Timestamp;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Each row's key values, joined by `|`; a `|` inside a value stands behind a backslash.
+pub(crate) fn texts(columns: &[&ArrayRef], rows: usize) -> Result<Vec<String>, ArrowError> {
+    let options = FormatOptions::new();
+    let formatters = columns
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut part = String::new();
+    (0..rows)
+        .map(|row| {
+            let mut text = String::new();
+            for (i, formatter) in formatters.iter().enumerate() {
+                if i > 0 {
+                    text.push('|');
+                }
+                part.clear();
+                formatter.value(row).write(&mut part)?;
+                if part.contains(['|', '\\']) {
+                    part = part.replace('\\', "\\\\").replace('|', "\\|");
+                }
+                text.push_str(&part);
+            }
+            Ok(text)
+        })
+        .collect()
+}
+
+/// The group columns of kept rows, the pane left out.
+pub(crate) fn columns(rows: &RecordBatch, keys: usize, pane: usize) -> Vec<&ArrayRef> {
+    (0..keys).filter(|i| *i != pane).map(|i| rows.column(i)).collect()
+}
+
+/// Key of a result row.
+pub(crate) fn with_start(key: &str, start: i64) -> String {
+    let start = Timestamp(start);
+    if key.is_empty() { start.to_string() } else { format!("{key}|{start}") }
+}
+
+/// Partition a group belongs to.
+pub(crate) fn partition(key: &str, partitions: i32) -> i32 {
+    let count = u64::from(partitions.max(1).cast_unsigned());
+    i32::try_from(xxh3_64(key.as_bytes()) % count).unwrap_or(0)
+}
