@@ -3,6 +3,7 @@ import argparse
 import os
 import sys
 
+from devstack import devenv
 from devstack.base import StackError
 from devstack.home import Home
 
@@ -27,10 +28,10 @@ def main(arguments):
                 cluster.down(home)
                 return 0
             shape = cluster.Shape(options.task_managers, options.slots, options.memory_mb)
-            cluster.up(home, shape)
-        urls = cluster.urls(home)
-        rest.await_slots(urls["rest"], shape.task_managers * shape.slots)
-        print("SOMA_FLINK_URL={}\nSOMA_FLINK_REST_URL={}".format(urls["gateway"], urls["rest"]))
+            urls = cluster.urls(home)
+            cluster.up(home, shape, ready=lambda: rest.await_slots(urls["rest"], shape.task_managers * shape.slots))
+            path = devenv.write(home)
+        print("SOMA_FLINK_URL={}\nSOMA_FLINK_REST_URL={}\nboth are in {}".format(urls["gateway"], urls["rest"], path))
         return 0
     except StackError as error:
         print("flink: {}".format(error), file=sys.stderr)

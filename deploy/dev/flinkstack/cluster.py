@@ -1,6 +1,7 @@
 """The processes of a cluster: how each is started, and starting and stopping all of them. They are extra programs of the home:
 `stack.py status`, `kill` and `start` know them by name."""
 import os
+import time
 from pathlib import Path
 
 from devstack import control, layout, proc, setup
@@ -84,16 +85,17 @@ def _run(home, name, argv, folder, data, health=None):
     print("{:20} {} after {:4.1f} s, log {}".format(name, "healthy" if health else "runs", seconds, home.log(name)), flush=True)
 
 
-def start_task_manager(home, name, shape):
-    """Starts one, or starts it again."""
+def start_task_manager(home, name, shape, settings=None, prefix=()):
+    """Starts one, or starts it again. `prefix` is put before the command, as `taskset -c 1`."""
     folder, data = _configure(home)
     argv = _java(home, "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", shape.jvm())
-    values = {**shape.settings(), "taskmanager.resource-id": "{}-{}".format(name, os.urandom(3).hex())}
-    _run(home, name, argv + ["--configDir", folder] + _options(values), folder, data)
+    values = {**shape.settings(), "taskmanager.resource-id": "{}-{}".format(name, os.urandom(3).hex()), **(settings or {})}
+    _run(home, name, [*prefix, *argv, "--configDir", folder, *_options(values)], folder, data)
 
 
-def up(home, shape, settings=None):
-    """Starts what does not run and waits until every slot has registered. `settings` are Flink's own, for the whole cluster."""
+def up(home, shape, settings=None, prefix=(), ready=None):
+    """Starts what does not run; `ready` waits for the slots before the gateway is started. Gives the seconds until then. `settings`
+    are Flink's own, for the whole cluster; `prefix` is put before the TaskManagers' commands."""
     setup.ensure(["flink"], "up", quiet=True)
     names = [JOBMANAGER, *shape.names(), GATEWAY]
     running = [name for name in names if proc.alive(home.record(name))]
@@ -101,13 +103,19 @@ def up(home, shape, settings=None):
         raise StackError("{} already run in {}".format(", ".join(running), home.path), "`flink.py down` first")
     folder, data = _configure(home)
     extra = _options(settings or {})
-    rest, gateway = urls(home)["rest"], urls(home)["gateway"]
-    _run(home, JOBMANAGER, _java(home, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
-                                 ["-Xmx384m", "-XX:MaxMetaspaceSize=192m", "-XX:+UseSerialGC"]) + ["--configDir", folder] + extra, folder, data, rest + "/overview")
+    at = urls(home)
+    begin = time.monotonic()
+    jobmanager = _java(home, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+                       ["-Xmx384m", "-XX:MaxMetaspaceSize=192m", "-XX:+UseSerialGC"])
+    _run(home, JOBMANAGER, [*jobmanager, "--configDir", folder, *extra], folder, data, at["rest"] + "/overview")
     for name in shape.names():
-        start_task_manager(home, name, shape)
-    _run(home, GATEWAY, _java(home, "org.apache.flink.table.gateway.SqlGateway", ["-Xmx384m", "-XX:MaxMetaspaceSize=384m", "-XX:+UseSerialGC"])
-         + extra, folder, data, gateway + "/v1/info")
+        start_task_manager(home, name, shape, settings, prefix)
+    if ready:
+        ready()
+    seconds = time.monotonic() - begin
+    gateway = _java(home, "org.apache.flink.table.gateway.SqlGateway", ["-Xmx384m", "-XX:MaxMetaspaceSize=384m", "-XX:+UseSerialGC"])
+    _run(home, GATEWAY, gateway + extra, folder, data, at["gateway"] + "/v1/info")
+    return seconds
 
 
 def down(home):
