@@ -95,6 +95,10 @@ verify-flink: build ## The same SQL on a real Flink cluster of two task managers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_flink.sh
 
+bench-analytics: setup checkout ## Streaming views beside a bare consumer and Flink SQL, one core each: RECORDS= ROUNDS= PARTITIONS= FLINK=none
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@deploy/dev/bench-analytics.sh
+
 bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
 	@deploy/dev/bench.sh
 

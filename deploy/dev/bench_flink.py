@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Flink's side of `make bench-analytics`: a pipeline's streaming SQL on a cluster of one TaskManager with one slot, over a topic that is full.
+"""Flink's side of `make bench-analytics`: a view's SQL on a cluster of one TaskManager with one slot, over a topic that is full.
 
-    bench_flink.py --pipeline NAME --rows N [--view SINK] [--sink blackhole|kafka] [--core N] [--warm N]
+    bench_flink.py --brokers B --registry URL --topic T --rows N --view NAME [--core N] [--sink kafka|blackhole] [--pipeline FOLDER] [--warm N]
 
-`--rows` is how many records the source topics hold. Brokers and registry are those of the pipeline file (SOMA_KAFKA_BROKERS,
-SOMA_REGISTRY_URL); the statements are what `soma deploy NAME --engine flink --bounded --parallelism 1` sends. Object reuse is on and no
-Python is in the hot path. Starts and stops the cluster itself, in the home SOMA_HOME. Prints name=value lines last:
+The statements are what `soma deploy FOLDER --engine flink --bounded --parallelism 1` sends (FOLDER: deploy/dev/analytics/NAME); only the INSERT
+into NAME is kept. Object reuse is on, no Python is in the hot path. Starts and stops the cluster itself, in the home SOMA_HOME. The
+last line has the figures:
 
-    flink_rows_per_s         first record consumed to last, in a fresh TaskManager
+    flink_rows_per_s         between a quarter of the topic and its end, by the source's own count
+    flink_cpu_us_per_row     processor time of the TaskManager in that stretch
+    flink_cold_rows_per_s    from the first record of a fresh TaskManager to the last
     flink_start_ms           JobManager, TaskManager and job, from nothing to the first record (the SQL gateway's start is not counted)
     flink_cluster_start_ms   of that, the processes, until the slot has registered
     flink_total_rows_per_s   rows over start, reading and closing of all windows together
-    flink_warm_rows_per_s    the best of --warm further runs in the same TaskManager
-    flink_cpu_us_per_row     CPU of the TaskManager from the job's submission to its end; flink_warm_cpu_us_per_row in the best warm run
+    flink_warm_rows_per_s    as the first, the best of --warm further runs in the same TaskManager
     flink_rss_mb             greatest resident memory of the TaskManager; flink_jobmanager_rss_mb beside it
     flink_recovery_ms        kill -9 of the TaskManager, started again at once, to the first record consumed again
 """
@@ -38,38 +39,45 @@ POLL_S = 0.05
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", required=True)
-    parser.add_argument("--rows", type=int, required=True, help="records in the source topics")
-    parser.add_argument("--view", action="append", help="only this INSERT (its sink table's name); may be given again")
+    parser.add_argument("--brokers", default=os.environ.get("SOMA_KAFKA_BROKERS"))
+    parser.add_argument("--registry", default=os.environ.get("SOMA_REGISTRY_URL"))
+    parser.add_argument("--topic", required=True, help="the view's SQL must read it, and nothing else")
+    parser.add_argument("--rows", type=int, required=True, help="records in the topic")
+    parser.add_argument("--view", required=True, help="the sink table's name")
+    parser.add_argument("--pipeline", help="name or folder of the pipeline (default: deploy/dev/analytics/VIEW)")
     parser.add_argument("--sink", choices=("blackhole", "kafka"), default="kafka")
     parser.add_argument("--core", type=int, help="the one core the TaskManager may use")
-    parser.add_argument("--warm", type=int, default=1, help="further runs in the same TaskManager")
+    parser.add_argument("--warm", type=int, default=0, help="further runs in the same TaskManager")
     parser.add_argument("--memory-mb", type=int, default=1280)
-    parser.add_argument("--wait", type=int, default=600, help="longest a run may take, seconds")
+    parser.add_argument("--wait", type=int, default=900, help="longest a run may take, seconds")
     parser.add_argument("--soma", default=os.environ.get("SOMA_BIN", "soma"))
     parser.add_argument("--home", default=os.environ.get("SOMA_HOME"))
     return parser.parse_args()
 
 
 def statements(options):
-    """What the pipeline's SQL is for Flink, with only the views asked for."""
-    command = [options.soma, "deploy", options.pipeline, "--engine", "flink", "--dry-run", "--bounded", "--parallelism", "1", "--json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    """What the view's SQL is for Flink."""
+    pipeline = options.pipeline or str(ROOT / "deploy" / "dev" / "analytics" / options.view)
+    command = [options.soma, "deploy", pipeline, "--engine", "flink", "--dry-run", "--bounded", "--parallelism", "1", "--json"]
+    env = {**os.environ, "SOMA_KAFKA_BROKERS": options.brokers, "SOMA_REGISTRY_URL": options.registry}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=env)
     if done.returncode:
         raise StackError("{}:\n{}".format(" ".join(command), done.stderr))
-    found = json.loads(done.stdout)["statements"]
-    return [chosen(options, statement) for statement in found]
+    found = [chosen(options, statement) for statement in json.loads(done.stdout)["statements"]]
+    read = {topic for statement in found for topic in re.findall(r"'topic' = '([^']+)',(?=.*'scan.startup.mode')", statement, re.DOTALL)}
+    if read != {options.topic}:
+        raise StackError("{} reads {}, not {}".format(pipeline, ", ".join(sorted(read)) or "nothing", options.topic))
+    return found
 
 
 def chosen(options, statement):
-    head = statement.split("(", 1)[0]
-    if statement.startswith("EXECUTE STATEMENT SET") and options.view:
+    if statement.startswith("EXECUTE STATEMENT SET"):
         inserts = re.findall(r"INSERT INTO `[^`]+`.*?;(?=\nINSERT|\nEND)", statement, re.DOTALL)
-        kept = [i for i in inserts if re.match(r"INSERT INTO `([^`]+)`", i).group(1) in options.view]
-        if len(kept) != len(options.view):
-            raise StackError("the pipeline does not write all of {}".format(", ".join(options.view)))
-        return "EXECUTE STATEMENT SET BEGIN\n{}\nEND".format("\n".join(kept))
-    if head.startswith("CREATE TEMPORARY TABLE") and "'key.format'" in statement and options.sink == "blackhole":
+        kept = [insert for insert in inserts if insert.startswith("INSERT INTO `{}` ".format(options.view))]
+        if len(kept) != 1:
+            raise StackError("the pipeline does not write {}".format(options.view))
+        return "EXECUTE STATEMENT SET BEGIN\n{}\nEND".format(kept[0])
+    if statement.startswith("CREATE TEMPORARY TABLE") and "'key.format'" in statement and options.sink == "blackhole":
         return statement[:statement.rindex(") WITH (")] + ") WITH ('connector' = 'blackhole')"
     return statement
 
@@ -124,40 +132,39 @@ class Bench:
         found = rest.call(url)
         return int(float(found[0]["sum"])) if found else 0
 
-    def follow(self, job, until):
-        """Polls the source's count until `until(count)`; when the first record was seen, when it ended."""
+    def follow(self, job, marks):
+        """Polls the source's count: when it first reached each of the marks, with the processor time used then; and where to ask."""
         vertex, counter = self.source(job)
-        first, end = None, time.monotonic() + self.options.wait
+        seen, end = [], time.monotonic() + self.options.wait
         while time.monotonic() < end:
-            count, now = self.consumed(job, vertex, counter), time.monotonic()
-            if count and first is None:
-                first = now
-            if until(count):
-                return first, now, vertex, counter
-            if rest.call("{}/jobs/{}".format(self.rest, job))["state"] in rest.ENDED:
-                return first or now, now, vertex, counter
+            count = self.consumed(job, vertex, counter)
+            while len(seen) < len(marks) and count >= marks[len(seen)]:
+                seen.append((time.monotonic(), count, cpu_s(self.pid())))
+            if len(seen) == len(marks):
+                return seen, vertex, counter
             time.sleep(POLL_S)
-        raise StackError("job {} has not read {} rows within {} s".format(job, self.options.rows, self.options.wait))
+        raise StackError("job {} stands at {} of {} rows after {} s".format(job, count, marks[-1], self.options.wait))
 
     def round(self):
         """One bounded run in the cluster as it is."""
+        rows = self.options.rows
         session = rest.Session(self.urls["gateway"])
-        before = cpu_s(self.pid())
         job, sent = self.submit(session)
-        first, last, _, _ = self.follow(job, lambda count: count >= self.options.rows)
+        (first, quarter, last), _, _ = self.follow(job, [1, rows // 4, rows])
         state = rest.await_job(self.rest, job, self.options.wait)
         ended = time.monotonic()
         session.close()
         if state != "FINISHED":
             raise StackError("job {} is {}".format(job, state))
-        return {"rows_per_s": self.options.rows / max(last - first, 1e-3), "first_s": first - sent, "whole_s": ended - sent,
-                "cpu_us_per_row": (cpu_s(self.pid()) - before) * 1e6 / self.options.rows}
+        steady = max(last[1] - quarter[1], 1)
+        return {"rows_per_s": steady / max(last[0] - quarter[0], 1e-3), "cpu_us_per_row": (last[2] - quarter[2]) * 1e6 / steady,
+                "cold_rows_per_s": rows / max(last[0] - first[0], 1e-3), "first_s": first[0] - sent, "whole_s": ended - sent}
 
     def recovery(self):
         """Kills the TaskManager in the middle of a run; milliseconds until records are consumed again."""
         session = rest.Session(self.urls["gateway"])
         job, _ = self.submit(session)
-        _, _, vertex, counter = self.follow(job, lambda count: count > self.options.rows // 4)
+        _, vertex, counter = self.follow(job, [self.options.rows // 4])
         killed = time.monotonic()
         proc.send(self.home.record(self.name), "KILL")
         with self.home.locked():
@@ -200,21 +207,21 @@ def measure(options):
         figures["flink_recovery_ms"] = round(bench.recovery())
     finally:
         bench.down()
+    rows = options.rows
     figures.update({
-        "flink_rows": options.rows, "flink_rows_per_s": round(cold["rows_per_s"]), "flink_cpu_us_per_row": round(cold["cpu_us_per_row"], 3),
-        "flink_cluster_start_ms": round(started * 1000), "flink_start_ms": round((started + cold["first_s"]) * 1000),
-        "flink_total_rows_per_s": round(options.rows / (started + cold["whole_s"]))})
+        "flink_rows_per_s": round(cold["rows_per_s"]), "flink_cpu_us_per_row": round(cold["cpu_us_per_row"], 3),
+        "flink_cold_rows_per_s": round(cold["cold_rows_per_s"]), "flink_cluster_start_ms": round(started * 1000),
+        "flink_start_ms": round((started + cold["first_s"]) * 1000), "flink_total_rows_per_s": round(rows / (started + cold["whole_s"]))})
     if warm:
-        best = max(warm, key=lambda run: run["rows_per_s"])
-        figures.update({"flink_warm_rows_per_s": round(best["rows_per_s"]), "flink_warm_cpu_us_per_row": round(best["cpu_us_per_row"], 3)})
+        figures["flink_warm_rows_per_s"] = round(max(run["rows_per_s"] for run in warm))
     return figures
 
 
 def main():
     options = arguments()
     try:
-        for name, value in sorted(measure(options).items()):
-            print("{}={}".format(name, value))
+        figures = measure(options)
+        print(" ".join("{}={}".format(name, value) for name, value in sorted(figures.items())))
         return 0
     except StackError as error:
         print("bench_flink: {}".format(error), file=sys.stderr)

@@ -22,7 +22,8 @@ finish() {
     exit "$status"
 }
 trap finish EXIT INT TERM
-deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home" --parts kafka,schema-registry,clickhouse
+# All parts: `soma topics apply` looks at every shipped pipeline, and they name all of them.
+deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home"
 deploy/dev/step.sh "start Flink" python3 deploy/dev/flink.py up --home "$home" --task-managers 2 --slots 2 --memory-mb "${MEMORY_MB:-1536}"
 set -a
 # shellcheck disable=SC1091

@@ -21,7 +21,7 @@ finish() {
     exit "$status"
 }
 trap finish EXIT INT TERM
-deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home" --parts kafka,schema-registry,clickhouse
+deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home"
 set -a
 # shellcheck disable=SC1091
 . "$home/dev.env"

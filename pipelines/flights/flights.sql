@@ -11,7 +11,7 @@ CREATE TABLE flights (
   WATERMARK FOR date AS date - INTERVAL '10 minutes'
 ) WITH (
   connector = 'kafka', type = 'source', topic = 'demo.flights', format = 'avro', 'avro.confluent_schema_registry' = 'true',
-  'soma.unique' = 'id', 'soma.allowed_lateness' = '1 hour', 'soma.idle' = '10 seconds'
+  'soma.unique' = 'id', 'soma.allowed_lateness' = '12 hours', 'soma.idle' = '10 seconds'
 );
 
 CREATE TABLE per_hour WITH (connector = 'kafka', type = 'sink', topic = 'demo.flights_per_hour', format = 'avro', 'avro.confluent_schema_registry' = 'true');

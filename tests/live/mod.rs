@@ -19,3 +19,4 @@ mod outages;
 mod policy;
 mod replay;
 mod stock_client;
+mod streaming;

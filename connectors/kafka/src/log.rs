@@ -14,7 +14,7 @@ use crate::changelogs::Changelogs;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
-use crate::slabs::gather;
+use crate::slabs::Queues;
 use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
@@ -54,7 +54,9 @@ pub struct LogConfig {
 pub struct KafkaLog {
     config: LogConfig,
     registry: Arc<Registry>,
-    consumer: BaseConsumer<Deferred>,
+    consumer: Arc<BaseConsumer<Deferred>>,
+    /// Of a log that gives slabs.
+    queues: Queues<Deferred>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
     producers: Vec<Option<Sender>>,
@@ -79,7 +81,8 @@ impl KafkaLog {
     /// `BROKER_UNAVAILABLE` when no broker answers in time.
     pub fn open(config: LogConfig, registry: Arc<Registry>) -> Result<Self, Fault> {
         let mut log = Self {
-            consumer: consumer(&config)?,
+            consumer: Arc::new(consumer(&config)?),
+            queues: Queues::default(),
             config,
             registry,
             producers: Vec::new(),
@@ -329,8 +332,10 @@ impl Log for KafkaLog {
         if let Some(event) = self.rebalance() {
             return Ok(event.map(|_| Vec::new()));
         }
-        let wait = Duration::from_millis(wait_ms);
-        let gathered = gather(&self.consumer, &mut self.topics, records_max, wait);
+        let context = self.consumer.context();
+        let asked = || !context.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let most = (records_max, Duration::from_millis(wait_ms));
+        let gathered = self.queues.gather(&self.consumer, most, asked);
         if let Some(e) = &gathered.failed {
             self.broken(e, gathered.records == 0)?;
         }
@@ -338,6 +343,10 @@ impl Log for KafkaLog {
             return Ok(Polled::Records(gathered.slabs));
         }
         Ok(self.rebalance().map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
+    }
+
+    fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        self.queues.unread()
     }
 
     fn fetch(&mut self, positions: &[Position]) -> Result<Vec<RawRecord>, Fault> {
@@ -408,9 +417,13 @@ impl Log for KafkaLog {
             self.consumer
                 .seek_partitions(places(&known)?, REQUEST)
                 .map_err(|e| unavailable("rewind", &e))?;
+            self.queues.rewound();
         }
         if !new.is_empty() {
             let list = places(&new)?;
+            if self.config.bulk {
+                self.queues.open(&self.consumer, new.keys())?;
+            }
             self.consumer
                 .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
@@ -435,6 +448,7 @@ impl Log for KafkaLog {
         let parts = &self.along(parts);
         self.owned.retain(|p| !parts.contains(p));
         self.committed.retain(|p, _| !parts.contains(p));
+        self.queues.close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
         match self.consumer.incremental_unassign(&partitions(parts)) {
             Ok(()) => Ok(()),
             Err(e) => {
@@ -466,6 +480,8 @@ impl Log for KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
+        // Before the client they belong to.
+        self.queues.close(|_, _| true);
         self.consumer
             .context()
             .closing

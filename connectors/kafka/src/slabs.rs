@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::{Fault, Position, RawRecord, Slab};
+use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -22,57 +23,143 @@ const BYTES_EACH: usize = 64;
 const APART: i64 = 2_000;
 /// A broker that sends nothing for so long, though a record was asked for, is not answering.
 const STALL: Duration = Duration::from_secs(15);
+/// How often is looked for records while there are none. A timed poll of the client would spin through the last millisecond.
+const LOOK: Duration = Duration::from_millis(3);
 
 /// What a poll gathered.
 #[derive(Default)]
 pub(crate) struct Gathered {
     pub(crate) slabs: Vec<Slab>,
     pub(crate) records: usize,
+    bytes: usize,
     /// Why it ended, when not for want of records.
     pub(crate) failed: Option<KafkaError>,
 }
 
-/// Gathers what the client has: it waits for the first record only.
-pub(crate) fn gather<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topics: &mut Vec<Arc<str>>,
-    records_max: usize,
-    wait: Duration,
-) -> Gathered {
-    let (mut gathered, mut bytes, mut wait) = (Gathered::default(), 0, wait);
-    while gathered.records < records_max && bytes < BYTES_MAX {
-        match consumer.poll(wait) {
-            None => break,
-            Some(Ok(message)) => {
-                gathered.records += 1;
-                bytes += take(&mut gathered.slabs, topics, &message, records_max);
-                wait = Duration::ZERO;
-            }
-            Some(Err(e)) => {
-                gathered.failed = Some(e);
-                break;
-            }
-        }
-    }
-    gathered
+/// A partition with a queue of its own: none waits behind what was fetched of another, and its end is known.
+struct Part<C: ConsumerContext + 'static> {
+    topic: Arc<str>,
+    partition: i32,
+    queue: PartitionQueue<C>,
+    at_end: bool,
 }
 
-/// Puts a message's value where it belongs; how many bytes it has. A tombstone has none, and no place.
-fn take(slabs: &mut Vec<Slab>, topics: &mut Vec<Arc<str>>, message: &BorrowedMessage<'_>, records_max: usize) -> usize {
-    let Some(value) = message.payload() else { return 0 };
-    let name = message.topic();
-    let known = || {
-        topics.iter().find(|t| ***t == *name).cloned().unwrap_or_else(|| {
-            topics.push(name.into());
-            name.into()
-        })
-    };
-    let slab = Slab::of(slabs, name, message.partition(), known);
-    if slab.is_empty() {
-        // Grown once, not a dozen times.
-        slab.values.reserve(records_max.min(16_384) * BYTES_EACH);
-        slab.ends.reserve(records_max.min(16_384));
+/// The partitions of a stage that reads slabs.
+pub(crate) struct Queues<C: ConsumerContext + 'static>(Vec<Part<C>>);
+
+impl<C: ConsumerContext> Default for Queues<C> {
+    fn default() -> Self {
+        Self(Vec::new())
     }
+}
+
+impl<C: ConsumerContext> Queues<C> {
+    /// Gives partitions queues; to be called before they are assigned, so that nothing of them goes to the common one.
+    pub(crate) fn open<'a>(
+        &mut self,
+        consumer: &Arc<BaseConsumer<C>>,
+        places: impl Iterator<Item = &'a (String, i32)>,
+    ) -> Result<(), Fault> {
+        for (topic, partition) in places {
+            self.close(|t, p| t == topic && p == *partition);
+            let queue = consumer.split_partition_queue(topic, *partition);
+            self.0.push(Part {
+                queue: queue.ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
+                topic: topic.as_str().into(),
+                partition: *partition,
+                at_end: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets queues go.
+    pub(crate) fn close(&mut self, which: impl Fn(&str, i32) -> bool) {
+        self.0.retain(|part| !which(&part.topic, part.partition));
+    }
+
+    /// They are read from elsewhere: where they end is not known.
+    pub(crate) fn rewound(&mut self) {
+        self.0.iter_mut().for_each(|part| part.at_end = false);
+    }
+
+    /// Partitions that are not read to their end.
+    pub(crate) fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        let unread = self.0.iter().filter(|part| !part.at_end);
+        unread.map(|part| (part.topic.clone(), part.partition)).collect()
+    }
+
+    /// Gathers what there is, from all partitions alike; waits for the first record only. `broken_off` says whether something else
+    /// is to be done first.
+    pub(crate) fn gather(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        (records_max, wait): (usize, Duration),
+        broken_off: impl Fn() -> bool,
+    ) -> Gathered {
+        let mut gathered = Gathered::default();
+        let until = Instant::now() + wait;
+        loop {
+            // What concerns no partition comes to the common queue, and the group wants to be served.
+            if let Some(Err(e)) = consumer.poll(Duration::ZERO) {
+                gathered.failed = Some(e);
+            }
+            let each = records_max / self.0.len().max(1) + 1;
+            for part in &mut self.0 {
+                part.take(&mut gathered, each);
+            }
+            let now = Instant::now();
+            if gathered.records > 0 || gathered.failed.is_some() || now >= until || broken_off() {
+                return gathered;
+            }
+            std::thread::sleep(LOOK.min(until - now));
+        }
+    }
+}
+
+impl<C: ConsumerContext> Part<C> {
+    /// Takes records of this partition, as long as there are any.
+    fn take(&mut self, gathered: &mut Gathered, most: usize) {
+        let mut slab: Option<Slab> = None;
+        for taken in 0..most {
+            if gathered.bytes >= BYTES_MAX {
+                break;
+            }
+            match self.queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    gathered.records += 1;
+                    self.at_end = false;
+                    let slab = slab.get_or_insert_with(|| new_slab(&self.topic, self.partition, most));
+                    gathered.bytes += take(slab, &message);
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
+                Some(Err(e)) => {
+                    gathered.failed = (taken == 0).then_some(e);
+                    break;
+                }
+            }
+        }
+        gathered.slabs.extend(slab.filter(|slab| !slab.is_empty()));
+    }
+}
+
+fn new_slab(topic: &Arc<str>, partition: i32, most: usize) -> Slab {
+    let records = most.min(16_384);
+    Slab {
+        topic: topic.clone(),
+        partition,
+        // Grown once, not a dozen times.
+        values: Vec::with_capacity(records * BYTES_EACH),
+        ends: Vec::with_capacity(records),
+        offsets: Vec::with_capacity(records),
+        at: Vec::with_capacity(records),
+    }
+}
+
+/// Puts a message's value at the end; how many bytes it has. A tombstone has none, and no place.
+fn take(slab: &mut Slab, message: &BorrowedMessage<'_>) -> usize {
+    let Some(value) = message.payload() else { return 0 };
     let at = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default());
     slab.push(value, message.offset(), at);
     value.len()

@@ -3,6 +3,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 
 SLIDES = 4
+# Windows of a session that touch are one, as in Flink.
 GAP_S = 1200
 FLOAT_TOLERANCE = 1e-9
 RANK_TOLERANCE = 0.01
@@ -37,7 +38,7 @@ VIEWS = {
                sum(far) AS distance
         FROM (SELECT *, sum(opens) OVER (PARTITION BY origin, destination ORDER BY date, id ROWS UNBOUNDED PRECEDING) AS session
             FROM (SELECT id, date, origin, destination, distance AS far, dateDiff('second', lagInFrame(date, 1, toDateTime64(0, 6, 'UTC'))
-                OVER (PARTITION BY origin, destination ORDER BY date, id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW), date) >= {gap} AS opens FROM rows))
+                OVER (PARTITION BY origin, destination ORDER BY date, id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW), date) > {gap} AS opens FROM rows))
         GROUP BY origin, destination, session""".format(gap=GAP_S)),
     "spread": View(["origin"], ["destinations"], [], tumble(
         "6 HOUR", ["origin"], "uniqExact(destination) AS destinations, groupArray(delay) AS delays"), rank=("delay_p95", 0.95)),

@@ -3,6 +3,7 @@
 What is done to it: rows come out of order by less than the watermark allows; some come late, by minutes to days; some come twice; one
 partition gets nothing for a stretch of the data.
 """
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -14,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from devstack import fetch, layout  # noqa: E402
 from devstack.base import cache_root, make_dir  # noqa: E402
 
-PARTITIONS = 4
+# As many as the topics were made with.
+PARTITIONS = int(os.environ.get("SOMA_PARTITIONS") or 4)
 DATABASE = "windows"
 # Out of order by less than the ten minutes of the watermark.
 JITTER_S = 540

@@ -80,7 +80,7 @@ class Pipeline:
     def stands(self):
         """(records still to read, ends of every topic it writes to)."""
         names = self.admin.list_topics(timeout=20).topics
-        partials = [n for n in names if n.startswith(GROUP + ".") and n.endswith(".partials")]
+        partials = [n for n in names if n.startswith(GROUP + ".") and n.endswith("partials")]
         behind = 0
         for topic in [SOURCE, *partials]:
             places = [TopicPartition(topic, p) for p in names[topic].partitions]

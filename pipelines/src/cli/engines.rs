@@ -48,7 +48,8 @@ pub(super) struct Options {
 
 /// Deploys every stage of streaming SQL of a pipeline.
 pub(super) fn deploy(pipeline: &str, which: Which, options: &Options, cx: &Context) -> Done {
-    let pipeline = Pipeline::load(&file_of(pipeline)?, &cx.env).map_err(|faults| refused(&faults))?;
+    let file = file_of(pipeline)?;
+    let pipeline = Pipeline::load(&file, &cx.env).map_err(|faults| refused(&faults))?;
     let stages = pipeline.stages.iter().filter(|s| s.component == streaming::COMPONENT);
     let planned: Vec<Planned> = stages
         .map(|entry| streaming::plan(entry, &pipeline))
@@ -63,7 +64,7 @@ pub(super) fn deploy(pipeline: &str, which: Which, options: &Options, cx: &Conte
         return Err(Failure::input("CONFIG_INVALID", text, "give the cluster its own credentials, and a pipeline file without them"));
     }
     if !options.dry_run {
-        topics::apply_all(false, cx)?;
+        topics::apply_all(std::slice::from_ref(&file), false, cx)?;
     }
     for stage in &planned {
         match which {

@@ -169,7 +169,7 @@ pub(super) fn deploy(args: &Deploy, cx: &Context) -> Done {
         return Ok(INPUT);
     }
     step(2, "topics and schemas")?;
-    topics::apply_all(false, cx)?;
+    topics::apply_all(std::slice::from_ref(&file), false, cx)?;
     step(3, "ClickHouse migrations")?;
     let migrated = cx.runtime()?.block_on(apply::migrations(&cx.env))?;
     migrated.iter().try_for_each(|what| out::line(format!("   {what}")))?;

@@ -131,6 +131,8 @@ pub trait Dataflow: Send + 'static {
     /// # Errors
     /// `Dependency` when a schema cannot be had (the batch comes again after a restore), `Ourselves` when the engine fails.
     fn on_batch(&mut self, slabs: &[Slab], now: EventTime) -> Result<(), Fault>;
+    /// These partitions have records it was not given yet: they are not idle, however long those take to come.
+    fn unread(&mut self, _partitions: &[(Arc<str>, i32)], _now: EventTime) {}
     /// Everything that is to become true by the next commit. Also called, every half second at least, when no records come: time
     /// passes, idle partitions stop holding the watermark back.
     ///

@@ -126,6 +126,10 @@ pub trait Log: Send {
         let polled = self.poll(records_max, wait_ms)?;
         Ok(polled.map(|records| slabs(&records)))
     }
+    /// Partitions of a log that gives slabs which are not read to their ends.
+    fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        Vec::new()
+    }
     /// Records again, whole, in the order asked for; without a value where the log has them no more. For the few records of a slab
     /// that nobody could take.
     ///

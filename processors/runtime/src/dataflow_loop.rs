@@ -136,7 +136,9 @@ impl<D: Dataflow> DataflowStage<D> {
             return Ok(());
         }
         let started = Instant::now();
-        let flow = self.flow.flush(cx.clock.now())?;
+        let now = cx.clock.now();
+        self.flow.unread(&cx.log.unread(), now);
+        let flow = self.flow.flush(now)?;
         if flow.is_empty() && self.read.next.is_empty() {
             return Ok(());
         }

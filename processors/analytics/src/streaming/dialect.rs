@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement, TableObject, Value,
+    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement, TableObject,
+    Value,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -85,9 +86,15 @@ fn fault<T>(location: Location, detail: impl Into<String>) -> Found<T> {
 
 fn one(file: &mut File, mut tokens: Vec<TokenWithSpan>, start: Location) -> Found<()> {
     let watermark = cut_watermark(&mut tokens)?;
+    // The parser forgets where a name in quotes stands.
+    let quoted = |t: &TokenWithSpan| match &t.token {
+        Token::SingleQuotedString(text) => Some((text.clone(), t.span.start)),
+        _ => None,
+    };
+    let quoted = tokens.iter().filter_map(quoted).collect();
     match parsed(tokens, start)? {
         Statement::CreateTable(create) => {
-            let table = table(create, watermark, start)?;
+            let table = table(create, watermark, start, &quoted)?;
             file.tables.insert(table.name.clone(), table);
         }
         Statement::CreateView(view) => {
@@ -103,8 +110,18 @@ fn one(file: &mut File, mut tokens: Vec<TokenWithSpan>, start: Location) -> Foun
                 at: start,
             });
         }
-        Statement::Query(_) => return fault(start, "a SELECT alone goes nowhere; put INSERT INTO a sink table before it"),
-        _ => return fault(start, "only CREATE TABLE, CREATE VIEW and INSERT INTO ... SELECT are known here"),
+        Statement::Query(_) => {
+            return fault(
+                start,
+                "a SELECT alone goes nowhere; put INSERT INTO a sink table before it",
+            );
+        }
+        _ => {
+            return fault(
+                start,
+                "only CREATE TABLE, CREATE VIEW and INSERT INTO ... SELECT are known here",
+            );
+        }
     }
     Ok(())
 }
@@ -155,8 +172,16 @@ fn cut_watermark(tokens: &mut Vec<TokenWithSpan>) -> Found<Option<(String, i64)>
         end += 1;
     }
     // With the comma before it, or, where it comes first, the one after.
-    let from = if begin > 0 && tokens[begin - 1].token == Token::Comma { begin - 1 } else { begin };
-    let until = if from == begin && tokens.get(end).is_some_and(|t| t.token == Token::Comma) { end + 1 } else { end };
+    let from = if begin > 0 && tokens[begin - 1].token == Token::Comma {
+        begin - 1
+    } else {
+        begin
+    };
+    let until = if from == begin && tokens.get(end).is_some_and(|t| t.token == Token::Comma) {
+        end + 1
+    } else {
+        end
+    };
     let clause: Vec<_> = tokens[begin + 2..end].to_vec();
     let place = tokens[begin].span.start;
     tokens.drain(from..until);
@@ -170,14 +195,19 @@ fn watermark(clause: Vec<TokenWithSpan>, place: Location) -> Found<(String, i64)
         return fault(place, wants);
     };
     if !parser.parse_keyword(Keyword::AS) {
-        return if parser.peek_token().token == Token::EOF { Ok((plain(&column), 0)) } else { fault(place, wants) };
+        return if parser.peek_token().token == Token::EOF {
+            Ok((plain(&column), 0))
+        } else {
+            fault(place, wants)
+        };
     }
     let delay = match parser.parse_expr() {
         Ok(Expr::Identifier(named)) if named.value == column.value => Ok(0),
         Ok(Expr::BinaryOp { left, op, right }) if op.to_string() == "-" => match (*left, *right) {
-            (Expr::Identifier(named), Expr::Interval(_)) if named.value != column.value => {
-                Err(format!("the watermark is for `{}` but takes from `{}`", column.value, named.value))
-            }
+            (Expr::Identifier(named), Expr::Interval(_)) if named.value != column.value => Err(format!(
+                "the watermark is for `{}` but takes from `{}`",
+                column.value, named.value
+            )),
             (Expr::Identifier(_), interval @ Expr::Interval(_)) => length(&interval),
             _ => Err(wants.to_owned()),
         },
@@ -208,7 +238,9 @@ pub(crate) fn length(expr: &Expr) -> Result<i64, String> {
 pub(crate) fn string(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => Some(text.clone()),
+            Value::SingleQuotedString(text) | Value::DoubleQuotedString(text) | Value::Number(text, _) => {
+                Some(text.clone())
+            }
             Value::Boolean(value) => Some(value.to_string()),
             _ => None,
         },
@@ -234,24 +266,43 @@ pub(crate) fn plain(ident: &Ident) -> String {
     }
 }
 
-fn table(create: CreateTable, watermark: Option<(String, i64)>, start: Location) -> Found<Table> {
+fn table(
+    create: CreateTable,
+    watermark: Option<(String, i64)>,
+    start: Location,
+    quoted: &BTreeMap<String, Location>,
+) -> Found<Table> {
     let CreateTableOptions::With(with) = &create.table_options else {
-        return fault(start, format!("table `{}` has no WITH (connector = 'kafka', ...)", create.name));
+        return fault(
+            start,
+            format!("table `{}` has no WITH (connector = 'kafka', ...)", create.name),
+        );
     };
     let mut given = Vec::new();
     for option in with {
         match option {
-            SqlOption::KeyValue { key, value } => match string(value) {
-                Some(text) => given.push((key.value.clone(), text, key.span.start)),
-                None => return fault(key.span.start, format!("option `{}` is not a text", key.value)),
-            },
+            SqlOption::KeyValue { key, value } => {
+                let place = quoted.get(&key.value).copied().filter(|_| key.span.start.line == 0);
+                let place = place.unwrap_or(key.span.start);
+                match string(value) {
+                    Some(text) => given.push((key.value.clone(), text, place)),
+                    None => return fault(place, format!("option `{}` is not a text", key.value)),
+                }
+            }
             other => return fault(start, format!("`{other}` is no option; write name = 'value'")),
         }
     }
     let mut columns = Vec::new();
     for column in create.columns {
-        if let Some(computed) = column.options.iter().find(|o| matches!(o.option, ColumnOption::Generated { .. })) {
-            let detail = format!("column `{}` is computed ({computed}); compute it in a view", column.name.value);
+        if let Some(computed) = column
+            .options
+            .iter()
+            .find(|o| matches!(o.option, ColumnOption::Generated { .. }))
+        {
+            let detail = format!(
+                "column `{}` is computed ({computed}); compute it in a view",
+                column.name.value
+            );
             return fault(column.name.span.start, detail);
         }
         columns.push(Column {

@@ -22,17 +22,38 @@ fn lines(program: &Program, out: &mut String) -> std::fmt::Result {
             writeln!(out, "  unique     {}", source.columns.field(unique).name())?;
         }
         let or_stage = |value: Option<i64>| value.map_or("as the stage says".to_owned(), span::text);
-        writeln!(out, "  late after {}; idle after {}", or_stage(source.lateness), or_stage(source.idle))?;
+        writeln!(
+            out,
+            "  late after {}; idle after {}",
+            or_stage(source.lateness),
+            or_stage(source.idle)
+        )?;
     }
     for view in &program.views {
-        let keys = if view.keys.is_empty() { "nothing (one partition)".to_owned() } else { view.keys.join(", ") };
+        let keys = if view.keys.is_empty() {
+            "nothing (one partition)".to_owned()
+        } else {
+            view.keys.join(", ")
+        };
         writeln!(out, "view {} over {}", view.name, view.source)?;
         writeln!(out, "  window     {}", view.window.describe())?;
-        writeln!(out, "  local      {} by {keys}, per source partition, between commits", view.aggregate.names().join(", "))?;
+        writeln!(
+            out,
+            "  local      {} by {keys}, per source partition, between commits",
+            view.aggregate.names().join(", ")
+        )?;
         writeln!(out, "  repartition by hash of {keys} -> topic {PARTIALS}")?;
-        writeln!(out, "  final      merges per window and key; closes at the least watermark of partitions that are not idle")?;
+        writeln!(
+            out,
+            "  final      merges per window and key; closes at the least watermark of partitions that are not idle"
+        )?;
         let own: Vec<_> = view.gives.iter().map(|(_, f)| f.name().as_str()).collect();
-        writeln!(out, "  sink       {} <- window_start, window_end, {}, revision, deleted", view.topic, own.join(", "))?;
+        writeln!(
+            out,
+            "  sink       {} <- window_start, window_end, {}, revision, deleted",
+            view.topic,
+            own.join(", ")
+        )?;
     }
     Ok(())
 }

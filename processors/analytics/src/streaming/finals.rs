@@ -54,7 +54,11 @@ struct Tell {
 
 impl Tell {
     fn row(index: u32, revision: i32) -> Self {
-        Self { index, revision, gone: None }
+        Self {
+            index,
+            revision,
+            gone: None,
+        }
     }
 }
 
@@ -76,7 +80,12 @@ impl Final {
             _ => self.flush_panes(finish, until, emits)?,
         };
         let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
-        written.extend(self.told.changes(dead).into_iter().map(|(key, value)| (format!("t|{key}"), value)));
+        written.extend(
+            self.told
+                .changes(dead)
+                .into_iter()
+                .map(|(key, value)| (format!("t|{key}"), value)),
+        );
         if self.told_until != self.watermark {
             self.told_until = self.watermark;
             written.push(("u".to_owned(), Some(until.to_le_bytes().to_vec())));
@@ -95,11 +104,20 @@ impl Final {
         self.tell_again(finish, &fresh, emits)?;
         let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
         let written = self.kept.add(aggregate, fresh, dead)?;
-        Ok(written.into_iter().map(|(key, value)| (format!("r|{key}"), value)).collect())
+        Ok(written
+            .into_iter()
+            .map(|(key, value)| (format!("r|{key}"), value))
+            .collect())
     }
 
     /// Windows whose end the watermark passed since the last time.
-    fn tell_due(&self, finish: &Finish, fresh: &RecordBatch, until: i64, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+    fn tell_due(
+        &self,
+        finish: &Finish,
+        fresh: &RecordBatch,
+        until: i64,
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<(), Fault> {
         let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
         let before = self.told_until.unwrap_or(i64::MIN);
         if until <= before {
@@ -141,7 +159,12 @@ impl Final {
             }
         }
         let known = groups.len();
-        let ids: BTreeSet<usize> = groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?.iter().copied().collect();
+        let ids: BTreeSet<usize> = groups
+            .merge(aggregate, &rows, Some(starts))
+            .map_err(failed)?
+            .iter()
+            .copied()
+            .collect();
         let told = &mut self.told;
         let tell = |keys: &[String], starts: &[i64]| {
             let mut out = Vec::with_capacity(ids.len());
@@ -171,7 +194,8 @@ impl Final {
             return Ok(Vec::new());
         }
         let aggregate = &finish.view.aggregate;
-        let fresh = concat_batches(&aggregate.state_schema, &std::mem::take(&mut self.pending)).map_err(|e| failed(e.into()))?;
+        let fresh = concat_batches(&aggregate.state_schema, &std::mem::take(&mut self.pending))
+            .map_err(|e| failed(e.into()))?;
         let known = self.kept.rows();
         let batches: Vec<_> = self.kept.all().cloned().chain([fresh.clone()]).collect();
         let found = sessions::find(aggregate, &batches, gap).map_err(failed)?;
@@ -181,12 +205,18 @@ impl Final {
         let living = found.spans.iter().filter(|span| span.1 >= dead).count();
         // Written new as a whole when it would halve; until then only what came in.
         let written = if known + fresh.num_rows() > 2 * living + 1_024 {
-            let rows = found.groups(aggregate, &alive).and_then(|g| g.rows(aggregate)).map_err(failed)?;
+            let rows = found
+                .groups(aggregate, &alive)
+                .and_then(|g| g.rows(aggregate))
+                .map_err(failed)?;
             self.kept.replace(aggregate, rows)?
         } else {
             self.kept.append(aggregate, fresh)?
         };
-        Ok(written.into_iter().map(|(key, value)| (format!("r|{key}"), value)).collect())
+        Ok(written
+            .into_iter()
+            .map(|(key, value)| (format!("r|{key}"), value))
+            .collect())
     }
 
     fn tell_sessions(
@@ -207,7 +237,13 @@ impl Final {
         }
         let end = |session: usize| window.end(found.spans[session].0, found.spans[session].1);
         let wanted = |session: usize| touched[session] || end(session) > before && end(session) <= until;
-        self.next_end = Some((0..touched.len()).map(end).filter(|end| *end > until).min().unwrap_or(i64::MAX));
+        self.next_end = Some(
+            (0..touched.len())
+                .map(end)
+                .filter(|end| *end > until)
+                .min()
+                .unwrap_or(i64::MAX),
+        );
         let chosen: Vec<usize> = (0..touched.len()).filter(|s| wanted(*s)).collect();
         let groups = found.groups(aggregate, &wanted).map_err(failed)?;
         let told = &mut self.told;
@@ -239,11 +275,18 @@ impl Final {
 }
 
 fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
-    starts.as_any().downcast_ref::<Int64Array>().map_or(&[], |starts| starts.values())
+    starts
+        .as_any()
+        .downcast_ref::<Int64Array>()
+        .map_or(&[], |starts| starts.values())
 }
 
 /// Rows beside the start of each window they belong to that is wanted; `None` when there is none.
-fn spread(finish: &Finish, rows: &RecordBatch, wanted: &dyn Fn(i64) -> bool) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
+fn spread(
+    finish: &Finish,
+    rows: &RecordBatch,
+    wanted: &dyn Fn(i64) -> bool,
+) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
     let window = finish.view.window;
     let (mut indices, mut starts) = (Vec::new(), Vec::new());
     for (row, pane) in finish.view.aggregate.panes(rows).values().iter().enumerate() {
@@ -284,7 +327,11 @@ fn emit(
     let starts = aggregate.panes(&results).values().to_vec();
     let columns = keys::columns(&results, aggregate.keys(), aggregate.pane);
     let texts = keys::texts(&columns, results.num_rows()).map_err(|e| failed(e.into()))?;
-    let names: Vec<String> = texts.iter().zip(&starts).map(|(text, start)| keys::with_start(text, *start)).collect();
+    let names: Vec<String> = texts
+        .iter()
+        .zip(&starts)
+        .map(|(text, start)| keys::with_start(text, *start))
+        .collect();
     let tells = tell(&names, &starts);
     let (answer, passes) = view.after.run_masked(results).map_err(failed)?;
     let mut out = Columns {
@@ -309,7 +356,8 @@ fn emit(
     }
     let chosen = UInt32Array::from(chosen);
     for (i, _) in &view.gives {
-        out.own.push(take(answer.column(*i), &chosen, None).map_err(|e| failed(e.into()))?);
+        out.own
+            .push(take(answer.column(*i), &chosen, None).map_err(|e| failed(e.into()))?);
     }
     let rows = finish.rows.write(finish.id, out)?;
     emits.extend(rows.into_iter().zip(written).map(|(value, key)| RawEmit {

@@ -61,7 +61,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Head, Vec<&[u8]>), Fault> {
     let unreadable = |what: &str| Fault::new(FaultCode::StateUnreadable, format!("a frame of partial results {what}"));
     let (version, rest) = bytes.split_first().ok_or_else(|| unreadable("is empty"))?;
     if *version != VERSION {
-        return Err(unreadable(&format!("has version {version}; this program reads {VERSION}")));
+        return Err(unreadable(&format!(
+            "has version {version}; this program reads {VERSION}"
+        )));
     }
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| unreadable("is cut off"))?;
     let (head, mut rest) = rest
@@ -70,7 +72,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Head, Vec<&[u8]>), Fault> {
     let head: Head = serde_json::from_slice(head).map_err(|e| unreadable(&format!("has no head: {e}")))?;
     let mut bodies = Vec::with_capacity(head.sections.len());
     for section in &head.sections {
-        let (body, left) = rest.split_at_checked(section.bytes).ok_or_else(|| unreadable("is cut off"))?;
+        let (body, left) = rest
+            .split_at_checked(section.bytes)
+            .ok_or_else(|| unreadable("is cut off"))?;
         bodies.push(body);
         rest = left;
     }
@@ -107,8 +111,7 @@ fn encode(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 
 /// Reads one piece.
 pub(crate) fn rows(bytes: &[u8], schema: &SchemaRef) -> Result<RecordBatch, Fault> {
-    decode(bytes, schema)
-        .map_err(|e| Fault::new(FaultCode::StateUnreadable, format!("kept rows cannot be read: {e}")))
+    decode(bytes, schema).map_err(|e| Fault::new(FaultCode::StateUnreadable, format!("kept rows cannot be read: {e}")))
 }
 
 fn decode(bytes: &[u8], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
@@ -124,7 +127,10 @@ fn decode(bytes: &[u8], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
 }
 
 fn broken(error: &dyn std::fmt::Display) -> Fault {
-    Fault::new(FaultCode::Internal, format!("partial results cannot be written: {error}"))
+    Fault::new(
+        FaultCode::Internal,
+        format!("partial results cannot be written: {error}"),
+    )
 }
 
 #[cfg(test)]
@@ -152,10 +158,17 @@ mod tests {
         let head = Head {
             topic: "t".to_owned(),
             partition: 3,
-            come: Some(Mark { watermark: Some(-5), idle: true }),
+            come: Some(Mark {
+                watermark: Some(-5),
+                idle: true,
+            }),
             sections: bodies
                 .iter()
-                .map(|b| Section { view: "v".to_owned(), mark: 9, bytes: b.len() })
+                .map(|b| Section {
+                    view: "v".to_owned(),
+                    mark: 9,
+                    bytes: b.len(),
+                })
                 .collect(),
         };
         let bytes = write(&head, &bodies).unwrap();

@@ -47,7 +47,10 @@ impl Aggregate {
         let by: Vec<_> = partial.group_expr().expr().iter().map(|(e, _)| Arc::clone(e)).collect();
         let of = partial.aggr_expr().to_vec();
         let args = aggregate_expressions(&of, &AggregateMode::Partial, by.len())?;
-        let widths = of.iter().map(|a| Ok(a.state_fields()?.len())).collect::<Result<Vec<_>>>()?;
+        let widths = of
+            .iter()
+            .map(|a| Ok(a.state_fields()?.len()))
+            .collect::<Result<Vec<_>>>()?;
         let group_schema = partial.group_expr().group_schema(&partial.input_schema())?;
         let mut fields: Vec<Arc<Field>> = group_schema.fields().to_vec();
         for aggregate in &of {
@@ -166,7 +169,12 @@ impl Groups {
     }
 
     /// Takes kept rows in; `panes` in place of their own. Gives the group of each row.
-    pub(crate) fn merge(&mut self, aggregate: &Aggregate, rows: &RecordBatch, panes: Option<ArrayRef>) -> Result<&[usize]> {
+    pub(crate) fn merge(
+        &mut self,
+        aggregate: &Aggregate,
+        rows: &RecordBatch,
+        panes: Option<ArrayRef>,
+    ) -> Result<&[usize]> {
         let keys = aggregate.keys();
         let mut by = Vec::with_capacity(keys);
         for (i, field) in aggregate.group_schema.fields().iter().enumerate() {
@@ -195,6 +203,9 @@ impl Groups {
 
     /// All groups and their states, as they are kept; the table is empty then.
     pub(crate) fn rows(mut self, aggregate: &Aggregate) -> Result<RecordBatch> {
+        if self.len() == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&aggregate.state_schema)));
+        }
         let mut columns = self.values.emit(EmitTo::All)?;
         for state in &mut self.states {
             columns.extend(state.state(EmitTo::All)?);
@@ -213,6 +224,9 @@ impl Groups {
 
     /// All groups and their results, and the last instants of sessions.
     pub(crate) fn results(mut self, aggregate: &Aggregate) -> Result<(RecordBatch, Vec<i64>)> {
+        if self.len() == 0 {
+            return Ok((RecordBatch::new_empty(Arc::clone(&aggregate.result_schema)), Vec::new()));
+        }
         let mut columns = self.values.emit(EmitTo::All)?;
         for state in &mut self.states {
             columns.push(state.evaluate(EmitTo::All)?);
@@ -222,7 +236,10 @@ impl Groups {
             .zip(aggregate.result_schema.fields())
             .map(|(column, field)| as_type(column, field.data_type()))
             .collect::<Result<Vec<_>>>()?;
-        Ok((RecordBatch::try_new(Arc::clone(&aggregate.result_schema), columns)?, self.lasts))
+        Ok((
+            RecordBatch::try_new(Arc::clone(&aggregate.result_schema), columns)?,
+            self.lasts,
+        ))
     }
 }
 

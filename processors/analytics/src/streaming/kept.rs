@@ -1,10 +1,10 @@
 //! Kept rows of one view in one partition: runs, each about half as long as the one before, so that a commit writes what it
 //! changed and, seldom, a merged longer run; never everything.
 
+use arrow::array::Int64Array;
 use arrow::array::RecordBatch;
 use arrow::compute::kernels::cmp::gt_eq;
 use arrow::compute::{filter_record_batch, max, min};
-use arrow::array::Int64Array;
 use kernel::Fault;
 
 use super::frame;
@@ -84,7 +84,9 @@ impl Kept {
             let Some(last) = self.runs.pop() else { break };
             let mut groups = Groups::new(aggregate).map_err(failed)?;
             for batch in &last.batches {
-                groups.merge(aggregate, &alive(aggregate, batch.clone(), dead)?, None).map_err(failed)?;
+                groups
+                    .merge(aggregate, &alive(aggregate, batch.clone(), dead)?, None)
+                    .map_err(failed)?;
             }
             groups.merge(aggregate, &rows, None).map_err(failed)?;
             rows = groups.rows(aggregate).map_err(failed)?;
@@ -128,7 +130,9 @@ impl Kept {
 
     /// Takes a piece of a run back.
     pub(crate) fn restore(&mut self, aggregate: &Aggregate, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
-        let numbers = key.split_once('|').and_then(|(n, i)| Some((n.parse::<u64>().ok()?, i.parse::<usize>().ok()?)));
+        let numbers = key
+            .split_once('|')
+            .and_then(|(n, i)| Some((n.parse::<u64>().ok()?, i.parse::<usize>().ok()?)));
         let Some((number, _)) = numbers else {
             let detail = format!("kept rows under `{key}` have no number");
             return Err(Fault::new(kernel::FaultCode::StateUnreadable, detail));
@@ -159,7 +163,11 @@ impl Kept {
 }
 
 fn forget(runs: &[Run]) -> Vec<Written> {
-    let keys = |run: &Run| (0..run.pieces).map(|i| (format!("{}|{i}", run.number), None)).collect::<Vec<_>>();
+    let keys = |run: &Run| {
+        (0..run.pieces)
+            .map(|i| (format!("{}|{i}", run.number), None))
+            .collect::<Vec<_>>()
+    };
     runs.iter().flat_map(keys).collect()
 }
 

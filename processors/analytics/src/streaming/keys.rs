@@ -41,7 +41,11 @@ pub(crate) fn columns(rows: &RecordBatch, keys: usize, pane: usize) -> Vec<&Arra
 /// Key of a result row.
 pub(crate) fn with_start(key: &str, start: i64) -> String {
     let start = Timestamp(start);
-    if key.is_empty() { start.to_string() } else { format!("{key}|{start}") }
+    if key.is_empty() {
+        start.to_string()
+    } else {
+        format!("{key}|{start}")
+    }
 }
 
 /// Partition a group belongs to.

@@ -158,7 +158,11 @@ impl Local {
 
     /// Takes a batch of its records in.
     pub(crate) fn take(&mut self, setup: &Setup, taken: &Taken, slab: &Slab, now: i64) -> Result<(), Fault> {
-        let times = taken.batch.column(setup.time.0).as_primitive::<TimestampMicrosecondType>().clone();
+        let times = taken
+            .batch
+            .column(setup.time.0)
+            .as_primitive::<TimestampMicrosecondType>()
+            .clone();
         let before = self.newest;
         let mut out = std::mem::take(&mut self.out);
         let sorted = self.sort(setup, taken, &times.values()[..], slab, now, &mut out)?;
@@ -204,7 +208,10 @@ impl Local {
             if setup.reads.iter().all(in_time) {
                 self.newest = Some(newest.max(most));
                 out.outcomes.counted += times.len() as u64;
-                return Ok(Sorted { alive: None, late: None });
+                return Ok(Sorted {
+                    alive: None,
+                    late: None,
+                });
             }
         }
         self.one_by_one(setup, taken, times, alive, out)
@@ -226,8 +233,16 @@ impl Local {
         };
         let all = u64::MAX >> (64 - setup.reads.len().clamp(1, 64));
         let mut late = vec![0u64; times.len()];
-        for (row, ts) in times.iter().copied().enumerate().filter(|(row, _)| alive[*row]).collect::<Vec<_>>() {
-            let watermark = self.newest.map_or(i64::MIN, |newest| newest.saturating_sub(setup.delay));
+        for (row, ts) in times
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(row, _)| alive[*row])
+            .collect::<Vec<_>>()
+        {
+            let watermark = self
+                .newest
+                .map_or(i64::MIN, |newest| newest.saturating_sub(setup.delay));
             if let Some(hash) = hashes.as_ref().and_then(|h| h[row])
                 && !self.seen.first(hash, ts, setup.horizon(watermark))
             {
@@ -264,7 +279,10 @@ impl Local {
             let headers = Headers::build(|put| {
                 put("soma-late-topic", setup.topic.as_bytes());
                 put("soma-late-partition", slab.partition.to_string().as_bytes());
-                put("soma-late-offset", slab.offsets.get(index).copied().unwrap_or(-1).to_string().as_bytes());
+                put(
+                    "soma-late-offset",
+                    slab.offsets.get(index).copied().unwrap_or(-1).to_string().as_bytes(),
+                );
                 put("soma-late-reason", b"late");
                 put("soma-late-views", named.join(",").as_bytes());
             });
@@ -286,9 +304,10 @@ impl Sorted {
             (None, None) => None,
             (Some(alive), None) => Some(BooleanArray::from(alive.clone())),
             (alive, Some(late)) => {
-                let counts = late.iter().enumerate().map(|(row, bits)| {
-                    alive.as_ref().is_none_or(|alive| alive[row]) && bits >> view & 1 == 0
-                });
+                let counts = late
+                    .iter()
+                    .enumerate()
+                    .map(|(row, bits)| alive.as_ref().is_none_or(|alive| alive[row]) && bits >> view & 1 == 0);
                 Some(BooleanArray::from(counts.collect::<Vec<_>>()))
             }
         }
@@ -306,13 +325,20 @@ fn refuse(setup: &Setup, taken: &Taken, times: &[i64], slab: &Slab, limit: i64, 
         } else if *ts < YEARS.0 || *ts > YEARS.1 {
             format!("field `{name}` is {ts} microseconds, which is no time between the years 1 and 9999")
         } else if *ts > limit {
-            format!("field `{name}` is {}, further ahead of now than future_max_ms", schemas::Timestamp(*ts))
+            format!(
+                "field `{name}` is {}, further ahead of now than future_max_ms",
+                schemas::Timestamp(*ts)
+            )
         } else {
             continue;
         };
         alive[row] = false;
         out.outcomes.refused += 1;
-        out.refused.push(refused(slab, taken.rows[row] as usize, Fault::new(FaultCode::RecordInvalid, detail)));
+        out.refused.push(refused(
+            slab,
+            taken.rows[row] as usize,
+            Fault::new(FaultCode::RecordInvalid, detail),
+        ));
     }
     alive
 }
@@ -328,7 +354,13 @@ pub(crate) fn refused(slab: &Slab, index: usize, fault: Fault) -> Refused {
 }
 
 /// Aggregates the rows that count.
-fn count(view: &View, batch: &RecordBatch, times: &[i64], mask: Option<&BooleanArray>, groups: &mut Groups) -> Done<()> {
+fn count(
+    view: &View,
+    batch: &RecordBatch,
+    times: &[i64],
+    mask: Option<&BooleanArray>,
+    groups: &mut Groups,
+) -> Done<()> {
     let mut panes: ArrayRef = Arc::new(panes(view.window, times));
     if let Some(mask) = mask {
         panes = filter(&panes, mask)?;
@@ -371,5 +403,8 @@ fn panes(window: Window, times: &[i64]) -> Int64Array {
 }
 
 pub(crate) fn failed(error: datafusion::error::DataFusionError) -> Fault {
-    Fault::new(FaultCode::Internal, format!("the query engine failed: {}", error.strip_backtrace()))
+    Fault::new(
+        FaultCode::Internal,
+        format!("the query engine failed: {}", error.strip_backtrace()),
+    )
 }

@@ -25,6 +25,8 @@ mod source;
 mod span;
 mod steps;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod told;
 mod windows;
 

@@ -62,7 +62,9 @@ pub(crate) fn options(given: &[(String, String, Location)], start: Location) -> 
     for (name, value, place) in given {
         match name.as_str() {
             "topic" => read.topic.clone_from(value),
-            "connector" if value != "kafka" => fault(*place, format!("connector '{value}' is not known; the log is 'kafka'")),
+            "connector" if value != "kafka" => {
+                fault(*place, format!("connector '{value}' is not known; the log is 'kafka'"))
+            }
             "format" if value != "avro" => fault(*place, format!("format '{value}' is not known; records are 'avro'")),
             "type" => match value.as_str() {
                 "source" => role = Some(Role::Source),
@@ -77,7 +79,10 @@ pub(crate) fn options(given: &[(String, String, Location)], start: Location) -> 
                 Err(says) => fault(*place, format!("option `{name}`: {says}")),
             },
             known if KNOWN.contains(&known) => {}
-            unknown => fault(*place, format!("option `{unknown}` is not known; did you mean `{}`?", nearest(unknown))),
+            unknown => fault(
+                *place,
+                format!("option `{unknown}` is not known; did you mean `{}`?", nearest(unknown)),
+            ),
         }
     }
     if read.topic.is_empty() {
@@ -86,14 +91,21 @@ pub(crate) fn options(given: &[(String, String, Location)], start: Location) -> 
     match role {
         Some(Role::Source) if lookup => read.role = Role::Lookup,
         Some(role) => read.role = role,
-        None => fault(start, "the table has no type; add type = 'source' or type = 'sink'".to_owned()),
+        None => fault(
+            start,
+            "the table has no type; add type = 'source' or type = 'sink'".to_owned(),
+        ),
     }
     if faults.is_empty() { Ok(read) } else { Err(faults) }
 }
 
 /// The known option that takes the fewest edits.
 fn nearest(unknown: &str) -> &'static str {
-    KNOWN.iter().min_by_key(|known| edits(unknown, known)).copied().unwrap_or("topic")
+    KNOWN
+        .iter()
+        .min_by_key(|known| edits(unknown, known))
+        .copied()
+        .unwrap_or("topic")
 }
 
 /// Levenshtein's distance.

@@ -91,7 +91,12 @@ impl Part {
             mark.idle = come.idle;
             self.changed = true;
             let watermark = combined(&self.marks, &head.topic, partitions);
-            for (view, _) in self.views.iter_mut().zip(finishes).filter(|(_, f)| *f.source == *head.topic) {
+            for (view, _) in self
+                .views
+                .iter_mut()
+                .zip(finishes)
+                .filter(|(_, f)| *f.source == *head.topic)
+            {
                 view.watermark = view.watermark.max(watermark);
             }
         }
@@ -99,10 +104,25 @@ impl Part {
     }
 
     /// Leaves out rows whose window is gone, and tells them as late.
-    fn in_time(&mut self, i: usize, finish: &Finish, rows: RecordBatch, partition: i32, late: &Arc<str>) -> Result<RecordBatch, Fault> {
+    fn in_time(
+        &mut self,
+        i: usize,
+        finish: &Finish,
+        rows: RecordBatch,
+        partition: i32,
+        late: &Arc<str>,
+    ) -> Result<RecordBatch, Fault> {
         let aggregate = &finish.view.aggregate;
-        let lasts = if aggregate.session { aggregate.lasts(&rows) } else { aggregate.panes(&rows) };
-        let gone: Vec<bool> = lasts.values().iter().map(|last| self.views[i].gone(finish, *last)).collect();
+        let lasts = if aggregate.session {
+            aggregate.lasts(&rows)
+        } else {
+            aggregate.panes(&rows)
+        };
+        let gone: Vec<bool> = lasts
+            .values()
+            .iter()
+            .map(|last| self.views[i].gone(finish, *last))
+            .collect();
         if !gone.contains(&true) {
             return Ok(rows);
         }
@@ -131,7 +151,8 @@ impl Part {
             if !written.is_empty() && !self.known[i] {
                 self.known[i] = true;
                 let mark = finish.view.mark.to_le_bytes().to_vec();
-                flow.changes.push(change(format!("f|{}|m", finish.view.name), Some(mark)));
+                flow.changes
+                    .push(change(format!("f|{}|m", finish.view.name), Some(mark)));
             }
             let named = |(key, value)| change(format!("f|{}|{key}", finish.view.name), value);
             flow.changes.extend(written.into_iter().map(named));

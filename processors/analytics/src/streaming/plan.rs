@@ -119,18 +119,26 @@ pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>, window: Window) -> std::resul
     }
     let by = first.group_expr().expr();
     let is_pane = |name: &str| name == PANE || name.ends_with(&format!(".{PANE}"));
-    let found = by.iter().position(|(expr, name)| {
-        is_pane(name) || expr.downcast_ref::<Column>().is_some_and(|c| is_pane(c.name()))
-    });
+    let found = by
+        .iter()
+        .position(|(expr, name)| is_pane(name) || expr.downcast_ref::<Column>().is_some_and(|c| is_pane(c.name())));
     let Some(pane) = found else {
         return Err("the window is not in GROUP BY; add it there".to_owned());
     };
     let (before, leaf) = Steps::of(first.input());
     if !leaf.children().is_empty() || leaf.name() != "DataSourceExec" {
-        return Err(format!("{} below an aggregate is not something a stream can do", leaf.name()));
+        return Err(format!(
+            "{} below an aggregate is not something a stream can do",
+            leaf.name()
+        ));
     }
     let aggregate = Aggregate::of(first, result_schema, pane, window.is_session()).map_err(|e| e.strip_backtrace())?;
-    let keys = by.iter().enumerate().filter(|(i, _)| *i != pane).map(|(_, (_, name))| name.clone()).collect();
+    let keys = by
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != pane)
+        .map(|(_, (_, name))| name.clone())
+        .collect();
     Ok(Parts {
         before,
         aggregate,

@@ -58,7 +58,10 @@ impl Program {
         }
         let names: BTreeSet<_> = views.iter().map(|v| &v.name).collect();
         if names.len() < views.len() {
-            faults.push(ConfigFault::new("line 1, column 1", "two INSERTs go into one table; give each a table of its own"));
+            faults.push(ConfigFault::new(
+                "line 1, column 1",
+                "two INSERTs go into one table; give each a table of its own",
+            ));
         }
         let mut read = Vec::new();
         for (name, columns) in &tables {
@@ -76,7 +79,11 @@ impl Program {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Self { sources: read, views, rows })
+        Ok(Self {
+            sources: read,
+            views,
+            rows,
+        })
     }
 
     /// Topics that a text reads, known before their schemas are: what to ask the registry for.
@@ -149,9 +156,15 @@ fn view(insert: &Insert, file: &File, sources: &[(String, SchemaRef)]) -> Result
     let mut query = insert.query.clone();
     let found = rewrite(&mut query, file, 0)?;
     let Some((window, window_name)) = found.window else {
-        return Err(fault("the SELECT has no window; add tumble, hop or session to its list and GROUP BY".to_owned()));
+        return Err(fault(
+            "the SELECT has no window; add tumble, hop or session to its list and GROUP BY".to_owned(),
+        ));
     };
-    if file.tables.get(&found.source).is_none_or(|t| t.options.role != Role::Source) {
+    if file
+        .tables
+        .get(&found.source)
+        .is_none_or(|t| t.options.role != Role::Source)
+    {
         return Err(fault(format!("`{}` is not of type 'source'", found.source)));
     }
     let text = query.to_string();

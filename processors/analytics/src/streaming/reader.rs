@@ -121,7 +121,10 @@ impl Reader {
                 continue;
             };
             let same = |i: &usize| framed(slab.value(*i)) == Some(id);
-            let end = (begin..slab.len().min(begin + ROWS)).take_while(same).last().map_or(begin + 1, |i| i + 1);
+            let end = (begin..slab.len().min(begin + ROWS))
+                .take_while(same)
+                .last()
+                .map_or(begin + 1, |i| i + 1);
             if let Some(found) = self.run(slab, id, begin..end, refused)? {
                 taken(found)?;
             }
@@ -158,7 +161,10 @@ impl Reader {
                     rows.extend(u32::try_from(i).ok());
                     one(decoder, slab.value(i));
                 } else {
-                    refused(i, Fault::new(FaultCode::RecordUnreadable, diagnose(id, writer, slab.value(i))));
+                    refused(
+                        i,
+                        Fault::new(FaultCode::RecordUnreadable, diagnose(id, writer, slab.value(i))),
+                    );
                 }
                 // A probe that met half of a record is not right any more; one that met a whole one has room for one more.
                 if !matches!(probe.flush(), Ok(Some(_))) || rows.last().is_none_or(|last| *last as usize != i) {
@@ -201,7 +207,10 @@ impl Reader {
         let mut columns = Vec::with_capacity(self.columns.fields().len());
         for field in self.columns.fields() {
             let column = batch.column_by_name(field.name()).ok_or_else(|| {
-                Fault::new(FaultCode::Internal, format!("the Avro decoder left `{}` out", field.name()))
+                Fault::new(
+                    FaultCode::Internal,
+                    format!("the Avro decoder left `{}` out", field.name()),
+                )
             })?;
             columns.push(typed(column, field.data_type()).map_err(|e| internal(field.name(), &e))?);
         }

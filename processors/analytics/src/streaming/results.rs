@@ -57,14 +57,24 @@ pub(crate) struct Columns {
 impl Rows {
     /// The form of rows for `topic` with these columns; says which column has no form.
     pub(crate) fn of(topic: &str, columns: &[Field]) -> Result<Self, String> {
-        let mut fields = vec![Field::new("window_start", instant(), false), Field::new("window_end", instant(), false)];
+        let mut fields = vec![
+            Field::new("window_start", instant(), false),
+            Field::new("window_end", instant(), false),
+        ];
         for column in columns {
             let Some((kind, _)) = written(column.data_type()) else {
                 let detail = "cast it to a number, a text or a time";
-                return Err(format!("column `{}` is {}: {detail}", column.name(), column.data_type()));
+                return Err(format!(
+                    "column `{}` is {}: {detail}",
+                    column.name(),
+                    column.data_type()
+                ));
             };
             if ["window_start", "window_end", "revision", "deleted"].contains(&column.name().as_str()) {
-                return Err(format!("column `{}` has a name of our own; give it another with AS", column.name()));
+                return Err(format!(
+                    "column `{}` has a name of our own; give it another with AS",
+                    column.name()
+                ));
             }
             fields.push(Field::new(column.name(), kind, true));
         }
@@ -129,7 +139,11 @@ fn names(topic: &str) -> (String, String) {
         .split(|c: char| !c.is_ascii_alphanumeric())
         .map(|word| word[..word.len().min(1)].to_uppercase() + word.get(1..).unwrap_or_default())
         .collect::<String>();
-    let name = if name.starts_with(|c: char| c.is_ascii_alphabetic()) { name } else { format!("Rows{name}") };
+    let name = if name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        name
+    } else {
+        format!("Rows{name}")
+    };
     let space: Vec<String> = space.split('.').map(|part| part.chars().map(clean).collect()).collect();
     (space.join("."), name)
 }

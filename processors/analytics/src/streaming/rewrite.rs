@@ -2,8 +2,8 @@
 //! are put in place, and what streams cannot do is refused by name.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned,
-    TableAlias, TableFactor,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr,
+    Spanned, TableAlias, TableFactor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 use kernel::ConfigFault;
@@ -39,15 +39,24 @@ pub(crate) fn rewrite(query: &mut Query, file: &File, depth: usize) -> Result<Fo
         return fault(place, "WITH is not supported; write CREATE VIEW before the statement");
     }
     let SetExpr::Select(select) = &mut *query.body else {
-        return fault(place, "UNION and the like are not supported; write one INSERT per SELECT");
+        return fault(
+            place,
+            "UNION and the like are not supported; write one INSERT per SELECT",
+        );
     };
     let inner = relation(select, file, depth)?;
     let own = window(select)?;
     match (inner.window, own) {
-        (Some(_), Some(_)) => fault(place, "a window over a window is not supported; write its result to a topic and read that"),
+        (Some(_), Some(_)) => fault(
+            place,
+            "a window over a window is not supported; write its result to a topic and read that",
+        ),
         (None, None) if depth > 0 => {
             if grouped(select) || select.distinct.is_some() {
-                return fault(place, "this view aggregates without a window; add tumble, hop or session to its SELECT and GROUP BY");
+                return fault(
+                    place,
+                    "this view aggregates without a window; add tumble, hop or session to its SELECT and GROUP BY",
+                );
             }
             let all = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
             if !select.projection.iter().any(all) {
@@ -55,7 +64,10 @@ pub(crate) fn rewrite(query: &mut Query, file: &File, depth: usize) -> Result<Fo
             }
             Ok(Found { window: None, ..inner })
         }
-        (window, own) => Ok(Found { source: inner.source, window: window.or(own) }),
+        (window, own) => Ok(Found {
+            source: inner.source,
+            window: window.or(own),
+        }),
     }
 }
 
@@ -74,7 +86,8 @@ fn relation(select: &mut Select, file: &File, depth: usize) -> Result<Found, Con
         return fault(place, "FROM names one source or view; write joins as JOIN ... ON");
     };
     if let Some(join) = from.joins.first() {
-        let detail = format!("`{join}` is not supported yet: streams are not joined with streams or lookups in this version");
+        let detail =
+            format!("`{join}` is not supported yet: streams are not joined with streams or lookups in this version");
         return fault(join.span().start, detail);
     }
     let (found, alias) = match &mut from.relation {
@@ -83,10 +96,18 @@ fn relation(select: &mut Select, file: &File, depth: usize) -> Result<Found, Con
         other => return fault(other.span().start, format!("`{other}` is no source and no view")),
     };
     if file.tables.contains_key(&found) {
-        return Ok(Found { source: found, window: None });
+        return Ok(Found {
+            source: found,
+            window: None,
+        });
     }
     let Some(view) = file.views.get(&found) else {
-        let known: Vec<_> = file.tables.keys().chain(file.views.keys()).map(String::as_str).collect();
+        let known: Vec<_> = file
+            .tables
+            .keys()
+            .chain(file.views.keys())
+            .map(String::as_str)
+            .collect();
         let detail = format!("`{found}` is not declared; declared are {}", known.join(", "));
         return fault(from.relation.span().start, detail);
     };
@@ -128,7 +149,8 @@ fn window(select: &mut Select) -> Result<Option<(Window, String)>, ConfigFault> 
         return fault(select.span().start, "write out what is grouped by");
     };
     for expr in by {
-        let is_alias = matches!((&*expr, &found), (Expr::Identifier(ident), Some((_, alias, _))) if ident.value == *alias);
+        let is_alias =
+            matches!((&*expr, &found), (Expr::Identifier(ident), Some((_, alias, _))) if ident.value == *alias);
         if is_alias {
             *expr = pane();
         } else if let Some(window) = call(expr)? {
@@ -173,8 +195,14 @@ fn call(expr: &Expr) -> Result<Option<Window>, ConfigFault> {
     }
     match (called.as_str(), lengths.as_slice()) {
         ("tumble", [width]) => Ok(Some(Window::Tumble { width: *width })),
-        ("hop", [slide, width]) if slide <= width => Ok(Some(Window::Hop { slide: *slide, width: *width })),
-        ("hop", [_, _]) => fault(place, "a hop as wide as it is seldom leaves records out: the first length is not above the second"),
+        ("hop", [slide, width]) if slide <= width => Ok(Some(Window::Hop {
+            slide: *slide,
+            width: *width,
+        })),
+        ("hop", [_, _]) => fault(
+            place,
+            "a hop as wide as it is seldom leaves records out: the first length is not above the second",
+        ),
         ("session", [gap]) => Ok(Some(Window::Session { gap: *gap })),
         _ => fault(place, format!("a window is written {wants}")),
     }

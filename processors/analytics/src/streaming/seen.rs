@@ -27,8 +27,12 @@ pub(crate) struct Seen {
 
 /// A value's hash; `None` for null, which is never a duplicate.
 pub(crate) fn hashes(column: &ArrayRef) -> Result<Vec<Option<u128>>, Fault> {
-    let text = cast(column, &DataType::Utf8View)
-        .map_err(|e| Fault::new(FaultCode::Internal, format!("unique values cannot be read as text: {e}")))?;
+    let text = cast(column, &DataType::Utf8View).map_err(|e| {
+        Fault::new(
+            FaultCode::Internal,
+            format!("unique values cannot be read as text: {e}"),
+        )
+    })?;
     let text = text.as_string_view();
     Ok((0..text.len())
         .map(|row| text.is_valid(row).then(|| xxh3_128(text.value(row).as_bytes())))
@@ -71,7 +75,11 @@ impl Seen {
                 self.next += 1;
             }
         }
-        while let Some(first) = self.stretches.first_entry().filter(|e| e.key().saturating_add(STRETCH) <= horizon) {
+        while let Some(first) = self
+            .stretches
+            .first_entry()
+            .filter(|e| e.key().saturating_add(STRETCH) <= horizon)
+        {
             let stretch = *first.key();
             let (hashes, numbers) = first.remove();
             for hash in hashes {
@@ -87,7 +95,12 @@ impl Seen {
 
     /// Takes back what [`Seen::changes`] gave.
     pub(crate) fn restore(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
-        let wrong = || Fault::new(FaultCode::StateUnreadable, format!("unique values under `{key}` cannot be read"));
+        let wrong = || {
+            Fault::new(
+                FaultCode::StateUnreadable,
+                format!("unique values under `{key}` cannot be read"),
+            )
+        };
         let (stretch, number) = key.split_once('|').ok_or_else(wrong)?;
         let stretch: i64 = stretch.parse().map_err(|_| wrong())?;
         let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -122,7 +135,10 @@ mod tests {
         assert!(!restored.first(1, 10, 0) && !restored.first(2, 7, 0));
         assert!(restored.first(1, 10, 11), "older than the horizon");
         let gone = restored.changes(STRETCH);
-        assert_eq!(gone.iter().map(|(k, v)| (k.as_str(), v.is_none())).collect::<Vec<_>>(), [("0|0", true)]);
+        assert_eq!(
+            gone.iter().map(|(k, v)| (k.as_str(), v.is_none())).collect::<Vec<_>>(),
+            [("0|0", true)]
+        );
         assert_eq!(restored.known.len(), 1);
         assert!(restored.changes(STRETCH).is_empty());
     }

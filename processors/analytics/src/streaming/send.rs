@@ -20,12 +20,17 @@ pub(crate) fn sections(local: &mut Local, setup: &Setup, partitions: i32) -> Res
     let count = usize::try_from(partitions.max(1)).unwrap_or(1);
     let mut out: Sections = (0..count).map(|_| Vec::new()).collect();
     for (reads, groups) in setup.reads.iter().zip(&mut local.groups) {
-        let Some(groups) = groups.take().filter(|g| g.len() > 0) else { continue };
+        let Some(groups) = groups.take().filter(|g| g.len() > 0) else {
+            continue;
+        };
         let (view, aggregate) = (&reads.view, &reads.view.aggregate);
         let mut rows = groups.rows(aggregate).map_err(failed)?;
         if let Window::Session { gap } = view.window {
             let found = sessions::find(aggregate, &[rows], gap).map_err(failed)?;
-            rows = found.groups(aggregate, &|_| true).and_then(|g| g.rows(aggregate)).map_err(failed)?;
+            rows = found
+                .groups(aggregate, &|_| true)
+                .and_then(|g| g.rows(aggregate))
+                .map_err(failed)?;
         }
         let mut homes: Vec<Vec<u32>> = vec![Vec::new(); count];
         let columns = keys::columns(&rows, aggregate.keys(), aggregate.pane);

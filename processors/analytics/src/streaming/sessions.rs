@@ -31,10 +31,18 @@ pub(crate) fn find(aggregate: &Aggregate, batches: &[RecordBatch], gap: i64) -> 
         .collect();
     let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
     let converter = RowConverter::new(fields)?;
-    let keys = if keys.is_empty() { None } else { Some(converter.convert_columns(&keys)?) };
+    let keys = if keys.is_empty() {
+        None
+    } else {
+        Some(converter.convert_columns(&keys)?)
+    };
     let key = |row: u32| keys.as_ref().map(|k| k.row(row as usize));
     let mut from: Vec<u32> = (0..u32::try_from(all.num_rows()).unwrap_or(u32::MAX)).collect();
-    from.sort_by(|a, b| key(*a).cmp(&key(*b)).then(starts.value(*a as usize).cmp(&starts.value(*b as usize))));
+    from.sort_by(|a, b| {
+        key(*a)
+            .cmp(&key(*b))
+            .then(starts.value(*a as usize).cmp(&starts.value(*b as usize)))
+    });
     let mut of = Vec::with_capacity(from.len());
     let mut spans: Vec<(i64, i64)> = Vec::new();
     let mut before: Option<u32> = None;

@@ -47,9 +47,12 @@ fn natural(kind: &DataType) -> DataType {
 /// The type of a declared column.
 fn declared(kind: &Sql) -> Option<DataType> {
     Some(match kind {
-        Sql::Text | Sql::String(_) | Sql::Varchar(_) | Sql::Char(_) | Sql::CharVarying(_) | Sql::CharacterVarying(_) => {
-            DataType::Utf8View
-        }
+        Sql::Text
+        | Sql::String(_)
+        | Sql::Varchar(_)
+        | Sql::Char(_)
+        | Sql::CharVarying(_)
+        | Sql::CharacterVarying(_) => DataType::Utf8View,
         Sql::BigInt(_) | Sql::Int8(_) | Sql::Int64 => DataType::Int64,
         Sql::Int(_) | Sql::Integer(_) | Sql::Int4(_) | Sql::Int32 => DataType::Int32,
         Sql::SmallInt(_) | Sql::Int2(_) | Sql::Int16 => DataType::Int16,
@@ -68,11 +71,16 @@ pub(crate) fn columns(table: &Table, sources: &BTreeMap<String, String>) -> Resu
     let topic = &table.options.topic;
     let fault = |detail: String| vec![ConfigFault::new(at(table.at), detail)];
     if table.options.role == Role::Lookup {
-        return Err(fault(format!("table `{}`: lookups are not supported yet in this version", table.name)));
+        return Err(fault(format!(
+            "table `{}`: lookups are not supported yet in this version",
+            table.name
+        )));
     }
-    let json = sources
-        .get(topic)
-        .ok_or_else(|| fault(format!("the registry has no schema for topic `{topic}`; write a record or register one")))?;
+    let json = sources.get(topic).ok_or_else(|| {
+        fault(format!(
+            "the registry has no schema for topic `{topic}`; write a record or register one"
+        ))
+    })?;
     let read = decoder(1, json, None)
         .map_err(|e| fault(format!("the schema of topic `{topic}` cannot be read: {e}")))?
         .schema();
@@ -88,25 +96,39 @@ pub(crate) fn columns(table: &Table, sources: &BTreeMap<String, String>) -> Resu
     for column in &table.columns {
         let mut wrong = |detail: String| faults.push(ConfigFault::new(at(column.at), detail));
         let Ok(field) = read.field_with_name(&column.name) else {
-            let near = read.fields().iter().min_by_key(|f| edits(f.name(), &column.name)).map(|f| f.name().clone());
+            let near = read
+                .fields()
+                .iter()
+                .min_by_key(|f| edits(f.name(), &column.name))
+                .map(|f| f.name().clone());
             let near = near.map(|n| format!("; did you mean \"{n}\"?")).unwrap_or_default();
             wrong(format!("topic `{topic}` has no field `{}`{near}", column.name));
             continue;
         };
         let Some(kind) = declared(&column.kind) else {
-            wrong(format!("the type {} of column `{}` is not supported", column.kind, column.name));
+            wrong(format!(
+                "the type {} of column `{}` is not supported",
+                column.kind, column.name
+            ));
             continue;
         };
         let given = natural(field.data_type());
         let is_time = matches!(given, DataType::Timestamp(..) | DataType::Date32);
         if matches!(kind, DataType::Timestamp(..)) && !is_time || !can_cast_types(&given, &kind) {
             let fix = "give the field a logicalType such as timestamp-micros, or declare the column as it is";
-            wrong(format!("field `{}` of topic `{topic}` is {given}, not {}: {fix}", column.name, column.kind));
+            wrong(format!(
+                "field `{}` of topic `{topic}` is {given}, not {}: {fix}",
+                column.name, column.kind
+            ));
             continue;
         }
         fields.push(Field::new(&column.name, kind, field.is_nullable()));
     }
-    if faults.is_empty() { Ok(Arc::new(Schema::new(fields))) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(Arc::new(Schema::new(fields)))
+    } else {
+        Err(faults)
+    }
 }
 
 impl Source {
@@ -124,13 +146,31 @@ impl Source {
         };
         match columns.field_with_name(time).map(Field::data_type) {
             Ok(DataType::Timestamp(..)) => {}
-            Ok(other) => return Err(fault(format!("the watermark's column `{time}` is {other}, not a TIMESTAMP"))),
-            Err(_) => return Err(fault(format!("the watermark's column `{time}` is not a column of the table"))),
+            Ok(other) => {
+                return Err(fault(format!(
+                    "the watermark's column `{time}` is {other}, not a TIMESTAMP"
+                )));
+            }
+            Err(_) => {
+                return Err(fault(format!(
+                    "the watermark's column `{time}` is not a column of the table"
+                )));
+            }
         }
-        if let Some(unique) = table.options.unique.as_ref().filter(|u| columns.field_with_name(u).is_err()) {
-            return Err(fault(format!("option `soma.unique` names `{unique}`, which is not a column of the table")));
+        if let Some(unique) = table
+            .options
+            .unique
+            .as_ref()
+            .filter(|u| columns.field_with_name(u).is_err())
+        {
+            return Err(fault(format!(
+                "option `soma.unique` names `{unique}`, which is not a column of the table"
+            )));
         }
-        let mut wanted: BTreeSet<&str> = takes.iter().flat_map(|t| t.fields().iter().map(|f| f.name().as_str())).collect();
+        let mut wanted: BTreeSet<&str> = takes
+            .iter()
+            .flat_map(|t| t.fields().iter().map(|f| f.name().as_str()))
+            .collect();
         wanted.insert(time);
         wanted.extend(table.options.unique.as_deref());
         let columns = some(columns, &|name| wanted.contains(name));

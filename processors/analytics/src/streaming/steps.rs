@@ -82,7 +82,11 @@ fn project(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef, batch: &RecordBa
     let rows = batch.num_rows();
     let columns = evaluate(exprs, batch)?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
 }
 
 /// The values of each expression.
@@ -97,7 +101,11 @@ pub(crate) fn evaluate(exprs: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> 
 pub(crate) fn mask(predicate: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<BooleanArray> {
     let found = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
     let found = found.as_boolean();
-    Ok(if found.null_count() > 0 { prep_null_mask_filter(found) } else { found.clone() })
+    Ok(if found.null_count() > 0 {
+        prep_null_mask_filter(found)
+    } else {
+        found.clone()
+    })
 }
 
 fn narrow(batch: &RecordBatch, projection: &Option<Vec<usize>>) -> Result<RecordBatch> {

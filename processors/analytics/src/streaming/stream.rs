@@ -47,9 +47,18 @@ impl Streaming {
             let late_after = source.lateness.unwrap_or(ms(settings.allowed_lateness_ms));
             of.insert(source.name.clone(), (late_after, Arc::clone(&source.topic)));
             let read = views.iter().filter(|v| v.source == source.name);
-            let reads: Vec<_> = read.map(|view| Reads { view: Arc::clone(view), lateness: late_after }).collect();
+            let reads: Vec<_> = read
+                .map(|view| Reads {
+                    view: Arc::clone(view),
+                    lateness: late_after,
+                })
+                .collect();
             if reads.len() > 64 {
-                let detail = format!("{} views read `{}`; at most 64 can in one file", reads.len(), source.name);
+                let detail = format!(
+                    "{} views read `{}`; at most 64 can in one file",
+                    reads.len(),
+                    source.name
+                );
                 return Err(Fault::new(FaultCode::ConfigInvalid, detail));
             }
             sources.push(Reading {
@@ -115,9 +124,13 @@ impl Streaming {
         let Reading { setup, reader } = &mut self.sources[source];
         let local = self.locals.entry((source, slab.partition)).or_default();
         let mut bad = Vec::new();
-        reader.read(slab, &mut |taken| local.take(setup, &taken, slab, now), &mut |index, fault| {
-            bad.push(refused(slab, index, fault));
-        })?;
+        reader.read(
+            slab,
+            &mut |taken| local.take(setup, &taken, slab, now),
+            &mut |index, fault| {
+                bad.push(refused(slab, index, fault));
+            },
+        )?;
         local.out.outcomes.refused += bad.len() as u64;
         local.out.refused.extend(bad);
         Ok(())
@@ -140,7 +153,8 @@ impl Streaming {
             let sections = send::sections(local, setup, self.settings.partitions)?;
             let moved = local.sent != Some(marked);
             let from = (&*setup.topic, *partition);
-            flow.emits.extend(send::frames(&self.partials, from, marked, moved, sections)?);
+            flow.emits
+                .extend(send::frames(&self.partials, from, marked, moved, sections)?);
             local.sent = Some(marked);
             flow.changes.extend(local.changes(setup, *partition));
             flow.emits.append(&mut local.out.emits);

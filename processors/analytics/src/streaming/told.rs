@@ -56,7 +56,11 @@ impl Told {
 
     fn know(&mut self, entry: &Entry) {
         self.known.insert(entry.0.clone(), (entry.1, entry.2, entry.3));
-        self.stretches.entry(floor(entry.1, STRETCH)).or_default().1.push(entry.0.clone());
+        self.stretches
+            .entry(floor(entry.1, STRETCH))
+            .or_default()
+            .1
+            .push(entry.0.clone());
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -73,11 +77,19 @@ impl Told {
                 self.next += 1;
             }
         }
-        while let Some(first) = self.stretches.first_entry().filter(|e| e.key().saturating_add(STRETCH) <= dead) {
+        while let Some(first) = self
+            .stretches
+            .first_entry()
+            .filter(|e| e.key().saturating_add(STRETCH) <= dead)
+        {
             let stretch = *first.key();
             let (numbers, keys) = first.remove();
             for key in keys {
-                if self.known.get(&key).is_some_and(|told| floor(told.0, STRETCH) == stretch) {
+                if self
+                    .known
+                    .get(&key)
+                    .is_some_and(|told| floor(told.0, STRETCH) == stretch)
+                {
                     self.known.remove(&key);
                 }
             }
@@ -88,7 +100,12 @@ impl Told {
 
     /// Takes back what [`Told::changes`] gave.
     pub(crate) fn restore(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
-        let wrong = || Fault::new(FaultCode::StateUnreadable, format!("told revisions under `{key}` cannot be read"));
+        let wrong = || {
+            Fault::new(
+                FaultCode::StateUnreadable,
+                format!("told revisions under `{key}` cannot be read"),
+            )
+        };
         let (stretch, number) = key.split_once('|').ok_or_else(wrong)?;
         let stretch: i64 = stretch.parse().map_err(|_| wrong())?;
         let number: u64 = number.parse().map_err(|_| wrong())?;

@@ -77,7 +77,11 @@ impl Window {
             Self::Tumble { width } => format!("tumble {}", span::text(width)),
             Self::Hop { slide, width } => {
                 let pane = span::text(self.pane());
-                format!("hop {} every {} (panes of {pane})", span::text(width), span::text(slide))
+                format!(
+                    "hop {} every {} (panes of {pane})",
+                    span::text(width),
+                    span::text(slide)
+                )
             }
             Self::Session { gap } => format!("session with a gap of {}", span::text(gap)),
         }
@@ -108,7 +112,10 @@ mod tests {
         assert_eq!(uneven.starts(25).collect::<Vec<_>>(), [10, 20]);
         assert_eq!(uneven.starts(20).collect::<Vec<_>>(), [0, 10, 20]);
         let tumble = Window::Tumble { width: 10 };
-        assert_eq!((tumble.last_end(-1), tumble.last_end(9), tumble.last_end(10)), (0, 10, 20));
+        assert_eq!(
+            (tumble.last_end(-1), tumble.last_end(9), tumble.last_end(10)),
+            (0, 10, 20)
+        );
         assert_eq!(Window::Session { gap: 20 }.end(5, 30), 50);
     }
 }

@@ -1,0 +1,13 @@
+//! The engine as a whole, over topics in memory and real flights.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+
+mod exact;
+mod outcomes;
+mod refusals;
+mod speed;
+mod world;

@@ -1,0 +1,82 @@
+//! How fast the local half is. Run by hand, in a release build: `cargo test --release -p soma-analytics --lib speed -- --ignored
+//! --nocapture`.
+
+use std::time::Instant;
+
+use kernel::{Dataflow, Slab};
+use schemas::Timestamp;
+
+use super::world::{MINUTE, World, encode, flights};
+
+const SOURCE: &str =
+    "CREATE TABLE flights (id TEXT, date TIMESTAMP, delay BIGINT, distance BIGINT, origin TEXT, destination TEXT,
+  WATERMARK FOR date AS date - INTERVAL '10 minutes'
+) WITH (connector = 'kafka', type = 'source', topic = 'demo.flights', format = 'avro');
+CREATE TABLE out WITH (connector = 'kafka', type = 'sink', topic = 'demo.out', format = 'avro');
+INSERT INTO out ";
+
+fn measure(name: &str, select: &str) {
+    let mut world = World::new(&format!("{SOURCE}{select};"), 1);
+    let all = flights();
+    let begin = all[0].date.unwrap();
+    let mut slabs = Vec::new();
+    let (slab_rows, rows) = (20_000, 1_000_000usize);
+    for first in (0..rows).step_by(slab_rows) {
+        let mut slab = Slab {
+            topic: "demo.flights".into(),
+            ..Slab::default()
+        };
+        for i in first..first + slab_rows {
+            let mut flight = all[i % all.len()].clone();
+            // 10,000 records a minute, out of order within a minute.
+            flight.date = Some(begin + i as i64 * MINUTE / 10_000 - (i * 7_919 % 60) as i64 * 1_000_000);
+            flight.id = format!("{i:08}");
+            slab.push(&encode(&flight), i as i64, Timestamp(0));
+        }
+        slabs.push(slab);
+    }
+    let subjects = world.program.results().into_iter().map(|d| d.subject);
+    let ids = subjects.zip(1..).collect();
+    world.settings.state_bytes_max = usize::MAX;
+    let mut query = world
+        .program
+        .start(world.settings.clone(), world.registry(), ids)
+        .unwrap();
+    query.begin(0);
+    let now = Timestamp(world.now);
+    let (mut best, mut flushing) = (f64::MAX, 0.0);
+    for _ in 0..3 {
+        query.release(0);
+        query.begin(0);
+        let start = Instant::now();
+        let mut flushes = 0.0;
+        for slabs in slabs.chunks(5) {
+            query.on_batch(slabs, now).unwrap();
+            let start = Instant::now();
+            query.flush(now).unwrap();
+            flushes += start.elapsed().as_secs_f64();
+        }
+        let took = start.elapsed().as_secs_f64();
+        if took < best {
+            (best, flushing) = (took, flushes);
+        }
+    }
+    println!(
+        "{name}: rows_per_s={:.0} flush_share={:.2}",
+        rows as f64 / best,
+        flushing / best
+    );
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    measure(
+        "count per minute",
+        "SELECT tumble(INTERVAL '1 minute') AS w, count(*) AS n FROM flights GROUP BY w",
+    );
+    measure(
+        "count and average per minute, origin and destination",
+        "SELECT tumble(INTERVAL '1 minute') AS w, origin, destination, count(*) AS n, avg(delay) AS d FROM flights GROUP BY w, origin, destination",
+    );
+}
