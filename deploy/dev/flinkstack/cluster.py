@@ -15,8 +15,10 @@ _OPENS = ["java.base/java.lang", "java.base/java.net", "java.base/java.io", "jav
           "java.base/java.lang.reflect", "java.base/java.text", "java.base/java.time", "java.base/java.util",
           "java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic", "java.base/java.util.concurrent.locks"]
 _EXPORTS = ["java.security.jgss/sun.security.krb5", "java.rmi/sun.rmi.registry"]
-# Megabytes a TaskManager has beside its task heap: framework heap, framework off-heap, managed, JVM metaspace, overhead.
-_FRAMEWORK_HEAP, _FRAMEWORK_OFF_HEAP, _MANAGED, _METASPACE, _OVERHEAD = 128, 64, 16, 192, 96
+# Megabytes a TaskManager has beside its task heap: framework heap, framework off-heap, JVM metaspace, overhead. And for each slot:
+# managed memory, from which every window aggregate takes a buffer and does not start without one.
+_FRAMEWORK_HEAP, _FRAMEWORK_OFF_HEAP, _METASPACE, _OVERHEAD = 128, 64, 192, 96
+_MANAGED_PER_SLOT = 128
 
 
 class Shape:
@@ -25,7 +27,8 @@ class Shape:
     def __init__(self, task_managers=2, slots=2, memory_mb=1280):
         self.task_managers, self.slots, self.memory_mb = task_managers, slots, memory_mb
         self.network_mb = 32 + 16 * slots
-        self.task_heap_mb = memory_mb - self.network_mb - _FRAMEWORK_HEAP - _FRAMEWORK_OFF_HEAP - _MANAGED - _METASPACE - _OVERHEAD
+        self.managed_mb = _MANAGED_PER_SLOT * slots
+        self.task_heap_mb = memory_mb - self.network_mb - self.managed_mb - _FRAMEWORK_HEAP - _FRAMEWORK_OFF_HEAP - _METASPACE - _OVERHEAD
         if self.task_heap_mb < 128:
             raise StackError("{} MB leave {} MB of task heap".format(memory_mb, self.task_heap_mb), "give at least {} with --memory-mb".format(
                 memory_mb - self.task_heap_mb + 128))
@@ -36,7 +39,7 @@ class Shape:
     def settings(self):
         """Flink wants every share of the memory named when no script of its own computes them."""
         mb = {"framework.heap.size": _FRAMEWORK_HEAP, "framework.off-heap.size": _FRAMEWORK_OFF_HEAP, "task.heap.size": self.task_heap_mb,
-              "task.off-heap.size": 0, "managed.size": _MANAGED, "network.min": self.network_mb, "network.max": self.network_mb,
+              "task.off-heap.size": 0, "managed.size": self.managed_mb, "network.min": self.network_mb, "network.max": self.network_mb,
               "jvm-metaspace.size": _METASPACE, "jvm-overhead.min": _OVERHEAD, "jvm-overhead.max": _OVERHEAD}
         values = {"taskmanager.memory.{}".format(name): "{}m".format(size) for name, size in mb.items()}
         values.update({"taskmanager.cpu.cores": "1.0", "taskmanager.numberOfTaskSlots": str(self.slots)})

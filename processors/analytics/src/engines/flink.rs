@@ -314,21 +314,19 @@ impl Work<'_> {
 fn rows(shape: &Shape<'_>, window: Window, scope: &Scope<'_>, from: &str) -> Did<String> {
     let time = format!("DESCRIPTOR({})", quoted(TIME));
     let keys = shape.keys.iter().map(|key| expr::text(key, scope)).collect::<Did<Vec<_>>>()?;
-    let mut end = "`window_end`".to_owned();
     let function = match window {
         Window::Tumble { width } => format!("TUMBLE(TABLE {}, {time}, {})", quoted(from), expr::interval(width)?),
         Window::Hop { slide, width } if width % slide == 0 => {
             format!("HOP(TABLE {}, {time}, {}, {})", quoted(from), expr::interval(slide)?, expr::interval(width)?)
         }
         Window::Hop { .. } => return Err("Flink's HOP wants a width that is a multiple of the slide".to_owned()),
-        // Flink joins sessions that only touch; ours end where the gap is reached. A millisecond less, and one more for the end.
+        // Records exactly a gap apart are one session, there as here.
         Window::Session { gap } => {
             let by = if keys.is_empty() { String::new() } else { format!(" PARTITION BY ({})", keys.join(", ")) };
-            end = format!("`window_end` + {}", expr::interval(1000)?);
-            format!("SESSION(TABLE {}{by}, {time}, {})", quoted(from), expr::interval(gap - 1000)?)
+            format!("SESSION(TABLE {}{by}, {time}, {})", quoted(from), expr::interval(gap)?)
         }
     };
-    let mut parts = vec!["`window_start` AS `soma_start`".to_owned(), format!("{end} AS `soma_end`")];
+    let mut parts = vec!["`window_start` AS `soma_start`".to_owned(), "`window_end` AS `soma_end`".to_owned()];
     parts.extend(keys.iter().enumerate().map(|(i, key)| format!("{key} AS `soma_key_{i}`")));
     for (i, item) in shape.items.iter().enumerate() {
         parts.push(format!("{} AS `soma_{i}`", expr::text(item.expr, scope)?));

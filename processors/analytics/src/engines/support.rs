@@ -66,7 +66,7 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
         let session = matches!(&shape, Ok(Shape { window: Some(Window::Session { .. }), .. }));
         let flink = shape.and_then(|shape| insert_on_flink(&file, &shape));
         all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
-        let touching = "sessions exactly a gap apart may become one, by how records are batched".to_owned();
+        let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
         all.push((statement, Engine::Arroyo, if session { Verdict::Differs(vec![touching]) } else { Verdict::Same }));
     }
     Ok(all)
