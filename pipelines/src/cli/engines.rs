@@ -56,12 +56,25 @@ pub(super) fn deploy(pipeline: &str, which: Which, options: &Options, cx: &Conte
         .collect::<Result<_, _>>()
         .map_err(|faults| refused(&faults))?;
     if planned.is_empty() {
-        let text = format!("{} has no stage with `use: {}`", pipeline.pipeline, streaming::COMPONENT);
-        return Err(Failure::input("STAGE_UNKNOWN", text, "only streaming SQL runs on a distributed engine"));
+        let text = format!(
+            "{} has no stage with `use: {}`",
+            pipeline.pipeline,
+            streaming::COMPONENT
+        );
+        return Err(Failure::input(
+            "STAGE_UNKNOWN",
+            text,
+            "only streaming SQL runs on a distributed engine",
+        ));
     }
     if let Some(name) = pipeline.connections.kafka.properties.keys().next() {
-        let text = format!("connections.kafka.properties.{name} is librdkafka's and is not translated for another engine");
-        return Err(Failure::input("CONFIG_INVALID", text, "give the cluster its own credentials, and a pipeline file without them"));
+        let text =
+            format!("connections.kafka.properties.{name} is librdkafka's and is not translated for another engine");
+        return Err(Failure::input(
+            "CONFIG_INVALID",
+            text,
+            "give the cluster its own credentials, and a pipeline file without them",
+        ));
     }
     if !options.dry_run {
         topics::apply_all(std::slice::from_ref(&file), false, cx)?;
@@ -77,7 +90,11 @@ pub(super) fn deploy(pipeline: &str, which: Which, options: &Options, cx: &Conte
 
 fn refused(faults: &[kernel::ConfigFault]) -> Failure {
     let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
-    Failure::input("CONFIG_INVALID", lines.join("\n   "), "`soma sql check` lists them with their places")
+    Failure::input(
+        "CONFIG_INVALID",
+        lines.join("\n   "),
+        "`soma sql check` lists them with their places",
+    )
 }
 
 fn name_of(stage: &Planned) -> String {
@@ -93,10 +110,20 @@ pub(super) fn verdicts(sql: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for engine in Engine::ALL {
         let of = || all.iter().filter(move |(_, e, _)| *e == engine);
-        let runs = |(statement, _, verdict): &&(String, Engine, Verdict)| statement.starts_with("insert") && !matches!(verdict, Verdict::No(_));
+        let runs = |(statement, _, verdict): &&(String, Engine, Verdict)| {
+            statement.starts_with("insert") && !matches!(verdict, Verdict::No(_))
+        };
         let results = of().filter(|(statement, ..)| statement.starts_with("insert")).count();
-        let unproven = if engine == Engine::Arroyo { ", not yet run against a live cluster" } else { "" };
-        lines.push(format!("{}: {} of {results} results{unproven}", engine.name(), of().filter(runs).count()));
+        let unproven = if engine == Engine::Arroyo {
+            ", not yet run against a live cluster"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "{}: {} of {results} results{unproven}",
+            engine.name(),
+            of().filter(runs).count()
+        ));
         for (statement, _, verdict) in of() {
             match verdict {
                 Verdict::Same => {}
@@ -127,7 +154,9 @@ fn flink(stage: &Planned, pipeline: &Pipeline, options: &Options, cx: &Context) 
         return shown(&script, cx);
     }
     let gateway = cx.variable("SOMA_FLINK_URL")?;
-    let id = cx.runtime()?.block_on(submit(&gateway, &script, &job, options.replace))?;
+    let id = cx
+        .runtime()?
+        .block_on(submit(&gateway, &script, &job, options.replace))?;
     if cx.json {
         return out::json(&json!({"engine": "flink", "job": job, "id": id, "left_out": script.left_out}));
     }
@@ -138,28 +167,48 @@ fn shown(script: &Script, cx: &Context) -> Result<(), Failure> {
     if cx.json {
         return out::json(&json!({"engine": "flink", "statements": script.statements, "left_out": script.left_out}));
     }
-    script.statements.iter().try_for_each(|statement| out::line(format!("{statement};\n")))
+    script
+        .statements
+        .iter()
+        .try_for_each(|statement| out::line(format!("{statement};\n")))
 }
 
 /// Opens a session, executes the statements, gives the job's id.
 async fn submit(gateway: &str, script: &Script, job: &str, replace: bool) -> Result<String, Failure> {
     let client = Client::new()?;
     let opened = client.post(&format!("{gateway}/v1/sessions"), &json!({})).await?;
-    let session = format!("{gateway}/v1/sessions/{}", opened["sessionHandle"].as_str().unwrap_or_default());
+    let session = format!(
+        "{gateway}/v1/sessions/{}",
+        opened["sessionHandle"].as_str().unwrap_or_default()
+    );
     let done = statements(&client, &session, script, job, replace).await;
     // The job goes on without the session; a gateway that forgets to close one closes it by itself later.
     let _closed = client.send(client.http.delete(&session), &session).await;
     done
 }
 
-async fn statements(client: &Client, session: &str, script: &Script, job: &str, replace: bool) -> Result<String, Failure> {
+async fn statements(
+    client: &Client,
+    session: &str,
+    script: &Script,
+    job: &str,
+    replace: bool,
+) -> Result<String, Failure> {
     let jobs = execute(client, session, "SHOW JOBS").await?;
-    let running = jobs["results"]["data"].as_array().into_iter().flatten().map(|row| &row["fields"]);
+    let running = jobs["results"]["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| &row["fields"]);
     for row in running.filter(|row| row[1] == job && row[2] == "RUNNING") {
         let id = row[0].as_str().unwrap_or_default();
         if !replace {
             let text = format!("{job} runs already on this cluster, as job {id}");
-            return Err(Failure::failed("JOB_RUNNING", text, "--replace stops it and reads the topics from the beginning"));
+            return Err(Failure::failed(
+                "JOB_RUNNING",
+                text,
+                "--replace stops it and reads the topics from the beginning",
+            ));
         }
         execute(client, session, &format!("STOP JOB '{id}'")).await?;
     }
@@ -167,16 +216,27 @@ async fn statements(client: &Client, session: &str, script: &Script, job: &str, 
     for statement in &script.statements {
         last = execute(client, session, statement).await?;
     }
-    let id = last["jobID"].as_str().or_else(|| last["results"]["data"][0]["fields"][0].as_str());
+    let id = last["jobID"]
+        .as_str()
+        .or_else(|| last["results"]["data"][0]["fields"][0].as_str());
     id.map(str::to_owned).ok_or_else(|| {
-        Failure::failed("ENGINE_REFUSED", format!("nothing of {job} was left to run"), "`soma sql check` says which statement Flink supports, and why not")
+        Failure::failed(
+            "ENGINE_REFUSED",
+            format!("nothing of {job} was left to run"),
+            "`soma sql check` says which statement Flink supports, and why not",
+        )
     })
 }
 
 /// One statement, waited for; its first page of results.
 async fn execute(client: &Client, session: &str, statement: &str) -> Result<Json, Failure> {
-    let begun = client.post(&format!("{session}/statements"), &json!({"statement": statement})).await?;
-    let operation = format!("{session}/operations/{}", begun["operationHandle"].as_str().unwrap_or_default());
+    let begun = client
+        .post(&format!("{session}/statements"), &json!({"statement": statement}))
+        .await?;
+    let operation = format!(
+        "{session}/operations/{}",
+        begun["operationHandle"].as_str().unwrap_or_default()
+    );
     let until = std::time::Instant::now() + Duration::from_secs(STATEMENT_S);
     loop {
         let status = client.get(&format!("{operation}/status")).await?;
@@ -184,16 +244,23 @@ async fn execute(client: &Client, session: &str, statement: &str) -> Result<Json
             "FINISHED" | "ERROR" | "CANCELED" | "TIMEOUT" | "CLOSED" => break,
             _ if std::time::Instant::now() > until => {
                 let text = format!("Flink did not answer within {STATEMENT_S} s: {statement}");
-                return Err(Failure::unreachable("ENGINE_UNAVAILABLE", text, "the gateway's log says what it waits for"));
+                return Err(Failure::unreachable(
+                    "ENGINE_UNAVAILABLE",
+                    text,
+                    "the gateway's log says what it waits for",
+                ));
             }
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
     // An error is said here, not in the status.
-    client.get(&format!("{operation}/result/0?rowFormat=JSON")).await.map_err(|mut failure| {
-        failure.text = format!("{}\n   in: {statement}", failure.text);
-        failure
-    })
+    client
+        .get(&format!("{operation}/result/0?rowFormat=JSON"))
+        .await
+        .map_err(|mut failure| {
+            failure.text = format!("{}\n   in: {statement}", failure.text);
+            failure
+        })
 }
 
 fn arroyo(stage: &Planned, pipeline: &Pipeline, options: &Options, cx: &Context) -> Result<(), Failure> {
@@ -207,7 +274,10 @@ fn arroyo(stage: &Planned, pipeline: &Pipeline, options: &Options, cx: &Context)
     };
     let posts = rendered.render(&stage.sql).map_err(|faults| refused(&faults))?;
     if options.dry_run {
-        let shown = posts.iter().map(|p| json!({"method": "POST", "path": p.path, "body": p.body})).collect();
+        let shown = posts
+            .iter()
+            .map(|p| json!({"method": "POST", "path": p.path, "body": p.body}))
+            .collect();
         return out::json(&Json::Array(shown));
     }
     let url = cx.variable("SOMA_ARROYO_URL")?;
@@ -232,7 +302,13 @@ struct Client {
 impl Client {
     fn new() -> Result<Self, Failure> {
         let http = reqwest::Client::builder().timeout(REQUEST).build();
-        let http = http.map_err(|e| Failure::failed("INTERNAL", format!("HTTP client: {e}"), "see deploy/runbooks/INTERNAL.md"))?;
+        let http = http.map_err(|e| {
+            Failure::failed(
+                "INTERNAL",
+                format!("HTTP client: {e}"),
+                "see deploy/runbooks/INTERNAL.md",
+            )
+        })?;
         Ok(Self { http })
     }
 
@@ -253,7 +329,11 @@ impl Client {
         let status = answer.status();
         let text = answer.text().await.map_err(gone)?;
         if !status.is_success() {
-            return Err(Failure::failed("ENGINE_REFUSED", format!("{status}: {}", cause(&text)), "`--dry-run` prints everything that is sent"));
+            return Err(Failure::failed(
+                "ENGINE_REFUSED",
+                format!("{status}: {}", cause(&text)),
+                "`--dry-run` prints everything that is sent",
+            ));
         }
         Ok(serde_json::from_str(&text).unwrap_or(Json::Null))
     }
@@ -262,9 +342,21 @@ impl Client {
 /// What was wrong, out of a Java stack trace.
 fn cause(text: &str) -> String {
     let parsed: Json = serde_json::from_str(text).unwrap_or(Json::Null);
-    let listed: Vec<_> = parsed["errors"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
-    let said = if listed.is_empty() { text.to_owned() } else { listed.join("\n") };
-    let lines: Vec<_> = said.lines().filter(|l| !l.trim_start().starts_with("at ") && !l.trim_start().starts_with("...")).collect();
+    let listed: Vec<_> = parsed["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_str)
+        .collect();
+    let said = if listed.is_empty() {
+        text.to_owned()
+    } else {
+        listed.join("\n")
+    };
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("at ") && !l.trim_start().starts_with("..."))
+        .collect();
     let from = lines.iter().rposition(|l| l.starts_with("Caused by:")).unwrap_or(0);
     lines[from..].iter().take(12).copied().collect::<Vec<_>>().join("\n   ")
 }
@@ -276,7 +368,10 @@ mod tests {
     #[test]
     fn the_last_cause_is_what_is_told() {
         let trace = "{\"errors\":[\"Internal server error.\",\"<Exception on server side:\\norg.A: outer\\n\\tat x.y(Z.java)\\nCaused by: org.B: inner\\n\\nUnsupported options:\\n\\nfoo\\n\\tat x.y(Z.java)\\n\\t... 3 more\\n\"]}";
-        assert_eq!(cause(trace), "Caused by: org.B: inner\n   \n   Unsupported options:\n   \n   foo");
+        assert_eq!(
+            cause(trace),
+            "Caused by: org.B: inner\n   \n   Unsupported options:\n   \n   foo"
+        );
         assert_eq!(cause("plain words"), "plain words");
     }
 }

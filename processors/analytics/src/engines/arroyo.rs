@@ -50,7 +50,11 @@ impl Arroyo<'_> {
                 "schemaRegistryEnum": { "endpoint": self.registry },
             },
         });
-        let udfs: Vec<Value> = self.udfs.iter().map(|source| json!({"definition": source, "language": "rust"})).collect();
+        let udfs: Vec<Value> = self
+            .udfs
+            .iter()
+            .map(|source| json!({"definition": source, "language": "rust"}))
+            .collect();
         let pipeline = json!({
             "name": self.name,
             "query": self.text(sql)?,
@@ -58,8 +62,14 @@ impl Arroyo<'_> {
             "parallelism": self.parallelism,
         });
         Ok(vec![
-            Post { path: "/api/v1/connection_profiles", body: profile },
-            Post { path: "/api/v1/pipelines", body: pipeline },
+            Post {
+                path: "/api/v1/connection_profiles",
+                body: profile,
+            },
+            Post {
+                path: "/api/v1/pipelines",
+                body: pipeline,
+            },
         ])
     }
 
@@ -78,7 +88,9 @@ impl Arroyo<'_> {
         let mut text = String::new();
         for (i, token) in kept.iter().enumerate() {
             text += &token.to_string();
-            let with = i.checked_sub(1).and_then(|b| kept[..=b].iter().rfind(|t| !matches!(t, Token::Whitespace(_))));
+            let with = i
+                .checked_sub(1)
+                .and_then(|b| kept[..=b].iter().rfind(|t| !matches!(t, Token::Whitespace(_))));
             if *token == Token::LParen && with.is_some_and(|t| is_word(t, "with")) {
                 text += &format!("connection_profile = '{}', ", self.name.replace('\'', "''"));
             }
@@ -108,7 +120,11 @@ fn ours(tokens: &[TokenWithSpan]) -> Vec<Range<usize>> {
         match (option, before, end) {
             (true, Some(before), Some(end)) => {
                 let first = tokens[before].token == Token::LParen;
-                let range = if first { i..end + usize::from(tokens[end].token == Token::Comma) } else { before..end };
+                let range = if first {
+                    i..end + usize::from(tokens[end].token == Token::Comma)
+                } else {
+                    before..end
+                };
                 i = end;
                 found.push(range);
             }

@@ -50,9 +50,18 @@ pub(super) fn fields(json: &str) -> Result<Vec<Field>, String> {
 fn field(field: &Value) -> Result<Field, String> {
     let name = field["name"].as_str().unwrap_or_default().to_owned();
     let (nullable, kind) = match &field["type"] {
-        Value::Array(branches) => match branches.iter().filter(|b| b.as_str() != Some("null")).collect::<Vec<_>>().as_slice() {
+        Value::Array(branches) => match branches
+            .iter()
+            .filter(|b| b.as_str() != Some("null"))
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
             [one] => (branches.len() == 2, (*one).clone()),
-            _ => return Err(format!("field `{name}` is a union of several types, which Flink's tables do not have")),
+            _ => {
+                return Err(format!(
+                    "field `{name}` is a union of several types, which Flink's tables do not have"
+                ));
+            }
         },
         one => (false, one.clone()),
     };
@@ -74,7 +83,12 @@ fn field(field: &Value) -> Result<Field, String> {
         ("bytes", "") => "BYTES",
         _ => return Err(format!("field `{name}` is {kind}, which is not rendered for Flink")),
     };
-    Ok(Field { name, kind, nullable, time })
+    Ok(Field {
+        name,
+        kind,
+        nullable,
+        time,
+    })
 }
 
 /// The same schema without the logical types of times: Flink's format refuses a schema whose types are not its table's, and has no
@@ -83,7 +97,11 @@ pub(super) fn plain(json: &str) -> Result<String, String> {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(map) => {
-                if map.get("logicalType").and_then(Value::as_str).is_some_and(|l| l.contains("timestamp-")) {
+                if map
+                    .get("logicalType")
+                    .and_then(Value::as_str)
+                    .is_some_and(|l| l.contains("timestamp-"))
+                {
                     map.remove("logicalType");
                 }
                 map.values_mut().for_each(strip);

@@ -34,10 +34,22 @@ const FUNCTIONS: &[(&str, Form)] = &[
     ("approx_median", Text("PERCENTILE({0}, 0.5)")),
     ("median", Text("PERCENTILE({0}, 0.5)")),
     ("approx_distinct", Text("COUNT(DISTINCT {0})")),
-    ("first_value", Not("which value is first depends on the order records are read in")),
-    ("last_value", Not("which value is last depends on the order records are read in")),
-    ("array_agg", Not("the order of its elements depends on the order records are read in")),
-    ("string_agg", Not("the order of its parts depends on the order records are read in")),
+    (
+        "first_value",
+        Not("which value is first depends on the order records are read in"),
+    ),
+    (
+        "last_value",
+        Not("which value is last depends on the order records are read in"),
+    ),
+    (
+        "array_agg",
+        Not("the order of its elements depends on the order records are read in"),
+    ),
+    (
+        "string_agg",
+        Not("the order of its parts depends on the order records are read in"),
+    ),
     ("abs", Name("ABS")),
     ("ceil", Name("CEIL")),
     ("floor", Name("FLOOR")),
@@ -74,7 +86,10 @@ const FUNCTIONS: &[(&str, Form)] = &[
     ("strpos", Text("POSITION({1} IN {0})")),
     ("split_part", Text("COALESCE(SPLIT_INDEX({0}, {1}, {2} - 1), '')")),
     ("md5", Name("MD5")),
-    ("regexp_replace", Not("it replaces the first match, Flink's replaces every match")),
+    (
+        "regexp_replace",
+        Not("it replaces the first match, Flink's replaces every match"),
+    ),
     ("sha256", Not("it gives bytes, Flink's gives a text")),
     ("date_bin", Not("put the width into tumble or hop instead")),
     ("now", Not("a result that depends on the clock is not repeatable")),

@@ -3,6 +3,7 @@
 
 mod arroyo;
 mod avro;
+mod columns;
 mod expr;
 mod flink;
 mod functions;

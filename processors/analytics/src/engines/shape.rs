@@ -78,7 +78,10 @@ fn relation(select: &Select) -> Found<String> {
             TableFactor::Table { name: table, .. } => Ok(name(table)),
             other => Err(format!("`{other}` is not rendered; make it a CREATE VIEW")),
         },
-        [one] => Err(format!("`{}` is not rendered: joins are not in this version", one.joins[0])),
+        [one] => Err(format!(
+            "`{}` is not rendered: joins are not in this version",
+            one.joins[0]
+        )),
         _ => Err("FROM names one table or view".to_owned()),
     }
 }
@@ -173,7 +176,10 @@ pub(super) fn window(expr: &Expr) -> Found<Option<Window>> {
     }
     match (called.as_str(), lengths.as_slice()) {
         ("tumble", [width]) => Ok(Some(Window::Tumble { width: *width })),
-        ("hop", [slide, width]) => Ok(Some(Window::Hop { slide: *slide, width: *width })),
+        ("hop", [slide, width]) => Ok(Some(Window::Hop {
+            slide: *slide,
+            width: *width,
+        })),
         ("session", [gap]) => Ok(Some(Window::Session { gap: *gap })),
         _ => Err(format!("`{expr}` is no window")),
     }

@@ -53,21 +53,37 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
         all.push((statement, Engine::Arroyo, table_on_arroyo(table)));
     }
     for (name, query) in &file.views {
-        let verdict = shape::of(query).and_then(|shape| query_on_flink(&shape)).and_then(|shape| match shape.window {
-            Some(_) => Err("a view with a window; put the window into the INSERT's SELECT".to_owned()),
-            None => Ok(Vec::new()),
-        });
+        let verdict = shape::of(query)
+            .and_then(|shape| query_on_flink(&shape))
+            .and_then(|shape| match shape.window {
+                Some(_) => Err("a view with a window; put the window into the INSERT's SELECT".to_owned()),
+                None => Ok(Vec::new()),
+            });
         all.push((format!("view {name}"), Engine::Flink, verdict_of(verdict)));
         all.push((format!("view {name}"), Engine::Arroyo, Verdict::Same));
     }
     for insert in &file.inserts {
         let statement = format!("insert into {}", insert.into);
         let shape = shape::of(&insert.query);
-        let session = matches!(&shape, Ok(Shape { window: Some(Window::Session { .. }), .. }));
+        let session = matches!(
+            &shape,
+            Ok(Shape {
+                window: Some(Window::Session { .. }),
+                ..
+            })
+        );
         let flink = shape.and_then(|shape| insert_on_flink(&file, &shape));
         all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
         let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
-        all.push((statement, Engine::Arroyo, if session { Verdict::Differs(vec![touching]) } else { Verdict::Same }));
+        all.push((
+            statement,
+            Engine::Arroyo,
+            if session {
+                Verdict::Differs(vec![touching])
+            } else {
+                Verdict::Same
+            },
+        ));
     }
     Ok(all)
 }
@@ -114,9 +130,20 @@ fn table_on_arroyo(table: &Table) -> Verdict {
 fn query_on_flink<'a>(shape: &Shape<'a>) -> Result<Shape<'a>, String> {
     let scope = Scope::default();
     let items = shape.items.iter().map(|item| item.expr);
-    let all = items.chain(shape.keys.iter().copied()).chain(shape.filter).chain(shape.having);
+    let all = items
+        .chain(shape.keys.iter().copied())
+        .chain(shape.filter)
+        .chain(shape.having);
     all.map(|e| expr::text(e, &scope)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Shape { from: shape.from.clone(), filter: shape.filter, window: shape.window, keys: shape.keys.clone(), items: Vec::new(), all: shape.all, having: shape.having })
+    Ok(Shape {
+        from: shape.from.clone(),
+        filter: shape.filter,
+        window: shape.window,
+        keys: shape.keys.clone(),
+        items: Vec::new(),
+        all: shape.all,
+        having: shape.having,
+    })
 }
 
 fn insert_on_flink(file: &File, shape: &Shape<'_>) -> Result<Vec<String>, String> {
@@ -129,7 +156,10 @@ fn insert_on_flink(file: &File, shape: &Shape<'_>) -> Result<Vec<String>, String
         Some(_) => {}
     }
     reads(file, &shape.from, 0)?;
-    let percentile = shape.items.iter().any(|item| item.expr.to_string().to_lowercase().contains("approx_percentile_cont"));
+    let percentile = shape
+        .items
+        .iter()
+        .any(|item| item.expr.to_string().to_lowercase().contains("approx_percentile_cont"));
     let note = "percentiles are exact there: every value of an open window is kept".to_owned();
     Ok(if percentile { vec![note] } else { Vec::new() })
 }
@@ -145,6 +175,8 @@ fn reads(file: &File, from: &str, depth: usize) -> Result<(), String> {
     let Some(query) = file.views.get(from).filter(|_| depth < 16) else {
         return Err(format!("`{from}` is not declared"));
     };
-    let inner = shape::of(query).and_then(|shape| query_on_flink(&shape)).map_err(|why| format!("it reads view {from}: {why}"))?;
+    let inner = shape::of(query)
+        .and_then(|shape| query_on_flink(&shape))
+        .map_err(|why| format!("it reads view {from}: {why}"))?;
     reads(file, &inner.from, depth + 1)
 }
