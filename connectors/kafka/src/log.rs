@@ -448,7 +448,8 @@ impl Log for KafkaLog {
         let parts = &self.along(parts);
         self.owned.retain(|p| !parts.contains(p));
         self.committed.retain(|p, _| !parts.contains(p));
-        self.queues.close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
+        self.queues
+            .close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
         match self.consumer.incremental_unassign(&partitions(parts)) {
             Ok(()) => Ok(()),
             Err(e) => {

@@ -64,7 +64,8 @@ impl<C: ConsumerContext> Queues<C> {
             self.close(|t, p| t == topic && p == *partition);
             let queue = consumer.split_partition_queue(topic, *partition);
             self.0.push(Part {
-                queue: queue.ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
+                queue: queue
+                    .ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
                 topic: topic.as_str().into(),
                 partition: *partition,
                 at_end: false,

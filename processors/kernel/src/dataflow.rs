@@ -139,6 +139,10 @@ pub trait Dataflow: Send + 'static {
     /// # Errors
     /// `Ourselves` when the engine fails.
     fn flush(&mut self, now: EventTime) -> Result<Flow, Fault>;
+    /// What is counted of it, by name: for gauges.
+    fn gauges(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
     /// One record of the changelog of a partition that was just assigned, in order.
     ///
     /// # Errors

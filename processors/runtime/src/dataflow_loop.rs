@@ -150,6 +150,9 @@ impl<D: Dataflow> DataflowStage<D> {
         let commit = batch.seal();
         cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
         cx.commit(&commit)?;
+        for (what, n) in self.flow.gauges() {
+            cx.metrics.gauge(&cx.stage, what, n);
+        }
         for (topic, n) in std::mem::take(&mut self.read).records {
             let dead = refused.get(&topic).copied().unwrap_or(0);
             cx.metrics.records(&cx.stage, &topic, "ok", n.saturating_sub(dead));

@@ -128,8 +128,13 @@ impl Final {
             end > before && end <= until
         };
         let mut groups = Groups::new(aggregate).map_err(failed)?;
-        let first = before.saturating_sub(window.width());
-        for batch in self.kept.between(first, until).chain([fresh]) {
+        // Panes that a window can have which ends behind `before`, and not behind `until`.
+        let first = before.saturating_sub(window.width()).saturating_add(1);
+        let behind = match window {
+            Window::Tumble { width } => until.saturating_sub(width).saturating_add(1),
+            _ => until,
+        };
+        for batch in self.kept.between(first, behind).chain([fresh]) {
             if let Some((rows, starts)) = spread(finish, batch, &due)? {
                 groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
             }

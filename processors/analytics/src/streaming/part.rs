@@ -8,23 +8,15 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use kernel::{Change, Fault, FaultCode, Flow, Headers, RawEmit, Slab};
-use serde::{Deserialize, Serialize};
 
 use super::finals::{Final, Finish};
 use super::frame::{self, Mark};
 use super::local::failed;
 
-/// A source partition's mark in the changelog.
-#[derive(Serialize, Deserialize)]
-struct Come {
-    topic: String,
-    partition: i32,
-    mark: Mark,
-}
-
 /// State of the partition.
 pub(crate) struct Part {
-    marks: BTreeMap<(String, i32), Mark>,
+    /// By topic, of each of its partitions; those that were not heard of hold the watermark.
+    marks: BTreeMap<String, Vec<Mark>>,
     changed: bool,
     views: Vec<Final>,
     /// Views whose text is in the changelog.
@@ -34,10 +26,9 @@ pub(crate) struct Part {
 }
 
 /// The watermark of a topic: the least of the partitions that are waited for; where none is, the greatest.
-fn combined(marks: &BTreeMap<(String, i32), Mark>, topic: &str, partitions: i32) -> Option<i64> {
+fn combined(marks: &[Mark]) -> Option<i64> {
     let (mut least, mut greatest) = (None::<i64>, None::<i64>);
-    for partition in 0..partitions {
-        let mark = marks.get(&(topic.to_owned(), partition)).copied().unwrap_or_default();
+    for mark in marks {
         greatest = greatest.max(mark.watermark);
         if !mark.idle {
             let watermark = mark.watermark?;
@@ -86,11 +77,20 @@ impl Part {
                 }
             }
             let Some(come) = head.come else { continue };
-            let mark = self.marks.entry((head.topic.clone(), head.partition)).or_default();
+            let count = usize::try_from(partitions).unwrap_or(0);
+            let marks = self.marks.entry(head.topic.clone()).or_default();
+            marks.resize(marks.len().max(count), Mark::default());
+            let Some(mark) = usize::try_from(head.partition).ok().and_then(|p| marks.get_mut(p)) else {
+                let detail = format!(
+                    "a frame of partition {} of `{}` came, which has {partitions}",
+                    head.partition, head.topic
+                );
+                return Err(Fault::new(FaultCode::TopicsMismatched, detail));
+            };
             mark.watermark = mark.watermark.max(come.watermark);
             mark.idle = come.idle;
             self.changed = true;
-            let watermark = combined(&self.marks, &head.topic, partitions);
+            let watermark = combined(marks);
             for (view, _) in self
                 .views
                 .iter_mut()
@@ -159,12 +159,7 @@ impl Part {
         }
         flow.emits.append(&mut self.late);
         if std::mem::take(&mut self.changed) {
-            let all = self.marks.iter().map(|((topic, partition), mark)| Come {
-                topic: topic.clone(),
-                partition: *partition,
-                mark: *mark,
-            });
-            let all = serde_json::to_vec(&all.collect::<Vec<_>>())
+            let all = serde_json::to_vec(&self.marks)
                 .map_err(|e| Fault::new(FaultCode::Internal, format!("watermarks cannot be written: {e}")))?;
             flow.changes.push(change("m".to_owned(), Some(all)));
         }
@@ -176,8 +171,7 @@ impl Part {
         let wrong = |what: &str| Fault::new(FaultCode::StateUnreadable, format!("state under `{key}` {what}"));
         if key == "m" {
             let Some(value) = value else { return Ok(()) };
-            let all: Vec<Come> = serde_json::from_slice(value).map_err(|e| wrong(&e.to_string()))?;
-            self.marks = all.into_iter().map(|c| ((c.topic, c.partition), c.mark)).collect();
+            self.marks = serde_json::from_slice(value).map_err(|e| wrong(&e.to_string()))?;
             return Ok(());
         }
         let rest = key.strip_prefix("f|").ok_or_else(|| wrong("is not known"))?;
@@ -249,10 +243,9 @@ mod tests {
             (vec![mark(Some(5), false), mark(None, false)], None),
             (vec![mark(Some(5), false), mark(None, true)], Some(5)),
             (vec![mark(Some(5), true), mark(Some(3), true)], Some(5)),
-            (vec![mark(Some(5), false)], None),
+            (vec![], None),
         ] {
-            let marks = given.iter().zip(0..).map(|(m, i)| (("t".to_owned(), i), *m)).collect();
-            assert_eq!(combined(&marks, "t", 2), wanted, "{given:?}");
+            assert_eq!(combined(&given), wanted, "{given:?}");
         }
     }
 }

@@ -56,13 +56,7 @@ impl Program {
                 Err(fault) => faults.push(fault),
             }
         }
-        let names: BTreeSet<_> = views.iter().map(|v| &v.name).collect();
-        if names.len() < views.len() {
-            faults.push(ConfigFault::new(
-                "line 1, column 1",
-                "two INSERTs go into one table; give each a table of its own",
-            ));
-        }
+        faults.extend(doubled(&file, &views));
         let mut read = Vec::new();
         for (name, columns) in &tables {
             let takes: Vec<_> = views.iter().filter(|v| v.source == *name).map(|v| &v.takes).collect();
@@ -139,6 +133,31 @@ impl Program {
     ) -> Result<Streaming, Fault> {
         Streaming::new(self, settings, &schemas, &ids)
     }
+}
+
+/// What two statements both claim.
+fn doubled(file: &File, views: &[View]) -> Vec<ConfigFault> {
+    let (mut names, mut topics, mut faults) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for insert in &file.inserts {
+        if !names.insert(&insert.into) {
+            let detail = format!("two INSERTs go into `{}`; give each a table of its own", insert.into);
+            faults.push(ConfigFault::new(at(insert.at), detail));
+        }
+    }
+    for table in file
+        .tables
+        .values()
+        .filter(|t| views.iter().any(|v| v.source == t.name))
+    {
+        if !topics.insert(&table.options.topic) {
+            let detail = format!(
+                "two tables read topic `{}`; read it once and write views",
+                table.options.topic
+            );
+            faults.push(ConfigFault::new(at(table.at), detail));
+        }
+    }
+    faults
 }
 
 /// Subject of a topic's values.

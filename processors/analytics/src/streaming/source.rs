@@ -40,8 +40,19 @@ fn micros() -> DataType {
 fn natural(kind: &DataType) -> DataType {
     match kind {
         DataType::Timestamp(..) => micros(),
+        // An enum.
+        DataType::Dictionary(..) => DataType::Utf8View,
         other => other.clone(),
     }
+}
+
+/// A column as views see it. What must be converted may turn out not to fit and is null then.
+fn column(name: &str, read: &Field, kind: DataType) -> Field {
+    let as_it_is = match (read.data_type(), &kind) {
+        (DataType::Timestamp(TimeUnit::Microsecond, _), DataType::Timestamp(..)) => true,
+        (read, kind) => read == kind,
+    };
+    Field::new(name, kind, read.is_nullable() || !as_it_is)
 }
 
 /// The type of a declared column.
@@ -88,7 +99,7 @@ pub(crate) fn columns(table: &Table, sources: &BTreeMap<String, String>) -> Resu
         let fields: Vec<_> = read
             .fields()
             .iter()
-            .map(|f| Field::new(f.name(), natural(f.data_type()), f.is_nullable()))
+            .map(|f| column(f.name(), f, natural(f.data_type())))
             .collect();
         return Ok(Arc::new(Schema::new(fields)));
     }
@@ -122,7 +133,7 @@ pub(crate) fn columns(table: &Table, sources: &BTreeMap<String, String>) -> Resu
             ));
             continue;
         }
-        fields.push(Field::new(&column.name, kind, field.is_nullable()));
+        fields.push(self::column(&column.name, field, kind));
     }
     if faults.is_empty() {
         Ok(Arc::new(Schema::new(fields)))
