@@ -12,6 +12,7 @@ mod dash;
 mod describe;
 mod dev;
 mod dlq;
+mod engines;
 mod failure;
 mod heartbeat;
 mod input;
@@ -342,6 +343,8 @@ mod tests {
             "soma dev --home x logs kafka -f",
             "soma dev logs kafka --home x",
             "soma deploy control-tower",
+            "soma deploy flights --engine flink --dry-run --bounded --parallelism 2",
+            "soma deploy flights --engine arroyo --json",
             "soma completions zsh",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -354,6 +357,7 @@ mod tests {
             "soma sql",
             "soma kill --reason x",
             "soma subscribe t --max few",
+            "soma deploy flights --dry-run",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod config;
+pub mod engines;
 mod events_per_minute;
 mod partition;
 mod query;
