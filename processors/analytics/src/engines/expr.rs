@@ -360,22 +360,20 @@ pub(super) fn kind_of(expr: &Expr, scope: &Scope<'_>) -> Kind {
         },
         Expr::Nested(inner) | Expr::UnaryOp { expr: inner, .. } => kind_of(inner, scope),
         Expr::Cast { data_type, .. } => kind(data_type).map_or(Kind::Other, |(_, kind)| kind),
-        Expr::BinaryOp { left, op, right }
-            if matches!(
-                op,
+        Expr::BinaryOp {
+            left,
+            op:
                 BinaryOperator::Plus
-                    | BinaryOperator::Minus
-                    | BinaryOperator::Multiply
-                    | BinaryOperator::Divide
-                    | BinaryOperator::Modulo
-            ) =>
-        {
-            match (kind_of(left, scope), kind_of(right, scope)) {
-                (Kind::Real, Kind::Real | Kind::Whole) | (Kind::Whole, Kind::Real) => Kind::Real,
-                (Kind::Whole, Kind::Whole) => Kind::Whole,
-                _ => Kind::Other,
-            }
-        }
+                | BinaryOperator::Minus
+                | BinaryOperator::Multiply
+                | BinaryOperator::Divide
+                | BinaryOperator::Modulo,
+            right,
+        } => match (kind_of(left, scope), kind_of(right, scope)) {
+            (Kind::Real, Kind::Real | Kind::Whole) | (Kind::Whole, Kind::Real) => Kind::Real,
+            (Kind::Whole, Kind::Whole) => Kind::Whole,
+            _ => Kind::Other,
+        },
         Expr::Case {
             conditions,
             else_result,

@@ -14,6 +14,8 @@ pub(super) mod latency_bucket;
 #[path = "../../../../udfs/src/median_deviation.rs"]
 pub(super) mod median_deviation;
 #[allow(unreachable_pub, dead_code)]
+// Posted to Arroyo as it is, whose compiler may be older than `is_multiple_of`.
+#[allow(clippy::manual_is_multiple_of)]
 #[path = "../../../../udfs/src/redact.rs"]
 pub(super) mod redact;
 #[allow(unreachable_pub, dead_code)]
