@@ -137,7 +137,7 @@ fn legend(mut svg: String, all: &[Line], unit: &str) -> String {
         );
         let name = match line.name.chars().count() {
             0 => "all".to_owned(),
-            n if n > 24 => line.name.chars().take(23).chain(['…']).collect(),
+            n if n > 21 => line.name.chars().take(20).chain(['…']).collect(),
             _ => line.name.clone(),
         };
         let told = format!("{name}  max {}", shown(line.max(), unit));
