@@ -96,6 +96,7 @@ pub(crate) fn surroundings(
             topics: vec![topic.to_owned()],
             copartitioned: true,
             linger_ms: limits.linger_ms,
+            bulk: false,
             pipeline: "bench".into(),
             stage: "bench".into(),
             session_timeout_ms: 6_000,

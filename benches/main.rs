@@ -1,5 +1,6 @@
 //! `soma-bench`: measures a running pipeline from outside, through Kafka alone. `deploy/dev/bench.sh` starts the servers.
 
+mod analytics;
 mod audit;
 mod backtest;
 mod common;
@@ -36,6 +37,10 @@ enum Bench {
     Gate(gate::Options),
     /// A seeded week of verdicts: the report of `soma policy backtest` beside a direct evaluation of every one of them.
     Backtest(backtest::Options),
+    /// A topic of events for the streaming views.
+    AnalyticsFill(analytics::Fill),
+    /// The ceiling of the streaming views: a consumer that only counts bytes.
+    AnalyticsConsume(analytics::Consume),
     /// The stage of `hop`.
     #[command(hide = true)]
     HopStage(hop::Contestant),
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Bench::Audit(options) => audit::run(&options),
         Bench::Gate(options) => gate::run(&options),
         Bench::Backtest(options) => backtest::run(&options),
+        Bench::AnalyticsFill(options) => analytics::fill(&options),
+        Bench::AnalyticsConsume(options) => analytics::consume(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };

@@ -8,7 +8,7 @@ use kernel::{Fault, FaultCode};
 use schemas::topics::{Catalogue, Cleanup, Entry};
 
 use crate::config::{Connections, Environment, Pipeline};
-use crate::{registry, stores};
+use crate::{registry, stores, streaming};
 
 /// Compatibility of every subject: new readers read everything ever written.
 const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
@@ -81,23 +81,55 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, Fault> {
     Catalogue::with_partitions(partitions.transpose()?).map_err(invalid)
 }
 
+/// Every shipped pipeline file, and others.
+fn files(also: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default();
+    let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
+    let new: Vec<_> = also
+        .iter()
+        .filter(|a| !files.iter().any(|f| same(a, f)))
+        .cloned()
+        .collect();
+    files.extend(new);
+    files
+}
+
+fn first(file: &Path, faults: &[kernel::ConfigFault]) -> Fault {
+    let fault = faults.first().map(ToString::to_string).unwrap_or_default();
+    invalid(format!("{}: {fault}", file.display()))
+}
+
+/// Schemas of the sources and results of streaming SQL: (subject, Avro JSON).
+fn streamed(env: &Environment, also: &[PathBuf]) -> Result<Vec<(String, String)>, Fault> {
+    let mut all = Vec::new();
+    for file in files(also) {
+        let pipeline = Pipeline::load(&file, env).map_err(|faults| first(&file, &faults))?;
+        let stages = pipeline.stages.iter();
+        for stage in stages.filter(|s| s.component == streaming::COMPONENT) {
+            let planned = streaming::plan(stage, &pipeline).map_err(|faults| first(&file, &faults))?;
+            all.extend(planned.subjects());
+        }
+    }
+    Ok(all)
+}
+
 /// Topics wanted: the catalogue, a dead-letter topic for each, and a changelog for each stage with state.
-fn wanted(env: &Environment) -> Result<Vec<Entry>, Fault> {
+fn wanted(env: &Environment, also: &[PathBuf]) -> Result<Vec<Entry>, Fault> {
     let catalogue = catalogue(env)?;
     let mut all: Vec<Entry> = catalogue.topics.clone();
     all.extend(catalogue.topics.iter().map(|t| catalogue.dlq(&t.name)));
-    for file in pipelines_dir().map(|dir| pipeline_files(&dir)).unwrap_or_default() {
-        let pipeline = Pipeline::load(&file, env).map_err(|faults| {
-            invalid(format!(
-                "{}: {}",
-                file.display(),
-                faults.first().map(ToString::to_string).unwrap_or_default()
-            ))
-        })?;
+    for file in files(also) {
+        let pipeline = Pipeline::load(&file, env).map_err(|faults| first(&file, &faults))?;
         for stage in &pipeline.stages {
             let Some(component) = registry::find(&stage.component).filter(|c| c.stateful) else {
                 continue;
             };
+            if stage.component == streaming::COMPONENT {
+                let planned = streaming::plan(stage, &pipeline).map_err(|faults| first(&file, &faults))?;
+                all.push(planned.state(&catalogue));
+                all.extend(planned.topics(&catalogue));
+                continue;
+            }
             let partitions = (component.topics)()
                 .first()
                 .and_then(|t| catalogue.get(t))
@@ -113,11 +145,11 @@ pub fn state_topic(pipeline: &str, stage: &str) -> String {
     format!("{pipeline}.{stage}.state")
 }
 
-/// Creates what is missing and registers the schemas: (what, what was done). Nothing is made when a schema is refused.
+/// Creates what is missing and registers the schemas, of shipped pipelines and of those given: (what, what was done). Nothing is made when a schema is refused.
 ///
 /// # Errors
 /// `CONFIG_INVALID` naming subject and field of an incompatible schema; `TOPICS_MISMATCHED`; a dependency that is down.
-pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, String)>, Fault> {
+pub async fn topics(env: &Environment, also: &[PathBuf], dry_run: bool) -> Result<Vec<(String, String)>, Fault> {
     let registry = registry_at(env, tokio::runtime::Handle::current())?;
     let catalogue = catalogue(env)?;
     let mut done = Vec::new();
@@ -131,7 +163,7 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
     }
     let admin = Admin::open(&brokers(env)?)?;
     let existing = admin.partitions()?;
-    for entry in wanted(env)? {
+    for entry in wanted(env, also)? {
         if dry_run {
             let plan = if existing.contains_key(&entry.name) {
                 "unchanged"
@@ -158,6 +190,10 @@ pub async fn topics(env: &Environment, dry_run: bool) -> Result<Vec<(String, Str
             let text = registry::schema_text(&topic.record).unwrap_or_default();
             let id = registry.register(&format!("{}-value", topic.name), text)?;
             done.push((format!("{}-value", topic.name), format!("schema id {id}")));
+        }
+        for (subject, text) in streamed(env, also)? {
+            let id = registry.register(&subject, &text)?;
+            done.push((subject, format!("schema id {id}")));
         }
     }
     Ok(done)

@@ -8,7 +8,7 @@ use kafka::{Groups, Offsets};
 use kernel::{Fault, FaultCode};
 
 use crate::config::Pipeline;
-use crate::registry;
+use crate::streaming;
 use crate::task::Task;
 
 /// A killed instance stays a member until its session runs out.
@@ -55,11 +55,11 @@ pub(crate) async fn take_over(pipeline: &Pipeline) -> Result<(), Fault> {
     }
     for task in &tasks {
         let group = task.group(&pipeline.pipeline);
-        let topics = topics_of(task);
+        let topics = topics_of(task, pipeline);
         if !groups.committed(&group, &topics)?.is_empty() {
             continue;
         }
-        let offsets = inherited(&groups, &prefix, task, &former)?;
+        let offsets = inherited(&groups, pipeline, task, &former)?;
         if !offsets.is_empty() {
             groups.set(&group, &offsets)?;
             tracing::info!(%group, positions = offsets.len(), "took over from the former layout");
@@ -75,24 +75,25 @@ fn members<'a>(prefix: &str, group: &'a str) -> impl Iterator<Item = &'a str> {
     group.strip_prefix(prefix).unwrap_or_default().split('+')
 }
 
-fn topics_of(task: &Task) -> Vec<String> {
-    let components = task.stages.iter().filter_map(|s| registry::find(&s.component));
-    let mut topics: Vec<String> = components.flat_map(|c| (c.topics)()).map(str::to_owned).collect();
+fn topics_of(task: &Task, pipeline: &Pipeline) -> Vec<String> {
+    let mut topics: Vec<String> = task.stages.iter().flat_map(|s| streaming::reads(s, pipeline)).collect();
     topics.sort();
     topics.dedup();
     topics
 }
 
 /// Where the stages of a task stood in the former layout.
-fn inherited(groups: &Groups, prefix: &str, task: &Task, former: &[String]) -> Result<Offsets, Fault> {
+fn inherited(groups: &Groups, pipeline: &Pipeline, task: &Task, former: &[String]) -> Result<Offsets, Fault> {
+    let prefix = &format!("{}.", pipeline.pipeline);
     let mut offsets = Offsets::new();
     for stage in &task.stages {
         let Some(source) = former.iter().find(|g| members(prefix, g).any(|m| m == stage.name())) else {
             continue;
         };
-        let topics = topics_of(&Task {
+        let alone = Task {
             stages: vec![stage.clone()],
-        });
+        };
+        let topics = topics_of(&alone, pipeline);
         for (place, at) in groups.committed(source, &topics)? {
             let known = *offsets.entry(place.clone()).or_insert(at);
             if known != at {

@@ -16,8 +16,8 @@ use stages::{intake, invoker, memory_indexer, orchestrator, policy_gate};
 use crate::apply::state_topic;
 use crate::config::{Pipeline, StageEntry, read};
 use crate::govern::{audit, check_policy_gate, gate, key};
-use crate::stores;
 use crate::wire::Shared;
+use crate::{stores, streaming};
 
 type Check = fn(&StageEntry, &Pipeline) -> Result<String, Vec<ConfigFault>>;
 type Build = fn(&StageEntry, &Shared) -> Result<Built, Fault>;
@@ -134,6 +134,15 @@ pub const COMPONENTS: &[Component] = &[
         },
     },
     Component {
+        name: streaming::COMPONENT,
+        // Its SQL names them: `streaming::reads`.
+        topics: Vec::new,
+        stateful: true,
+        fusable: false,
+        check: streaming::check,
+        build: streaming::build,
+    },
+    Component {
         name: "clickhouse_sink",
         topics: || {
             vec![
@@ -244,6 +253,8 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Policy::NAME, Policy::schema_text),
         (Constitution::NAME, Constitution::schema_text),
         (schemas::records::Strike::NAME, schemas::records::Strike::schema_text),
+        (schemas::records::Sbom::NAME, schemas::records::Sbom::schema_text),
+        (schemas::records::Tally::NAME, schemas::records::Tally::schema_text),
         (Call::NAME, Call::schema_text),
         (Outcome::NAME, Outcome::schema_text),
         (Run::NAME, Run::schema_text),

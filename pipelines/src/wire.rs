@@ -14,7 +14,7 @@ use crate::apply::state_topic;
 use crate::config::{Environment, Pipeline};
 use crate::registry::Built;
 use crate::task::Task;
-use crate::{check, handover, registry, standing, telemetry};
+use crate::{check, handover, registry, standing, streaming, telemetry};
 
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
@@ -182,7 +182,7 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
     if !known() {
         return Err(Fault::new(
             FaultCode::BrokerUnavailable,
-            "soma.controls, soma.members, soma.strikes, soma.policies and soma.constitutions have not been read to their ends yet",
+            "soma.controls, soma.members, soma.strikes, soma.tallies, soma.policies, soma.constitutions and soma.sboms have not been read to their ends yet",
         ));
     }
     let pipeline = &shared.pipeline;
@@ -194,9 +194,9 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
     for entry in &task.stages {
         let component = registry::find(&entry.component)
             .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
-        for topic in (component.topics)() {
-            if !wanted.iter().any(|t| t == topic) {
-                wanted.push(topic.to_owned());
+        for topic in streaming::reads(entry, pipeline) {
+            if !wanted.contains(&topic) {
+                wanted.push(topic);
             }
         }
         if component.stateful {
@@ -218,6 +218,7 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
             topics: wanted,
             copartitioned: copartitioned || task.stages.len() > 1,
             linger_ms: limits.linger_ms,
+            bulk: task.stages.iter().any(|s| s.component == streaming::COMPONENT),
             pipeline: pipeline.pipeline.clone(),
             stage: name.clone(),
             session_timeout_ms: pipeline.session_timeout_ms,

@@ -142,6 +142,7 @@ impl Instance {
                 topics: vec![TOPICS[N].to_owned()],
                 copartitioned: true,
                 linger_ms: 5,
+                bulk: false,
                 pipeline: "evolve".into(),
                 stage: "relay".into(),
                 session_timeout_ms: 6_000,

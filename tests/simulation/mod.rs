@@ -3,6 +3,7 @@
 
 mod build;
 mod check;
+mod dataflow;
 mod mutants;
 mod node;
 mod outputs;

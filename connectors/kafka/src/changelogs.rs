@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel::{Changelog, Fault, FaultCode, Restoring};
+use kernel::{Changelog, Fault, FaultCode, Position, RawRecord, Restoring};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::KafkaError;
@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::Brokers;
 use crate::faults::unavailable;
+use crate::slabs::fetch;
 use crate::tail::{REQUEST, consumer};
 
 /// A changelog whose end does not come for this long has an open transaction nobody finishes, or a broker that is gone.
@@ -67,6 +68,11 @@ impl Changelogs {
             read?;
         }
         Ok(())
+    }
+
+    /// Records read again, whole, in the order asked for.
+    pub(crate) fn fetch(&self, wanted: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        fetch(&self.reader, wanted)
     }
 
     /// Waits until no open transaction holds readers back from an end. Only from then on is the end they reach the true one: an

@@ -89,10 +89,15 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             },
         )
         .set("fetch.min.bytes", if lingers { "1048576" } else { "1" })
-        .set("fetch.message.max.bytes", "1048576")
+        .set(
+            "fetch.message.max.bytes",
+            if config.bulk { "4194304" } else { "1048576" },
+        )
         // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", "2048")
-        .set("queued.min.messages", "1000")
+        .set("queued.max.messages.kbytes", if config.bulk { "8192" } else { "2048" })
+        .set("queued.min.messages", if config.bulk { "100000" } else { "1000" })
+        // Where a partition ends tells one that is idle from one that is not read yet.
+        .set("enable.partition.eof", if config.bulk { "true" } else { "false" })
         // With a queue this short the client's default of a second would be a stop after every fetch.
         .set("fetch.queue.backoff.ms", "5");
     BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))

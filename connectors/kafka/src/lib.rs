@@ -12,6 +12,7 @@ mod log;
 mod offsets;
 mod registry;
 mod send;
+mod slabs;
 mod tail;
 mod transaction;
 mod writer;

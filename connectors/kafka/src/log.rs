@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Restoring};
+use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring, Slab};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -14,6 +14,7 @@ use crate::changelogs::Changelogs;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
+use crate::slabs::Queues;
 use crate::transaction::{new_producer, write};
 use crate::{Brokers, Registry};
 
@@ -37,6 +38,8 @@ pub struct LogConfig {
     pub copartitioned: bool,
     /// How long a poll gathers after its first record, milliseconds: fewer, larger transactions where latency does not matter.
     pub linger_ms: u64,
+    /// Records come in slabs: much may be fetched ahead.
+    pub bulk: bool,
     /// Pipeline and stage: the CloudEvents source of what it writes.
     pub pipeline: String,
     /// Stage; a record that names its own stage goes before.
@@ -51,7 +54,9 @@ pub struct LogConfig {
 pub struct KafkaLog {
     config: LogConfig,
     registry: Arc<Registry>,
-    consumer: BaseConsumer<Deferred>,
+    consumer: Arc<BaseConsumer<Deferred>>,
+    /// Of a log that gives slabs.
+    queues: Queues<Deferred>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
     producers: Vec<Option<Sender>>,
@@ -76,7 +81,8 @@ impl KafkaLog {
     /// `BROKER_UNAVAILABLE` when no broker answers in time.
     pub fn open(config: LogConfig, registry: Arc<Registry>) -> Result<Self, Fault> {
         let mut log = Self {
-            consumer: consumer(&config)?,
+            consumer: Arc::new(consumer(&config)?),
+            queues: Queues::default(),
             config,
             registry,
             producers: Vec::new(),
@@ -172,6 +178,20 @@ impl KafkaLog {
             Rebalance::Revoked(parts) => Polled::Revoked(parts),
             Rebalance::Lost(parts) => Polled::Lost(parts),
         })
+    }
+
+    /// What an error of the client means to a poll: it reconnects by itself, and what it already fetched is still good.
+    fn broken(&self, e: &KafkaError, has_nothing: bool) -> Result<(), Fault> {
+        if is_fenced(e) {
+            let (group, instance) = (&self.config.group, &self.config.instance);
+            let detail = format!("another instance joined {group} as {instance}: {e}");
+            return Err(Fault::new(FaultCode::Fenced, detail));
+        }
+        if has_nothing {
+            Err(unavailable("poll", e))
+        } else {
+            Ok(())
+        }
     }
 
     /// How long a poll gathers after its first record; a long linger has passed at the broker already.
@@ -279,8 +299,7 @@ impl Log for KafkaLog {
         if let Some(event) = self.rebalance() {
             return Ok(event);
         }
-        let mut records = Vec::new();
-        let mut bytes = 0;
+        let (mut records, mut bytes) = (Vec::new(), 0);
         let mut wait = Duration::from_millis(wait_ms);
         let mut gathered = Instant::now();
         while records.len() < records_max && bytes < BATCH_BYTES_MAX {
@@ -296,20 +315,41 @@ impl Log for KafkaLog {
                     let left = gathered.saturating_duration_since(Instant::now());
                     wait = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0));
                 }
-                Some(Err(e)) if is_fenced(&e) => {
-                    let (group, instance) = (&self.config.group, &self.config.instance);
-                    let detail = format!("another instance joined {group} as {instance}: {e}");
-                    return Err(Fault::new(FaultCode::Fenced, detail));
+                Some(Err(e)) => {
+                    self.broken(&e, records.is_empty())?;
+                    break;
                 }
-                // librdkafka reconnects by itself; what it already fetched is still good.
-                Some(Err(e)) if records.is_empty() => return Err(unavailable("poll", &e)),
-                Some(Err(_)) => break,
             }
         }
         if !records.is_empty() {
             return Ok(Polled::Records(records));
         }
         Ok(self.rebalance().unwrap_or(Polled::Idle))
+    }
+
+    fn poll_slabs(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled<Vec<Slab>>, Fault> {
+        if let Some(event) = self.rebalance() {
+            return Ok(event.map(|_| Vec::new()));
+        }
+        let context = self.consumer.context();
+        let asked = || !context.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let most = (records_max, Duration::from_millis(wait_ms));
+        let gathered = self.queues.gather(&self.consumer, most, asked);
+        if let Some(e) = &gathered.failed {
+            self.broken(e, gathered.records == 0)?;
+        }
+        if gathered.records > 0 {
+            return Ok(Polled::Records(gathered.slabs));
+        }
+        Ok(self.rebalance().map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
+    }
+
+    fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        self.queues.unread()
+    }
+
+    fn fetch(&mut self, positions: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        self.changelogs()?.fetch(positions)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
@@ -376,9 +416,13 @@ impl Log for KafkaLog {
             self.consumer
                 .seek_partitions(places(&known)?, REQUEST)
                 .map_err(|e| unavailable("rewind", &e))?;
+            self.queues.rewound();
         }
         if !new.is_empty() {
             let list = places(&new)?;
+            if self.config.bulk {
+                self.queues.open(&self.consumer, new.keys())?;
+            }
             self.consumer
                 .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
@@ -403,6 +447,8 @@ impl Log for KafkaLog {
         let parts = &self.along(parts);
         self.owned.retain(|p| !parts.contains(p));
         self.committed.retain(|p, _| !parts.contains(p));
+        self.queues
+            .close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
         match self.consumer.incremental_unassign(&partitions(parts)) {
             Ok(()) => Ok(()),
             Err(e) => {
@@ -434,6 +480,8 @@ impl Log for KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
+        // Before the client they belong to.
+        self.queues.close(|_, _| true);
         self.consumer
             .context()
             .closing

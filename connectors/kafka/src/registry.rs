@@ -187,22 +187,30 @@ impl Registry {
             .map_err(|e| self.unavailable(&e))
     }
 
+    /// The text of a schema by id. An id never changes its meaning: ask once.
+    ///
+    /// # Errors
+    /// `SCHEMA_UNKNOWN` when there is no such Avro schema, `REGISTRY_UNAVAILABLE`.
+    pub fn text(&self, id: u32) -> Result<String, Fault> {
+        let found = self.wait(get_schema_by_id_and_type(id, &self.settings, SchemaType::Avro));
+        found.map(|schema| schema.schema).map_err(|e| self.unknown(id, &e))
+    }
+
+    fn unknown(&self, id: u32, e: &SRCError) -> Fault {
+        if is_status(e, "404") || e.error.starts_with("type ") {
+            let detail = format!("the registry at {} knows no Avro schema with id {id}", self.url);
+            return Fault::new(FaultCode::SchemaUnknown, detail);
+        }
+        self.unavailable(e)
+    }
+
     fn schema(&self, id: u32) -> Result<Arc<Written>, Fault> {
         if let Some(schema) = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(schema.clone());
         }
         let found = self
             .wait(get_schema_by_id_and_type(id, &self.settings, SchemaType::Avro))
-            .map_err(|e| {
-                if is_status(&e, "404") || e.error.starts_with("type ") {
-                    Fault::new(
-                        FaultCode::SchemaUnknown,
-                        format!("the registry at {} knows no Avro schema with id {id}", self.url),
-                    )
-                } else {
-                    self.unavailable(&e)
-                }
-            })?;
+            .map_err(|e| self.unknown(id, &e))?;
         let schema = schemas::parse_schema(&found.schema)
             .map_err(|e| Fault::new(FaultCode::SchemaUnknown, format!("schema id {id} does not parse: {e}")))?;
         let schema = Arc::new(Written::with(schema));

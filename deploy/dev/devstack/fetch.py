@@ -140,6 +140,20 @@ def registry(log, cache):
         place(folder / "app", layout.registry_app(cache))
 
 
+def flink(log, cache):
+    """Flink's own jars from the wheel of its Python API, and beside them the SQL gateway, the Kafka connector and the format."""
+    with scratch(cache) as folder, _wheel(log, cache, folder, "flink") as wheel:
+        lib = make_dir(folder / "made" / "lib")
+        for name in wheel.namelist():
+            if name.startswith("pyflink/lib/") and name.endswith(".jar"):
+                _extract(wheel, name, lib / Path(name).name)
+        for name in ("flink_gateway", "flink_kafka", "flink_avro_confluent"):
+            artifact = "{}:{}".format(VERSIONS[name]["maven"], version(name))
+            _maven(log, "copy", "-Dartifact={}".format(artifact), "-DoutputDirectory={}".format(lib),
+                   "-Dkafka.version={}".format(version("kafka")), "-Dlog4j.slf4j.version={}".format(version("log4j_slf4j")))
+        place(folder / "made", layout.flink(cache))
+
+
 def chdb(log, cache):
     """libchdb.so: `npm pack` gives the package as a file, and its install scripts do not run."""
     name = for_machine(VERSIONS["chdb"]["npm"], "chDB")
@@ -154,6 +168,22 @@ def chdb(log, cache):
         if not (folder / "lib" / "libchdb.so").exists():
             raise StackError("{} holds no libchdb.so".format(name), "another version is pinned in deploy/dev/versions.json")
         place(folder / "lib", layout.libchdb(cache).parent)
+
+
+def flights(log, cache):
+    """The data set flights-3m: a Parquet file in an npm package (BSD-3-Clause)."""
+    name = "{}@{}".format(VERSIONS["flights"]["npm"], version("flights"))
+    with scratch(cache) as folder:
+        call(log, [layout.program("npm"), "pack", "--silent", "--pack-destination", folder, name], cwd=str(folder))
+        target = layout.flights(cache)
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            for member in archive:
+                if member.name.endswith("/" + target.name):
+                    member.name = target.name
+                    archive.extract(member, str(folder / "data"))
+        if not (folder / "data" / target.name).exists():
+            raise StackError("{} holds no {}".format(name, target.name), "another version is pinned in deploy/dev/versions.json")
+        place(folder / "data", target.parent)
 
 
 def onnxruntime(log, cache):

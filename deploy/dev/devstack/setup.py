@@ -27,6 +27,7 @@ def _steps(cache, parts, goal):
         Step("Java runtime", ["kafka", "schema-registry"], layout.java(cache).exists, lambda log: fetch.java(log, cache)),
         Step("Kafka jars", ["kafka"], layout.kafka_libs(cache).exists, lambda log: fetch.kafka(log, cache)),
         Step("schema registry", ["schema-registry"], layout.registry_app(cache).exists, lambda log: fetch.registry(log, cache)),
+        Step("Flink jars", ["flink"], layout.flink(cache).exists, lambda log: fetch.flink(log, cache)),
         Step("chDB library", ["clickhouse"], layout.libchdb(cache).exists, lambda log: fetch.chdb(log, cache)),
         Step("Qdrant's Python", ["qdrant"], lambda: layout.qdrant_venv(cache).exists(),
              lambda log: fetch.venv(log, cache, layout.qdrant_venv(cache), layout.QDRANT / "requirements.txt")),
@@ -44,6 +45,8 @@ def _steps(cache, parts, goal):
     if goal == "test" and requirements.exists():
         steps.append(Step("live tests' Python", None, lambda: layout.live_python(cache) is not None,
                           lambda log: fetch.venv(log, cache, layout.venv(cache, "live", requirements), requirements)))
+    if goal == "test":
+        steps.append(Step("flights data set", None, layout.flights(cache).exists, lambda log: fetch.flights(log, cache)))
     return [step for step in steps if (everything if step.parts is None else set(step.parts) & set(parts))]
 
 

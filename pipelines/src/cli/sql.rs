@@ -1,4 +1,4 @@
-//! `soma sql`: one statement to ClickHouse, its answer as a table, JSON or CSV. Reading only; the sinks' reader enforces it.
+//! `soma sql STATEMENT`: one statement to ClickHouse, its answer as a table, JSON or CSV. Reading only; the sinks' reader enforces it.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -8,19 +8,23 @@ use sinks::clickhouse::{Config, Reader, Table};
 
 use super::context::Context;
 use super::failure::{Done, Failure, OK};
-use super::out;
+use super::{out, streaming};
 
-/// Asks ClickHouse.
+/// Asks ClickHouse; or looks at a pipeline's streaming SQL.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   soma sql \"SHOW TABLES\"
   soma sql \"SELECT tenant, status, count() FROM runs_latest GROUP BY ALL ORDER BY 3 DESC\"
   soma sql -f dashboard.sql --csv > dashboard.csv
+  soma sql check flights           a pipeline's streaming SQL; `soma sql explain flights` shows its plan
   soma sql \"SELECT * FROM outcomes ORDER BY finished_at DESC LIMIT 10\" --json
 
 Statements can only read; leave out FORMAT. At most 100000 rows come back: more is refused, not cut off.
 Exit code: 0 answered, 2 ClickHouse refuses the statement (its words are shown), 3 it does not answer.")]
 pub(super) struct Args {
+    #[command(subcommand)]
+    streaming: Option<streaming::Command>,
     /// The statement
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     statement: Option<String>,
@@ -51,6 +55,9 @@ pub(super) fn config(cx: &Context) -> Result<Config, Failure> {
 }
 
 pub(super) fn run(args: &Args, cx: &Context) -> Done {
+    if let Some(command) = &args.streaming {
+        return streaming::run(command, cx);
+    }
     let statement = match (&args.statement, &args.file) {
         (Some(statement), _) => statement.clone(),
         (None, Some(file)) => read(file)?,

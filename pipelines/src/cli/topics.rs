@@ -1,6 +1,7 @@
 //! `soma topics apply | list`: the catalogue of topics.yaml beside what the broker has.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use kafka::{Admin, TopicState};
 use schemas::topics::{Catalogue, Cleanup, Entry};
@@ -8,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::context::Context;
 use super::failure::{Done, FAILED, Failure, OK};
+use super::pipeline::file_of;
 use super::{describe, out};
 use crate::apply;
 
@@ -17,8 +19,11 @@ pub(super) enum Command {
     /// Creates missing topics and registers the schemas; refuses an incompatible change with the field named
     #[command(after_help = "Examples:
   soma topics apply --dry-run      what would be done
-  soma topics apply                safe to repeat; never changes the partitions of a topic that is there")]
+  soma topics apply                safe to repeat; never changes the partitions of a topic that is there
+  soma topics apply my/pipeline.yaml     also those of a pipeline that is not below pipelines/")]
     Apply {
+        /// Pipelines beside those of pipelines/*: names or paths
+        pipeline: Vec<String>,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
@@ -45,14 +50,17 @@ Exit code: 1 when a topic of the catalogue is missing or partitioned otherwise; 
 
 pub(super) fn run(command: &Command, cx: &Context) -> Done {
     match command {
-        Command::Apply { dry_run } => apply_all(*dry_run, cx),
+        Command::Apply { pipeline, dry_run } => {
+            let files: Vec<_> = pipeline.iter().map(|p| file_of(p)).collect::<Result<_, _>>()?;
+            apply_all(&files, *dry_run, cx)
+        }
         Command::List { all } => list(*all, cx),
         Command::Describe { topic } => describe::run(topic, cx),
     }
 }
 
-pub(super) fn apply_all(dry_run: bool, cx: &Context) -> Done {
-    let done = cx.runtime()?.block_on(apply::topics(&cx.env, dry_run))?;
+pub(super) fn apply_all(also: &[PathBuf], dry_run: bool, cx: &Context) -> Done {
+    let done = cx.runtime()?.block_on(apply::topics(&cx.env, also, dry_run))?;
     if cx.json {
         let lines: Vec<_> = done
             .iter()

@@ -27,6 +27,28 @@ pub struct Slab {
 }
 
 impl Slab {
+    /// The slab of a partition among others, put there when it is missing.
+    pub fn of<'a>(
+        all: &'a mut Vec<Self>,
+        topic: &str,
+        partition: i32,
+        named: impl FnOnce() -> Arc<str>,
+    ) -> &'a mut Self {
+        // Records come in runs of one partition: the last one asked for is most often the one.
+        let found = all.iter().rposition(|s| s.partition == partition && *s.topic == *topic);
+        let at = found.unwrap_or_else(|| {
+            all.push(Self {
+                topic: named(),
+                partition,
+                ..Self::default()
+            });
+            all.len() - 1
+        });
+        let last = all.len() - 1;
+        all.swap(at, last);
+        &mut all[last]
+    }
+
     /// How many records it holds.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -109,12 +131,18 @@ pub trait Dataflow: Send + 'static {
     /// # Errors
     /// `Dependency` when a schema cannot be had (the batch comes again after a restore), `Ourselves` when the engine fails.
     fn on_batch(&mut self, slabs: &[Slab], now: EventTime) -> Result<(), Fault>;
+    /// These partitions have records it was not given yet: they are not idle, however long those take to come.
+    fn unread(&mut self, _partitions: &[(Arc<str>, i32)], _now: EventTime) {}
     /// Everything that is to become true by the next commit. Also called, every half second at least, when no records come: time
     /// passes, idle partitions stop holding the watermark back.
     ///
     /// # Errors
     /// `Ourselves` when the engine fails.
     fn flush(&mut self, now: EventTime) -> Result<Flow, Fault>;
+    /// What is counted of it, by name: for gauges.
+    fn gauges(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
     /// One record of the changelog of a partition that was just assigned, in order.
     ///
     /// # Errors

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use schemas::Timestamp;
 
+use crate::dataflow::Slab;
 use crate::delivery::{Headers, Position, RawRecord};
 use crate::effects::Emit;
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultCode};
 
-/// What a poll gave.
+/// What a poll gave: records one by one, or gathered in another shape.
 #[derive(Debug)]
-pub enum Polled {
+pub enum Polled<R = Vec<RawRecord>> {
     /// Records, in order within each partition.
-    Records(Vec<RawRecord>),
+    Records(R),
     /// Partitions (numbers, the same for all inputs) this instance now owns. Answer with [`Log::restore`] and [`Log::start`].
     Assigned(Vec<(String, i32)>),
     /// Partitions to give up. Answer with [`Log::release`] once drained.
@@ -22,6 +23,19 @@ pub enum Polled {
     Lost(Vec<(String, i32)>),
     /// Nothing for now.
     Idle,
+}
+
+impl<R> Polled<R> {
+    /// The same with its records in another shape.
+    pub fn map<S>(self, shape: impl FnOnce(R) -> S) -> Polled<S> {
+        match self {
+            Self::Records(records) => Polled::Records(shape(records)),
+            Self::Assigned(parts) => Polled::Assigned(parts),
+            Self::Revoked(parts) => Polled::Revoked(parts),
+            Self::Lost(parts) => Polled::Lost(parts),
+            Self::Idle => Polled::Idle,
+        }
+    }
 }
 
 /// Bytes for a topic, as they are: dead letters and state changes.
@@ -85,6 +99,18 @@ pub trait Restoring {
     fn done(&mut self, index: usize, next: i64) -> Result<(), Fault>;
 }
 
+/// Records as slabs, one a partition.
+fn slabs(records: &[RawRecord]) -> Vec<Slab> {
+    let mut all: Vec<Slab> = Vec::new();
+    for record in records {
+        let at = &record.position;
+        if let Some(value) = &record.value {
+            Slab::of(&mut all, &at.topic, at.partition, || at.topic.clone()).push(value, at.offset, record.at);
+        }
+    }
+    all
+}
+
 /// The log of one stage instance.
 pub trait Log: Send {
     /// Waits at most `wait_ms` for something to do.
@@ -92,6 +118,27 @@ pub trait Log: Send {
     /// # Errors
     /// A dependency fault when the broker does not answer; `FENCED` when another instance took our place.
     fn poll(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled, Fault>;
+    /// As [`Log::poll`], the values of each partition in one piece of memory; keys, headers and tombstones are left out.
+    ///
+    /// # Errors
+    /// As [`Log::poll`].
+    fn poll_slabs(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled<Vec<Slab>>, Fault> {
+        let polled = self.poll(records_max, wait_ms)?;
+        Ok(polled.map(|records| slabs(&records)))
+    }
+    /// Partitions of a log that gives slabs which are not read to their ends.
+    fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        Vec::new()
+    }
+    /// Records again, whole, in the order asked for; without a value where the log has them no more. For the few records of a slab
+    /// that nobody could take.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer; `INTERNAL` of a log that cannot.
+    fn fetch(&mut self, positions: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        let detail = format!("this log gives no record again ({} asked for)", positions.len());
+        Err(Fault::new(FaultCode::Internal, detail))
+    }
     /// All or nothing.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 mod batch;
 mod controls;
+mod dataflow_loop;
 mod dead;
 mod fuse;
 mod health;
@@ -33,6 +34,7 @@ mod window_loop;
 
 pub use batch::Batch;
 pub use controls::SharedControls;
+pub use dataflow_loop::DataflowStage;
 pub use health::{Health, StageHealth, StageState};
 pub use http::serve as serve_http;
 pub use metrics::Metrics;

@@ -201,6 +201,25 @@ impl Dataflow for Streaming {
         Ok(())
     }
 
+    fn unread(&mut self, partitions: &[(Arc<str>, i32)], now: EventTime) {
+        for (topic, partition) in partitions {
+            let source = self.sources.iter().position(|s| s.setup.topic == *topic);
+            if let Some(local) = source.and_then(|s| self.locals.get_mut(&(s, *partition))) {
+                local.quiet_since = Some(now.0);
+            }
+        }
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, usize)> {
+        let of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        vec![
+            ("state_bytes", self.open_window_bytes()),
+            ("late", of(self.outcomes.late)),
+            ("duplicate", of(self.outcomes.duplicate)),
+            ("woke", of(self.outcomes.woke)),
+        ]
+    }
+
     fn flush(&mut self, now: EventTime) -> Result<Flow, Fault> {
         let mut flow = Flow::default();
         self.flush_locals(now.0, &mut flow)?;

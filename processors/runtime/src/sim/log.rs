@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Changelog, Clock, Commit, Committed, Fault, FaultCode, Log, Polled, Restoring};
+use kernel::{Changelog, Clock, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring};
 
 use super::{Cluster, SimClock, crash};
 
@@ -96,6 +96,18 @@ impl Log for SimLog {
             return Err(crash());
         }
         Ok(Polled::Records(records))
+    }
+
+    fn fetch(&mut self, positions: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        let again = |p: &Position| {
+            let all = self.cluster.raw(&p.topic).into_iter();
+            let mut found = all.filter(|r| r.position == *p);
+            found.next().unwrap_or_else(|| RawRecord {
+                position: p.clone(),
+                ..RawRecord::default()
+            })
+        };
+        Ok(positions.iter().map(again).collect())
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {

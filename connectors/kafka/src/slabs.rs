@@ -1,0 +1,225 @@
+//! Many records at once: values of a poll in one piece of memory per partition, and single records read again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kernel::{Fault, Position, RawRecord, Slab};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use schemas::Timestamp;
+
+use crate::faults::unavailable;
+use crate::send::raw;
+
+/// Most bytes of one poll.
+const BYTES_MAX: usize = 16 << 20;
+/// What is left of a poll's memory once a stage has taken it in: about a record each, for the usual sizes.
+const BYTES_EACH: usize = 64;
+/// Records as far apart are asked for one by one rather than read past.
+const APART: i64 = 2_000;
+/// A broker that sends nothing for so long, though a record was asked for, is not answering.
+const STALL: Duration = Duration::from_secs(15);
+/// How often is looked for records while there are none. A timed poll of the client would spin through the last millisecond.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// What a poll gathered.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    pub(crate) slabs: Vec<Slab>,
+    pub(crate) records: usize,
+    bytes: usize,
+    /// Why it ended, when not for want of records.
+    pub(crate) failed: Option<KafkaError>,
+}
+
+/// A partition with a queue of its own: none waits behind what was fetched of another, and its end is known.
+struct Part<C: ConsumerContext + 'static> {
+    topic: Arc<str>,
+    partition: i32,
+    queue: PartitionQueue<C>,
+    at_end: bool,
+}
+
+/// The partitions of a stage that reads slabs.
+pub(crate) struct Queues<C: ConsumerContext + 'static>(Vec<Part<C>>);
+
+impl<C: ConsumerContext> Default for Queues<C> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<C: ConsumerContext> Queues<C> {
+    /// Gives partitions queues; to be called before they are assigned, so that nothing of them goes to the common one.
+    pub(crate) fn open<'a>(
+        &mut self,
+        consumer: &Arc<BaseConsumer<C>>,
+        places: impl Iterator<Item = &'a (String, i32)>,
+    ) -> Result<(), Fault> {
+        for (topic, partition) in places {
+            self.close(|t, p| t == topic && p == *partition);
+            let queue = consumer.split_partition_queue(topic, *partition);
+            self.0.push(Part {
+                queue: queue
+                    .ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
+                topic: topic.as_str().into(),
+                partition: *partition,
+                at_end: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets queues go.
+    pub(crate) fn close(&mut self, which: impl Fn(&str, i32) -> bool) {
+        self.0.retain(|part| !which(&part.topic, part.partition));
+    }
+
+    /// They are read from elsewhere: where they end is not known.
+    pub(crate) fn rewound(&mut self) {
+        self.0.iter_mut().for_each(|part| part.at_end = false);
+    }
+
+    /// Partitions that are not read to their end.
+    pub(crate) fn unread(&self) -> Vec<(Arc<str>, i32)> {
+        let unread = self.0.iter().filter(|part| !part.at_end);
+        unread.map(|part| (part.topic.clone(), part.partition)).collect()
+    }
+
+    /// Gathers what there is, from all partitions alike; waits for the first record only. `broken_off` says whether something else
+    /// is to be done first.
+    pub(crate) fn gather(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        (records_max, wait): (usize, Duration),
+        broken_off: impl Fn() -> bool,
+    ) -> Gathered {
+        let mut gathered = Gathered::default();
+        let until = Instant::now() + wait;
+        loop {
+            // What concerns no partition comes to the common queue, and the group wants to be served.
+            if let Some(Err(e)) = consumer.poll(Duration::ZERO) {
+                gathered.failed = Some(e);
+            }
+            let each = records_max / self.0.len().max(1) + 1;
+            for part in &mut self.0 {
+                part.take(&mut gathered, each);
+            }
+            let now = Instant::now();
+            if gathered.records > 0 || gathered.failed.is_some() || now >= until || broken_off() {
+                return gathered;
+            }
+            std::thread::sleep(LOOK.min(until - now));
+        }
+    }
+}
+
+impl<C: ConsumerContext> Part<C> {
+    /// Takes records of this partition, as long as there are any.
+    fn take(&mut self, gathered: &mut Gathered, most: usize) {
+        let mut slab: Option<Slab> = None;
+        for taken in 0..most {
+            if gathered.bytes >= BYTES_MAX {
+                break;
+            }
+            match self.queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    gathered.records += 1;
+                    self.at_end = false;
+                    let slab = slab.get_or_insert_with(|| new_slab(&self.topic, self.partition, most));
+                    gathered.bytes += take(slab, &message);
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
+                Some(Err(e)) => {
+                    gathered.failed = (taken == 0).then_some(e);
+                    break;
+                }
+            }
+        }
+        gathered.slabs.extend(slab.filter(|slab| !slab.is_empty()));
+    }
+}
+
+fn new_slab(topic: &Arc<str>, partition: i32, most: usize) -> Slab {
+    let records = most.min(16_384);
+    Slab {
+        topic: topic.clone(),
+        partition,
+        // Grown once, not a dozen times.
+        values: Vec::with_capacity(records * BYTES_EACH),
+        ends: Vec::with_capacity(records),
+        offsets: Vec::with_capacity(records),
+        at: Vec::with_capacity(records),
+    }
+}
+
+/// Puts a message's value at the end; how many bytes it has. A tombstone has none, and no place.
+fn take(slab: &mut Slab, message: &BorrowedMessage<'_>) -> usize {
+    let Some(value) = message.payload() else { return 0 };
+    let at = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default());
+    slab.push(value, message.offset(), at);
+    value.len()
+}
+
+/// Records read again, whole, in the order asked for.
+pub(crate) fn fetch(reader: &BaseConsumer, wanted: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+    let mut sorted: Vec<&Position> = wanted.iter().collect();
+    sorted.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+    let mut found = Vec::new();
+    let near =
+        |a: &&Position, b: &&Position| a.topic == b.topic && a.partition == b.partition && b.offset - a.offset <= APART;
+    for run in sorted.chunk_by(near) {
+        let read = range(reader, run, &mut found);
+        reader.unassign().map_err(|e| unavailable("unassign", &e))?;
+        read?;
+    }
+    let place = |p: &Position| (p.topic.clone(), p.partition, p.offset);
+    let mut found: BTreeMap<_, _> = found.into_iter().map(|r| (place(&r.position), r)).collect();
+    let gone = |position: &Position| RawRecord {
+        position: position.clone(),
+        ..RawRecord::default()
+    };
+    let of = |p: &Position| found.remove(&place(p)).unwrap_or_else(|| gone(p));
+    Ok(wanted.iter().map(of).collect())
+}
+
+/// Reads from the first to the last of some records of one partition, and keeps those asked for.
+fn range(reader: &BaseConsumer, run: &[&Position], found: &mut Vec<RawRecord>) -> Result<(), Fault> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else {
+        return Ok(());
+    };
+    let mut place = TopicPartitionList::new();
+    let failed = |e: KafkaError| unavailable(&format!("read {first} again"), &e);
+    place
+        .add_partition_offset(&first.topic, first.partition, Offset::Offset(first.offset))
+        .map_err(failed)?;
+    reader.assign(&place).map_err(failed)?;
+    let mut topics = vec![first.topic.clone()];
+    let mut heard = Instant::now();
+    while heard.elapsed() < STALL {
+        let message: KafkaResult<BorrowedMessage<'_>> = match reader.poll(Duration::from_millis(100)) {
+            None => continue,
+            Some(message) => message,
+        };
+        heard = Instant::now();
+        match message {
+            Ok(message) => {
+                let offset = message.offset();
+                if run.binary_search_by_key(&offset, |p| p.offset).is_ok() {
+                    found.push(raw(&message, &mut topics));
+                }
+                if offset >= last.offset {
+                    return Ok(());
+                }
+            }
+            Err(KafkaError::PartitionEOF(_)) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Err(failed(KafkaError::Canceled))
+}

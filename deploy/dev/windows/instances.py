@@ -1,0 +1,121 @@
+"""Instances of the flights pipeline as processes of their own: started, killed with -9, started again, waited for."""
+import random
+import signal
+import subprocess
+import time
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from .check import VIEWS, topic_of
+
+GROUP = "flights.views"
+SOURCE = "demo.flights"
+LATE = GROUP + ".late"
+# Nothing is written for so long, and everything is read: it is done.
+QUIET_S = 5
+
+
+def own_topics(names):
+    """What the pipeline wrote, of these topics."""
+    results = {topic_of(view) for view in VIEWS}
+    return [n for n in names if n in results or n.startswith(GROUP + ".") or n == SOURCE + ".dlq"]
+
+
+class Pipeline:
+    def __init__(self, env, soma, root, logs):
+        self.env, self.soma, self.root, self.logs = env, soma, root, logs
+        self.admin = AdminClient({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"]})
+        self.running, self.starts, self.kills = {}, 0, 0
+        self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
+
+    def clear(self):
+        """Forgets what an earlier run wrote, and where it stood."""
+        gone = own_topics(self.admin.list_topics(timeout=20).topics)
+        for done in self.admin.delete_topics(gone).values() if gone else []:
+            done.result(30)
+        for done in self.admin.delete_consumer_groups([GROUP]).values():
+            try:
+                done.result(30)
+            except KafkaException as error:
+                if error.args[0].name() != "GROUP_ID_NOT_FOUND":
+                    raise
+        while own_topics(self.admin.list_topics(timeout=20).topics):
+            time.sleep(0.2)
+        time.sleep(1)
+        self.apply()
+
+    def apply(self):
+        subprocess.run([self.soma, "topics", "apply"], env=self.env, cwd=self.root, check=True, stdout=subprocess.DEVNULL)
+
+    def start(self, name):
+        self.starts += 1
+        log = open(self.logs / "flights-{}.log".format(name), "ab")
+        with log:
+            env = {**self.env, "SOMA_INSTANCE": name, "SOMA_FLIGHTS_ADMIN_PORT": "0"}
+            self.running[name] = subprocess.Popen([self.soma, "start", "flights"], env=env, cwd=self.root, stdout=log, stderr=log)
+
+    def kill(self, name):
+        self.kills += 1
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def stop(self):
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(60)
+        self.running.clear()
+
+    def kill_often(self, kills, between, seed):
+        """Kills an instance after the other at odd moments, each started again at once."""
+        dice = random.Random(seed)
+        for _ in range(kills):
+            time.sleep(dice.uniform(*between))
+            name = dice.choice(sorted(self.running))
+            self.kill(name)
+            self.start(name)
+
+    def stands(self):
+        """(records still to read, ends of every topic it writes to)."""
+        names = self.admin.list_topics(timeout=20).topics
+        partials = [n for n in names if n.startswith(GROUP + ".") and n.endswith("partials")]
+        behind = 0
+        for topic in [SOURCE, *partials]:
+            places = [TopicPartition(topic, p) for p in names[topic].partitions]
+            for place in self.reader.committed(places, timeout=20):
+                low, high = self.reader.get_watermark_offsets(place, timeout=20)
+                left = high - (place.offset if place.offset >= 0 else low)
+                # The last transaction's marker is no record.
+                behind += max(0, left - (0 if topic == SOURCE else 1))
+        ends = []
+        for topic in sorted(own_topics(names)):
+            ends += [self.reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1] for p in sorted(names[topic].partitions)]
+        return behind, ends
+
+    def wait(self, seconds):
+        """Until everything is read and nothing more comes of it; how long that took."""
+        began, quiet_since, last = time.monotonic(), time.monotonic(), None
+        while time.monotonic() - began < seconds:
+            for name, process in self.running.items():
+                if process.poll() is not None:
+                    raise RuntimeError("instance {} ended with {}; see {}".format(name, process.returncode, self.logs))
+            behind, ends = self.stands()
+            if behind > 0 or ends != last:
+                quiet_since, last = time.monotonic(), ends
+            elif time.monotonic() - quiet_since > QUIET_S:
+                return quiet_since - began
+            time.sleep(0.5)
+        raise RuntimeError("not done after {} s: {} records behind; see {}".format(seconds, behind, self.logs))
+
+
+def resident_mb(process):
+    """Greatest resident memory of a process so far."""
+    try:
+        with open("/proc/{}/status".format(process.pid), encoding="ascii") as status:
+            return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+

@@ -1,0 +1,48 @@
+//! Streaming SQL on real servers: a part of the flights data set, sent while an instance is killed with -9; every window of the six views
+//! equals ClickHouse's own computation. `make verify-windows` does the same with all of it.
+
+use std::process::Command;
+
+use super::harness::{live, text};
+
+#[test]
+fn every_window_is_exact_over_a_kill() {
+    let live = live();
+    let of = |name: &str| {
+        live.env
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in dev.env"))
+            .to_owned()
+    };
+    let mut command = Command::new(of("SOMA_LIVE_PYTHON"));
+    command
+        .arg(live.root().join("deploy/dev/verify_windows.py"))
+        .args([
+            "--rows",
+            "20000",
+            "--kills",
+            "1",
+            "--between",
+            "6",
+            "8",
+            "--wait",
+            "90",
+            "--instances",
+        ])
+        .env("SOMA_BIN", &live.soma)
+        .env("SOMA_HOME", &live.home);
+    let file = std::fs::read_to_string(live.home.join("dev.env")).unwrap();
+    for (name, value) in file.lines().filter_map(|line| line.split_once('=')) {
+        command.env(name, value.trim_matches('"'));
+    }
+    let out = command.output().unwrap();
+    let shown = text(&out.stdout) + &text(&out.stderr);
+    assert!(out.status.success(), "{shown}");
+    let line = shown
+        .lines()
+        .rfind(|l| l.starts_with("windows checked="))
+        .unwrap_or_else(|| panic!("no figures: {shown}"));
+    assert!(line.ends_with("wrong=0") && !line.contains("checked=0 "), "{shown}");
+    assert!(shown.contains("kills=1"), "{shown}");
+    println!("{line}");
+}
