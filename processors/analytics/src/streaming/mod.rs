@@ -5,6 +5,7 @@
 pub(crate) mod dialect;
 mod explain;
 mod finals;
+mod flat;
 mod frame;
 mod groups;
 mod kept;

@@ -13,6 +13,7 @@ use kernel::{Blame, Fault, FaultCode, Slab};
 use serde_json::Value;
 
 use super::Schemas;
+use super::flat::Flat;
 
 /// Rows per batch.
 pub(crate) const ROWS: usize = 8_192;
@@ -38,7 +39,7 @@ pub(crate) struct Reader {
 
 /// A writer's schema: its decoder, or why there is none.
 enum Known {
-    Good(String, Box<Decoder>),
+    Good(String, Box<Decoder>, Option<Flat>),
     Bad(Fault),
 }
 
@@ -142,14 +143,23 @@ impl Reader {
         refused: &mut dyn FnMut(usize, Fault),
     ) -> Result<Option<Taken>, Fault> {
         self.know(id)?;
-        let (writer, decoder) = match self.known.get_mut(&id) {
-            Some(Known::Good(writer, decoder)) => (writer, decoder),
+        let (writer, decoder, flat) = match self.known.get_mut(&id) {
+            Some(Known::Good(writer, decoder, flat)) => (writer, decoder, flat),
             Some(Known::Bad(fault)) => {
                 range.for_each(|i| refused(i, fault.clone()));
                 return Ok(None);
             }
             None => return Ok(None),
         };
+        if let Some(flat) = flat
+            && range.clone().all(|i| flat.take(slab.value(i)))
+            && let Some(found) = flat.finish()
+        {
+            let column = |name: &str| found.iter().find(|(n, _)| *n == name).map(|(_, array)| array);
+            let batch = shaped(&self.columns, &column)?;
+            let rows = range.filter_map(|i| u32::try_from(i).ok()).collect();
+            return Ok(Some(Taken { batch, rows }));
+        }
         let mut rows: Vec<u32> = Vec::with_capacity(range.len());
         if range.clone().all(|i| one(decoder, slab.value(i))) {
             rows.extend(range.filter_map(|i| u32::try_from(i).ok()));
@@ -175,7 +185,7 @@ impl Reader {
         let flushed = decoder.flush().map_err(|e| internal("the Avro decoder failed", &e))?;
         match flushed {
             Some(batch) => Ok(Some(Taken {
-                batch: self.shaped(&batch)?,
+                batch: shaped(&self.columns, &|name| batch.column_by_name(name))?,
                 rows,
             })),
             None => Ok(None),
@@ -189,7 +199,10 @@ impl Reader {
         }
         let known = match self.schemas.writer(&self.topic, id) {
             Ok(writer) => match decoder(id, &writer, Some(&self.wanted)) {
-                Ok(decoder) => Known::Good(writer, Box::new(decoder)),
+                Ok(decoder) => {
+                    let flat = Flat::new(&writer, &self.wanted);
+                    Known::Good(writer, Box::new(decoder), flat)
+                }
                 Err(says) => Known::Bad(Fault::new(
                     FaultCode::RecordUnreadable,
                     format!("schema {id} of the record does not resolve to what the views take: {says}"),
@@ -201,21 +214,21 @@ impl Reader {
         self.known.insert(id, known);
         Ok(())
     }
+}
 
-    /// The batch with the columns, types and order that the sources declare.
-    fn shaped(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
-        let mut columns = Vec::with_capacity(self.columns.fields().len());
-        for field in self.columns.fields() {
-            let column = batch.column_by_name(field.name()).ok_or_else(|| {
-                Fault::new(
-                    FaultCode::Internal,
-                    format!("the Avro decoder left `{}` out", field.name()),
-                )
-            })?;
-            columns.push(typed(column, field.data_type()).map_err(|e| internal(field.name(), &e))?);
-        }
-        RecordBatch::try_new(Arc::clone(&self.columns), columns).map_err(|e| internal("a batch cannot be made", &e))
+/// The batch with the columns, types and order that the sources declare.
+fn shaped<'a>(columns: &SchemaRef, column: &dyn Fn(&str) -> Option<&'a ArrayRef>) -> Result<RecordBatch, Fault> {
+    let mut arrays = Vec::with_capacity(columns.fields().len());
+    for field in columns.fields() {
+        let array = column(field.name()).ok_or_else(|| {
+            Fault::new(
+                FaultCode::Internal,
+                format!("the Avro decoder left `{}` out", field.name()),
+            )
+        })?;
+        arrays.push(typed(array, field.data_type()).map_err(|e| internal(field.name(), &e))?);
     }
+    RecordBatch::try_new(Arc::clone(columns), arrays).map_err(|e| internal("a batch cannot be made", &e))
 }
 
 /// A column in another type; what does not fit becomes null.

@@ -9,14 +9,58 @@ use kernel::{Dataflow, EventTime, Fault, FaultCode, Flow, Slab};
 use super::finals::Finish;
 use super::local::{Local, Outcomes, Reads, Setup, refused};
 use super::part::Part;
+use super::plan::View;
 use super::program::{LATE, PARTIALS, subject};
 use super::reader::Reader;
+use super::source::Source;
 use super::{Program, Schemas, Settings, send};
 
 /// A source as this instance reads it.
 struct Reading {
     setup: Setup,
     reader: Reader,
+}
+
+fn micros(ms: i64) -> i64 {
+    ms.saturating_mul(1_000)
+}
+
+fn late_after(source: &Source, settings: &Settings) -> i64 {
+    source.lateness.unwrap_or(micros(settings.allowed_lateness_ms))
+}
+
+fn reading(
+    source: &Source,
+    views: &[Arc<View>],
+    settings: &Settings,
+    late: &Arc<str>,
+    schemas: &Arc<dyn Schemas>,
+) -> Result<Reading, Fault> {
+    let lateness = late_after(source, settings);
+    let read = views.iter().filter(|v| v.source == source.name).cloned();
+    let reads: Vec<_> = read.map(|view| Reads { view, lateness }).collect();
+    if reads.len() > 64 {
+        let detail = format!(
+            "{} views read `{}`; at most 64 can in one file",
+            reads.len(),
+            source.name
+        );
+        return Err(Fault::new(FaultCode::ConfigInvalid, detail));
+    }
+    let (topic, columns) = (Arc::clone(&source.topic), Arc::clone(&source.columns));
+    Ok(Reading {
+        setup: Setup {
+            topic: Arc::clone(&topic),
+            late_topic: Arc::clone(late),
+            time: source.time.clone(),
+            unique: source.unique,
+            delay: source.delay,
+            idle: source.idle.unwrap_or(micros(settings.idle_ms)),
+            future: micros(settings.future_max_ms),
+            reads,
+        },
+        reader: Reader::new(topic, source.wanted.clone(), columns, Arc::clone(schemas)),
+    })
 }
 
 /// The part of a query that one instance runs.
@@ -40,45 +84,15 @@ impl Streaming {
         ids: &BTreeMap<String, i32>,
     ) -> Result<Self, Fault> {
         let late: Arc<str> = settings.topic(LATE).into();
-        let ms = |ms: i64| ms.saturating_mul(1_000);
         let views: Vec<_> = program.views.iter().cloned().map(Arc::new).collect();
         let (mut sources, mut of) = (Vec::new(), BTreeMap::new());
         for source in &program.sources {
-            let late_after = source.lateness.unwrap_or(ms(settings.allowed_lateness_ms));
-            of.insert(source.name.clone(), (late_after, Arc::clone(&source.topic)));
-            let read = views.iter().filter(|v| v.source == source.name);
-            let reads: Vec<_> = read
-                .map(|view| Reads {
-                    view: Arc::clone(view),
-                    lateness: late_after,
-                })
-                .collect();
-            if reads.len() > 64 {
-                let detail = format!(
-                    "{} views read `{}`; at most 64 can in one file",
-                    reads.len(),
-                    source.name
-                );
-                return Err(Fault::new(FaultCode::ConfigInvalid, detail));
-            }
-            sources.push(Reading {
-                setup: Setup {
-                    topic: Arc::clone(&source.topic),
-                    late_topic: Arc::clone(&late),
-                    time: source.time.clone(),
-                    unique: source.unique,
-                    delay: source.delay,
-                    idle: source.idle.unwrap_or(ms(settings.idle_ms)),
-                    future: ms(settings.future_max_ms),
-                    reads,
-                },
-                reader: Reader::new(
-                    Arc::clone(&source.topic),
-                    source.wanted.clone(),
-                    Arc::clone(&source.columns),
-                    Arc::clone(schemas),
-                ),
-            });
+            let reading = reading(source, &views, &settings, &late, schemas)?;
+            of.insert(
+                source.name.clone(),
+                (late_after(source, &settings), Arc::clone(&source.topic)),
+            );
+            sources.push(reading);
         }
         let mut finishes = Vec::new();
         for (view, rows) in views.iter().zip(&program.rows) {

@@ -9,5 +9,6 @@
 mod exact;
 mod outcomes;
 mod refusals;
+mod short_way;
 mod speed;
 mod world;

@@ -67,7 +67,7 @@ fn measure(name: &str, select: &str) {
             (best, flushing) = (took, flushes);
         }
     }
-    println!(
+    eprintln!(
         "{name}: rows_per_cpu_s={:.0} flush_share={:.2}",
         rows as f64 / best,
         flushing / best
@@ -84,5 +84,50 @@ fn speed() {
     measure(
         "count and average per minute, origin and destination",
         "SELECT tumble(INTERVAL '1 minute') AS w, origin, destination, count(*) AS n, avg(delay) AS d FROM flights GROUP BY w, origin, destination",
+    );
+}
+
+/// Keys of one long window: what stays in memory, and what each commit writes of it.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_keys() {
+    let select =
+        "SELECT tumble(INTERVAL '1 day') AS w, id, count(*) AS n, sum(distance) AS d FROM flights GROUP BY w, id";
+    let world = World::new(&format!("{SOURCE}{select};"), 1);
+    let mut settings = world.settings.clone();
+    settings.state_bytes_max = usize::MAX;
+    let subjects = world.program.results().into_iter().map(|d| d.subject);
+    let ids = subjects.zip(1..).collect();
+    let mut query = world.program.start(settings, world.registry(), ids).unwrap();
+    query.begin(0);
+    let (base, now) = (flights().remove(0), Timestamp(world.now));
+    let (mut frames, mut written, mut most, mut slowest) = (Slab::default(), 0, 0, 0.0f64);
+    let (keys, per_commit) = (1_000_000usize, 20_000);
+    for first in (0..2 * keys).step_by(per_commit) {
+        let mut slab = Slab {
+            topic: "demo.flights".into(),
+            ..Slab::default()
+        };
+        for i in first..first + per_commit {
+            let mut flight = base.clone();
+            flight.id = format!("key {:07}", (i * 7_919) % keys);
+            slab.push(&encode(&flight), i as i64, Timestamp(0));
+        }
+        let start = cpu();
+        query.on_batch(&[slab, std::mem::take(&mut frames)], now).unwrap();
+        let flow = query.flush(now).unwrap();
+        slowest = slowest.max(cpu() - start);
+        frames.topic = "demo.views.partials".into();
+        for emit in flow.emits {
+            frames.push(&emit.value.unwrap(), 0, Timestamp(0));
+        }
+        let bytes: usize = flow.changes.iter().filter_map(|c| c.value.as_ref()).map(Vec::len).sum();
+        (written, most) = (written + bytes, most.max(bytes));
+    }
+    let commits = 2 * keys / per_commit;
+    eprintln!(
+        "open_window_bytes={} commits={commits} changelog_bytes_per_commit={} most={most} slowest_commit_cpu_s={slowest:.3}",
+        query.open_window_bytes(),
+        written / commits
     );
 }
