@@ -44,7 +44,7 @@ def judge(env, store, label):
             print("    wrong: {}".format("  ".join(sample)[:600]), flush=True)
         checked, wrong, revisions = checked + some, wrong + bad, revisions + again
     sent = int(store.ask("SELECT count() FROM sends"))
-    bad_sent = (sent // 100_000 + (sent % 100_000 >= 50_000)) * 4
+    bad_sent = (sent + data.BAD_EVERY // 2) // data.BAD_EVERY * 4
     dead = check.unreadable(env)
     if dead != bad_sent:
         print("  {} wrong: {} records in the dead-letter topic, {} unreadable were sent".format(label, dead, bad_sent), flush=True)

@@ -18,6 +18,9 @@ from devstack.base import cache_root, make_dir  # noqa: E402
 # As many as the topics were made with.
 PARTITIONS = int(os.environ.get("SOMA_PARTITIONS") or 4)
 DATABASE = "windows"
+TOPIC = "demo.flights"
+# Four records nobody can take come with so many rows.
+BAD_EVERY = 10_000
 # Out of order by less than the ten minutes of the watermark.
 JITTER_S = 540
 # The stretch of the data in which the last partition gets nothing: parts of a thousand of all rows.

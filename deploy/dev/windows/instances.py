@@ -8,9 +8,10 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .check import VIEWS, topic_of
+from .data import TOPIC
 
 GROUP = "flights.views"
-SOURCE = "demo.flights"
+SOURCE = TOPIC
 LATE = GROUP + ".late"
 # Nothing is written for so long, and everything is read: it is done.
 QUIET_S = 5

@@ -1,6 +1,6 @@
 """Sends the rows of table `sends` to demo.flights as Confluent-framed Avro, in their order: run with the live tests' Python.
 
-Beside them, for each hundred thousand rows, four records nobody can take: bytes without a frame, an unknown schema, a value cut short, and
+Beside them, for each ten thousand rows, four records nobody can take: bytes without a frame, an unknown schema, a value cut short, and
 a time far ahead of now. At the end, one record for each partition days after the last: it moves the watermark beyond every window.
 """
 import argparse
@@ -12,10 +12,8 @@ import urllib.request
 
 from confluent_kafka import Producer
 
-from .data import PARTITIONS, ClickHouse
+from .data import BAD_EVERY, PARTITIONS, TOPIC, ClickHouse
 
-TOPIC = "demo.flights"
-BAD_EVERY = 100_000
 # In the middle of this many rows the last partition gets nothing; so long, at least, by the clock.
 IDLE_S = 14
 FAR_AHEAD_US = 40 * 365 * 86_400 * 1_000_000
