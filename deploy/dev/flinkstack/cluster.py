@@ -79,12 +79,10 @@ def _configure(home):
     return folder, data
 
 
-def _environment(folder):
-    return server_environment(FLINK_CONF_DIR=folder)
-
-
 def _run(home, name, argv, folder, data, health=None):
-    seconds = control.run_extra(home, name, [str(word) for word in argv], str(data), _environment(folder), health, 90)
+    # On the command line, so that `stack.py start` starts it again with it.
+    command = ["env", "FLINK_CONF_DIR={}".format(folder), *map(str, argv)]
+    seconds = control.run_extra(home, name, command, str(data), server_environment(), health, 90)
     print("{:20} {} after {:4.1f} s, log {}".format(name, "healthy" if health else "runs", seconds, home.log(name)), flush=True)
 
 
