@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo test check fmt lint unit sim live chaos verify-windows bench-analytics bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows bench-analytics udfs verify-flink
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ python:
 
 setup: python ## Install what is missing: packages, Kafka, registry, engines, models (cached outside the checkout)
 	@$(STACK) setup --for up
+
+udfs: ## Build the UDFs of processors/udfs into dylibs, where soma and the tests look for them
+	@deploy/dev/step.sh "build udfs" processors/udfs/build.sh
 
 # Our own crates of another checkout never pass for this one's.
 checkout:
@@ -41,11 +44,14 @@ status: ## Health, port, pid, memory and log file of every part
 reset: ## Stop, and clear the data
 	@$(STACK) reset
 
-deploy: build ## Check, apply topics, schemas and migrations, roll the running pipeline: PIPELINE=<name>
-	@$(SOMA) deploy $(PIPELINE)
+deploy: build ## Check, apply topics, schemas and migrations, roll the running pipeline: PIPELINE=<name>; ENGINE=flink|arroyo: its SQL runs there
+	@$(SOMA) deploy $(PIPELINE) $(if $(ENGINE),--engine $(ENGINE))
 
 demo: ## Requests of four tenants end to end, checked against topics and stores
 	@$(SOMA) demo
+
+dash: ## A board in the terminal: BOARD=overview SINCE=1h
+	@$(SOMA) dash $(BOARD) --since $(or $(SINCE),1h)
 
 test: python ## Set up and pass every test: check, fresh simulation seeds, a minute of fuzzing, then the live tests on real servers
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
@@ -63,7 +69,7 @@ lint: checkout
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/deploy/dev/clippy.sh deploy/dev/step.sh "clippy" \
 		cargo test $(CARGO_FLAGS) --workspace --tests --benches --features soma-tests/live --no-run --quiet
 
-unit: checkout
+unit: checkout udfs
 	@SOMA_TERRAFORM=$$($(STACK) find terraform) && export SOMA_TERRAFORM && deploy/dev/step.sh "unit, tidy, contract, cases" \
 		cargo test $(CARGO_FLAGS) --workspace --tests --quiet -- --skip simulation::every --skip simulation::the
 
@@ -90,6 +96,10 @@ chaos: setup build ## Three instances on real servers, one fault after the other
 verify-windows: build ## Every window of pipelines/flights beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_windows.sh
+
+verify-flink: build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: ROWS= SEED=
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@deploy/dev/verify_flink.sh
 
 bench-analytics: setup checkout ## Streaming views beside a bare consumer and Flink SQL, one core each: RECORDS= ROUNDS= PARTITIONS= FLINK=none
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test

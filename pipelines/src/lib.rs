@@ -6,6 +6,7 @@ mod backtest;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod dash;
 pub mod demo;
 mod govern;
 mod handover;

@@ -253,6 +253,8 @@ pub fn schema_text(record: &str) -> Option<&'static str> {
         (Policy::NAME, Policy::schema_text),
         (Constitution::NAME, Constitution::schema_text),
         (schemas::records::Strike::NAME, schemas::records::Strike::schema_text),
+        (schemas::records::Sbom::NAME, schemas::records::Sbom::schema_text),
+        (schemas::records::Tally::NAME, schemas::records::Tally::schema_text),
         (Call::NAME, Call::schema_text),
         (Outcome::NAME, Outcome::schema_text),
         (Run::NAME, Run::schema_text),

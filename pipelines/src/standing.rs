@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kafka::{From, Tail};
 use kernel::{Blame, Fault};
-use schemas::records::{Constitution, Control, ControlAction, Heartbeat, Member, Policy, Scope, Strike};
+use schemas::records::{Constitution, Control, ControlAction, Heartbeat, Member, Policy, Sbom, Scope, Strike, Tally};
 use schemas::{Record, Timestamp, topics};
 use stages::policy_gate::{Bundle, constitution};
 
@@ -100,10 +100,15 @@ impl<R: Record> Followed<R> {
 fn policies(shared: &Shared) -> Result<(), Fault> {
     let mut policies = Followed::open(shared, topics::POLICIES.name)?;
     let mut constitutions = Followed::open(shared, topics::CONSTITUTIONS.name)?;
+    let mut sboms = Followed::open(shared, topics::SBOMS.name)?;
     while !shared.stop.load(Ordering::SeqCst) {
         policies.take(shared, 50, |policy| put_in_force(shared, &policy))?;
         constitutions.take(shared, 0, |constitution| constitute(shared, &constitution))?;
-        if policies.ready && constitutions.ready {
+        sboms.take(shared, 0, |sbom: Sbom| {
+            tracing::info!(subject = %sbom.subject, digest = %sbom.digest, withdrawn = sbom.withdrawn, actor = %sbom.actor, "bill of materials");
+            shared.shelf.supply(sbom);
+        })?;
+        if policies.ready && constitutions.ready && sboms.ready {
             shared.health.set("policies", runtime::StageState::Running, 1);
         }
     }
@@ -114,6 +119,7 @@ fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
     let mut controls = Followed::open(shared, topics::CONTROLS.name)?;
     let mut members = Followed::open(shared, topics::MEMBERS.name)?;
     let mut strikes = Followed::open(shared, topics::STRIKES.name)?;
+    let mut tallies = Followed::open(shared, topics::TALLIES.name)?;
     let mut watch = Watch::of(shared)?;
     while !shared.stop.load(Ordering::SeqCst) {
         // The controls' wait is the loop's pace; the rest is looked at in between.
@@ -129,11 +135,12 @@ fn controls_and_members(shared: &Shared) -> Result<(), Fault> {
             tracing::info!(tenant = %strike.tenant, person = %strike.person, rule = %strike.rule, pardoned = strike.pardoned, actor = %strike.actor, "strike");
             shared.controls.apply_strike(strike);
         })?;
+        tallies.take(shared, 0, |tally: Tally| shared.controls.apply_tally(tally))?;
         let watched = match &mut watch {
             Some(watch) => watch.look(shared)?,
             None => true,
         };
-        if controls.ready && members.ready && strikes.ready && watched {
+        if controls.ready && members.ready && strikes.ready && tallies.ready && watched {
             shared.health.set("controls", runtime::StageState::Running, 1);
         }
     }

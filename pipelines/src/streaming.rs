@@ -55,6 +55,8 @@ pub struct Planned {
     pub settings: Settings,
     /// Avro JSON of sources that are not the platform's, by topic.
     pub schemas: BTreeMap<String, String>,
+    /// Avro JSON of every source, by topic.
+    pub sources: BTreeMap<String, String>,
 }
 
 /// Reads and plans the SQL of a stage.
@@ -93,6 +95,7 @@ pub fn plan(entry: &StageEntry, pipeline: &Pipeline) -> Result<Planned, Vec<Conf
         file,
         settings,
         schemas,
+        sources,
     })
 }
 

@@ -182,7 +182,7 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
     if !known() {
         return Err(Fault::new(
             FaultCode::BrokerUnavailable,
-            "soma.controls, soma.members, soma.strikes, soma.policies and soma.constitutions have not been read to their ends yet",
+            "soma.controls, soma.members, soma.strikes, soma.tallies, soma.policies, soma.constitutions and soma.sboms have not been read to their ends yet",
         ));
     }
     let pipeline = &shared.pipeline;

@@ -27,7 +27,15 @@ pub fn id(prefix: &str, parts: &[&str]) -> String {
 /// The text is not JSON, or holds a number JSON cannot carry.
 pub fn canonical(json: &str) -> Result<String, String> {
     let value: Value = serde_json::from_str(json).map_err(|e| format!("not JSON: {e}"))?;
-    serde_json_canonicalizer::to_string(&value).map_err(|e| format!("not canonical JSON: {e}"))
+    canonical_value(&value)
+}
+
+/// The same of JSON that was read already.
+///
+/// # Errors
+/// It holds a number JSON cannot carry.
+pub fn canonical_value(value: &Value) -> Result<String, String> {
+    serde_json_canonicalizer::to_string(value).map_err(|e| format!("not canonical JSON: {e}"))
 }
 
 /// Digest of one action: tool, operation and canonical arguments. What a verdict, a permit and an approval are bound to.
@@ -35,7 +43,12 @@ pub fn canonical(json: &str) -> Result<String, String> {
 /// # Errors
 /// `arguments` is not JSON.
 pub fn action(tool: &str, operation: &str, arguments: &str) -> Result<String, String> {
-    Ok(sha256_hex(&["action", tool, operation, &canonical(arguments)?]))
+    Ok(canonical_action(tool, operation, &canonical(arguments)?))
+}
+
+/// The same, of arguments in canonical form.
+pub fn canonical_action(tool: &str, operation: &str, arguments: &str) -> String {
+    sha256_hex(&["action", tool, operation, arguments])
 }
 
 /// Digest of a plan's steps, in order.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::Record;
 use crate::records::{
     Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Event, Heartbeat, Member, Memory,
-    Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Strike, Verdict,
+    Metric, Outcome, Plan, Policy, Proposal, Receipt, Request, Run, Sbom, Strike, Tally, Verdict,
 };
 
 /// A topic and the record it carries.
@@ -58,6 +58,10 @@ pub const CONSTITUTIONS: Topic<Constitution> = Topic::new("soma.constitutions");
 pub const HEARTBEATS: Topic<Heartbeat> = Topic::new("soma.heartbeats");
 /// Breaches of moderation and their pardons; written by the policy gate and by users, read by the policy gate.
 pub const STRIKES: Topic<Strike> = Topic::new("soma.strikes");
+/// What tools and capsules are made of; written by users, read by the policy gate.
+pub const SBOMS: Topic<Sbom> = Topic::new("soma.sboms");
+/// Allowed steps that policies count; written and read by the policy gate.
+pub const TALLIES: Topic<Tally> = Topic::new("soma.tallies");
 /// Kill switches; written by users, read by every stage.
 pub const CONTROLS: Topic<Control> = Topic::new("soma.controls");
 /// Attempts; written by the orchestrator.

@@ -177,6 +177,7 @@ impl Driver {
         let key = [7; 32];
         let public = stages::policy_gate::public_key(key);
         let gate = stages::policy_gate::PolicyGate::new(bundle, key, || 0);
+        let gate = gate.with_traits(std::sync::Arc::new(tools::traits()));
         let orchestrator = stages::orchestrator::Orchestrator::new(Default::default());
         let invoker = stages::invoker::Invoker::new(public, Default::default());
         let memory = stages::memory_indexer::MemoryIndexer::new();

@@ -86,6 +86,9 @@ pub(super) fn check(live: &Live, asked: &[Request]) -> Found {
     whole(&topics, &ids, &mut found);
     world(live, &topics, &mut found);
     clickhouse(live, &topics, &mut found);
+    for what in crate::live::analytics::agree(live) {
+        found.torn(what);
+    }
     memories(live, &topics, &mut found);
     let chains = live.soma(&["audit", "verify", "--no-table"]);
     if !chains.status.success() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use schemas::records::{
     Adjudication, Approval, ApprovalRef, Ask, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Deputy,
     Event, HandedOn, Heartbeat, Member, Memory, Metric, Obligation, Outcome, Permit, Plan, Policy, Proposal, Receipt,
-    Request, Run, StepVerdict, Strike, Verdict, Violation, Waiting,
+    Request, Run, Sbom, SbomComponent, StepVerdict, Strike, Tally, Verdict, Violation, Waiting,
 };
 use schemas::{Record, Timestamp, Usd, incompatible, parse_schema};
 
@@ -170,6 +170,22 @@ fn examples() -> Vec<(&'static str, &'static str, String, Vec<u8>)> {
             person: "ada".into(),
             pardoned: true,
             struck_at: at,
+            ..Default::default()
+        }),
+        line(&Sbom {
+            subject: "tool:http".into(),
+            components: vec![SbomComponent {
+                name: "serde".into(),
+                licences: vec!["MIT OR Apache-2.0".into()],
+                ..Default::default()
+            }],
+            published_at: at,
+            ..Default::default()
+        }),
+        line(&Tally {
+            tenant: "acme".into(),
+            name: "deploys".into(),
+            counted_at: at,
             ..Default::default()
         }),
         line(&Constitution {
@@ -353,6 +369,8 @@ fn read_as(name: &str, writer: &schemas::Schema, raw: &[u8]) -> serde_json::Valu
         "Member" => reread::<Member>(writer, raw),
         "Policy" => reread::<Policy>(writer, raw),
         "Strike" => reread::<Strike>(writer, raw),
+        "Sbom" => reread::<Sbom>(writer, raw),
+        "Tally" => reread::<Tally>(writer, raw),
         "Constitution" => reread::<Constitution>(writer, raw),
         "Control" => reread::<Control>(writer, raw),
         "Heartbeat" => reread::<Heartbeat>(writer, raw),

@@ -24,23 +24,23 @@ requirements:
 precedence: [capsule, tenant, base]
 ";
 
-struct Scene<'a> {
-    live: &'a Live,
-    tenant: String,
+pub(super) struct Scene<'a> {
+    pub(super) live: &'a Live,
+    pub(super) tenant: String,
 }
 
 impl Scene<'_> {
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         let file = format!("{}-{name}", self.tenant);
         self.live.home.join(file).display().to_string()
     }
 
-    fn soma(&self, args: &[&str]) -> (bool, String) {
+    pub(super) fn soma(&self, args: &[&str]) -> (bool, String) {
         let out = self.live.soma(&[&["--json"], args].concat());
         (out.status.success(), text(&out.stdout) + &text(&out.stderr))
     }
 
-    fn done(&self, args: &[&str]) -> Value {
+    pub(super) fn done(&self, args: &[&str]) -> Value {
         let (done, said) = self.soma(args);
         assert!(done, "{args:?}: {said}");
         serde_json::from_str(&said).unwrap_or(Value::Null)
@@ -54,7 +54,7 @@ impl Scene<'_> {
     }
 
     /// Signs a version; the path of what was signed.
-    fn signed(&self, version: i64, previous: Option<&str>, rest: &str, key: &str) -> String {
+    pub(super) fn signed(&self, version: i64, previous: Option<&str>, rest: &str, key: &str) -> String {
         let previous = previous.map(|p| format!("previous: {p}\n")).unwrap_or_default();
         let document = format!(
             "tenant: {}\nversion: {version}\ntitle: live test\nissued_at: 2026-01-01T00:00:00Z\n{previous}{rest}",
@@ -67,7 +67,7 @@ impl Scene<'_> {
     }
 
     /// Publishes; the hash now in force.
-    fn publish(&self, signed: &str) -> String {
+    pub(super) fn publish(&self, signed: &str) -> String {
         let said = self.done(&["constitution", "publish", signed, "--reason", "live test"]);
         // The gate follows its topic; nothing tells from outside when it has.
         std::thread::sleep(Duration::from_secs(1));
@@ -83,7 +83,7 @@ impl Scene<'_> {
         std::thread::sleep(Duration::from_secs(1));
     }
 
-    fn ended(&self, capsule: &str, key: &str) -> (Run, Vec<Verdict>) {
+    pub(super) fn ended(&self, capsule: &str, key: &str) -> (Run, Vec<Verdict>) {
         let url = format!("{}/ok?{}-{key}", self.live.receiver(), self.tenant);
         let mut inputs = vec![("url", url.as_str())];
         inputs.extend((capsule == "http_call").then_some(("body", "{}")));
@@ -129,7 +129,7 @@ impl Scene<'_> {
     }
 }
 
-fn rules(verdicts: &[Verdict]) -> Vec<&str> {
+pub(super) fn rules(verdicts: &[Verdict]) -> Vec<&str> {
     let all = verdicts.iter().flat_map(|v| &v.violations);
     all.map(|v| v.rule.as_str()).collect()
 }

@@ -1,5 +1,6 @@
 //! The demo is the main job: it computes its line from the topics and the stores, and fails when they disagree.
 
+use super::analytics;
 use super::harness::{live, text};
 
 #[test]
@@ -18,4 +19,7 @@ fn the_demo_agrees_with_every_store() {
         assert!(!line.contains(word), "{line}");
     }
     println!("{line}");
+    let mut wrong = analytics::every_panel_answers(live());
+    wrong.extend(analytics::agree(live()));
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -1,6 +1,7 @@
 //! The live tier: a real pipeline process on real servers, started by `deploy/dev/live.sh` in a home of its own.
 //! Nothing here stands in for a server, and nothing is skipped: without the servers these tests fail.
 
+pub(crate) mod analytics;
 mod approvals;
 mod audit;
 mod bad_input;
@@ -13,6 +14,7 @@ pub(crate) mod harness;
 mod kill9;
 mod kill_switch;
 mod layout;
+mod limits;
 mod moderation;
 mod on_disk;
 mod outages;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kernel::{
-    Answer, CallFault, Decoder, Effect, Fault, FaultCode, Found, Pending, RawRecord, Rejected, Replay, Sink, Tool,
+    Answer, CallFault, Consequence, Decoder, Effect, Fault, FaultCode, Found, Pending, RawRecord, Rejected, Replay,
+    Sink, Tool,
 };
 use runtime::sim::{Cluster, Rng};
 use schemas::records::Call;
@@ -97,8 +98,16 @@ impl Tool for SimTool {
         }
     }
 
+    fn consequence(&self, _operation: &str, _arguments: &Value) -> Consequence {
+        Consequence::Lasting
+    }
+
     fn rehearsal(&self, _operation: &str, _arguments: &Value) -> Option<(String, Value)> {
         None
+    }
+
+    fn interrupt(&self, _call: &Call) -> bool {
+        false
     }
 
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {

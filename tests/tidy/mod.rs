@@ -1,5 +1,7 @@
 //! The tree keeps its own rules: sizes, imports, homes of third-party clients, documents, topics, schemas, runbooks.
 
+mod boards;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

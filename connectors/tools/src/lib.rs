@@ -14,8 +14,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kernel::{ConfigFault, Tool};
+use kernel::{ConfigFault, Consequence, FaultCode, Replay, Tool};
+use schemas::records::Call;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 pub use engine::{Concurrency, Engine, Heeded, Limits, Secrets};
 pub use http::{Auth, Body, Driver, Expect, HttpLimits, Incoming, Outgoing, client};
@@ -80,6 +82,50 @@ impl Config {
     }
 }
 
+/// What policies are told of a call before it is made, from tool, operation and arguments: `effect` (reads, changes, destroys),
+/// `reversible`, `repeatable` (safe, ask_first, never: what may be done when its answer got lost) and `rehearsal` (whether a dry run shows
+/// anything). Null for a tool or an operation there is not, and for arguments that are no JSON. It calls nothing.
+pub fn traits() -> impl Fn(&str, &str, &str) -> Value + Send + Sync {
+    let nowhere = Config {
+        terraform_path: PathBuf::new(),
+        workspaces_dir: PathBuf::new(),
+        search_path: String::new(),
+        terraform_environment: BTreeMap::new(),
+        http: HttpLimits::default(),
+    };
+    let all = all(&nowhere);
+    move |tool, operation, text| {
+        let arguments = serde_json::from_str(text).unwrap_or(Value::Null);
+        let tool = all.iter().find(|t| t.name() == tool).filter(|_| !arguments.is_null());
+        let there = |t: &&Arc<dyn Tool>| match t.check(operation, &arguments) {
+            Err(fault) => fault.code != FaultCode::ToolUnknown,
+            Ok(()) => true,
+        };
+        let Some(tool) = tool.filter(there) else {
+            return Value::Null;
+        };
+        let call = Call {
+            tool: tool.name().to_owned(),
+            operation: operation.to_owned(),
+            arguments: text.to_owned(),
+            ..Call::default()
+        };
+        let (effect, reversible) = match tool.consequence(operation, &arguments) {
+            Consequence::Reads => ("reads", true),
+            Consequence::Reversible => ("changes", true),
+            Consequence::Lasting => ("changes", false),
+            Consequence::Destroys => ("destroys", false),
+        };
+        let repeatable = match tool.replay(&call) {
+            Replay::Safe => "safe",
+            Replay::AskFirst => "ask_first",
+            Replay::Never => "never",
+        };
+        let rehearsal = tool.rehearsal(operation, &arguments).is_some();
+        json!({"effect": effect, "reversible": reversible, "repeatable": repeatable, "rehearsal": rehearsal})
+    }
+}
+
 /// Every tool, in one visible list. Building them touches nothing; a missing program shows itself as `TOOL_UNREACHABLE` when called.
 pub fn all(config: &Config) -> Vec<Arc<dyn Tool>> {
     let driver = Driver::new(config.http.clone());
@@ -112,6 +158,31 @@ mod tests {
                 "http.connect_timeout_ms"
             ]
         );
+    }
+
+    #[test]
+    fn policies_are_told_what_a_call_means() {
+        let traits = traits();
+        let get = r#"{"method": "GET", "url": "http://127.0.0.1/x"}"#;
+        let delete = r#"{"method": "DELETE", "url": "http://127.0.0.1/x"}"#;
+        let apply = |n: u32| format!(r#"{{"workspace": "w", "plan_id": "p", "destroy_count": {n}}}"#);
+        for (tool, operation, arguments, effect, reversible, repeatable) in [
+            ("http", "request", get, "reads", true, "safe"),
+            ("http", "request", delete, "destroys", false, "never"),
+            ("terraform", "apply", apply(0).as_str(), "changes", true, "ask_first"),
+            ("terraform", "apply", apply(2).as_str(), "destroys", false, "ask_first"),
+            ("terraform", "plan", r#"{"workspace": "w"}"#, "reads", true, "safe"),
+        ] {
+            let told = traits(tool, operation, arguments);
+            assert_eq!(
+                (&told["effect"], &told["reversible"], &told["repeatable"]),
+                (&json!(effect), &json!(reversible), &json!(repeatable)),
+                "{tool} {operation} {arguments}"
+            );
+        }
+        assert_eq!(traits("slack", "post", "{}"), Value::Null);
+        assert_eq!(traits("terraform", "taint", "{}"), Value::Null);
+        assert_eq!(traits("http", "request", "{"), Value::Null);
     }
 
     #[test]

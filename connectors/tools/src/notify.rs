@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::{Answer, CallFault, Effect, Fault, Found, Pending, Replay, Tool};
+use kernel::{Answer, CallFault, Consequence, Effect, Fault, Found, Pending, Replay, Tool};
 use reqwest::Method;
 use schemas::records::Call;
 use serde::Deserialize;
@@ -92,8 +92,18 @@ impl Tool for Notify {
         }
     }
 
+    fn consequence(&self, _operation: &str, _arguments: &Value) -> Consequence {
+        // What was said is not unsaid.
+        Consequence::Lasting
+    }
+
     fn rehearsal(&self, _operation: &str, _arguments: &Value) -> Option<(String, Value)> {
         None
+    }
+
+    // What has been sent is with the server.
+    fn interrupt(&self, _call: &Call) -> bool {
+        false
     }
 
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {

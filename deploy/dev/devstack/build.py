@@ -23,7 +23,7 @@ def missing_debian(parts, everything):
     wanted = list(debian["build"]) if everything or "clickhouse" in parts else []
     wanted += [package for part, package in debian["servers"].items() if part in parts]
     missing = [package for package in wanted if not _installed(package)]
-    if {"kafka", "schema-registry"} & set(parts):
+    if {"kafka", "schema-registry", "flink"} & set(parts):
         if not layout.find_program("mvn"):
             missing.append(debian["tools"]["mvn"])
         if _java_major() < VERSIONS["java_minimum_for_maven"]:

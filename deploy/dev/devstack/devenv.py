@@ -21,6 +21,9 @@ def _of_parts(home):
         "qdrant": lambda: {"SOMA_QDRANT_URL": _HTTP(port("qdrant")), "SOMA_QDRANT_API_KEY": home.secret("qdrant")},
         "pushgateway": lambda: {"SOMA_PUSHGATEWAY_URL": _HTTP(port("pushgateway"))},
         "prometheus": lambda: {"SOMA_PROMETHEUS_URL": _HTTP(port("prometheus"))},
+        # Extra programs that deploy/dev/flink.py starts.
+        "flink-gateway": lambda: {"SOMA_FLINK_URL": _HTTP(port("flink-gateway"))},
+        "flink-jobmanager": lambda: {"SOMA_FLINK_REST_URL": _HTTP(port("flink-rest"))},
         "receiver": lambda: {"SOMA_RECEIVER_URL": _HTTP(port("receiver")), "SOMA_RECEIVER_LOG": str(RECEIVER.access_log(home))},
     }
 

@@ -140,6 +140,20 @@ def registry(log, cache):
         place(folder / "app", layout.registry_app(cache))
 
 
+def flink(log, cache):
+    """Flink's own jars from the wheel of its Python API, and beside them the SQL gateway, the Kafka connector and the format."""
+    with scratch(cache) as folder, _wheel(log, cache, folder, "flink") as wheel:
+        lib = make_dir(folder / "made" / "lib")
+        for name in wheel.namelist():
+            if name.startswith("pyflink/lib/") and name.endswith(".jar"):
+                _extract(wheel, name, lib / Path(name).name)
+        for name in ("flink_gateway", "flink_kafka", "flink_avro_confluent"):
+            artifact = "{}:{}".format(VERSIONS[name]["maven"], version(name))
+            _maven(log, "copy", "-Dartifact={}".format(artifact), "-DoutputDirectory={}".format(lib),
+                   "-Dkafka.version={}".format(version("kafka")), "-Dlog4j.slf4j.version={}".format(version("log4j_slf4j")))
+        place(folder / "made", layout.flink(cache))
+
+
 def chdb(log, cache):
     """libchdb.so: `npm pack` gives the package as a file, and its install scripts do not run."""
     name = for_machine(VERSIONS["chdb"]["npm"], "chDB")

@@ -44,6 +44,10 @@ def registry_app(cache):
     return cache / "registry-{}".format(version("registry"))
 
 
+def flink(cache):
+    return cache / "flink-{}".format(version("flink"))
+
+
 def aot_cache(cache, name):
     """The class cache fits one JDK and one set of jars at one place: both versions are in its name."""
     return cache / "aot" / "{}-{}-java-{}.aot".format(name, version(name), version("java"))

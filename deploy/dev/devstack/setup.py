@@ -27,6 +27,7 @@ def _steps(cache, parts, goal):
         Step("Java runtime", ["kafka", "schema-registry"], layout.java(cache).exists, lambda log: fetch.java(log, cache)),
         Step("Kafka jars", ["kafka"], layout.kafka_libs(cache).exists, lambda log: fetch.kafka(log, cache)),
         Step("schema registry", ["schema-registry"], layout.registry_app(cache).exists, lambda log: fetch.registry(log, cache)),
+        Step("Flink jars", ["flink"], layout.flink(cache).exists, lambda log: fetch.flink(log, cache)),
         Step("chDB library", ["clickhouse"], layout.libchdb(cache).exists, lambda log: fetch.chdb(log, cache)),
         Step("Qdrant's Python", ["qdrant"], lambda: layout.qdrant_venv(cache).exists(),
              lambda log: fetch.venv(log, cache, layout.qdrant_venv(cache), layout.QDRANT / "requirements.txt")),

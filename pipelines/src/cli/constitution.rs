@@ -240,12 +240,16 @@ fn key(file: &Path, trust: Option<&str>, cx: &Context) -> Done {
     Ok(OK)
 }
 
-fn sign(document: &Path, key: &Path, output: Option<&Path>, cx: &Context) -> Done {
-    let text = std::fs::read_to_string(document).map_err(|e| unreadable(document, e))?;
+/// Reads a document as people write it.
+pub(super) fn document(file: &Path) -> Result<Document, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| unreadable(file, e))?;
     // YAML reads JSON too.
-    let read: Document = serde_yaml_ng::from_str(&text)
-        .map_err(|e| refused(vec![ConfigFault::new(document.display().to_string(), e.to_string())]))?;
-    let signed = read.sign(secret(key)?).map_err(refused)?;
+    serde_yaml_ng::from_str(&text)
+        .map_err(|e| refused(vec![ConfigFault::new(file.display().to_string(), e.to_string())]))
+}
+
+fn sign(document: &Path, key: &Path, output: Option<&Path>, cx: &Context) -> Done {
+    let signed = self::document(document)?.sign(secret(key)?).map_err(refused)?;
     let text = serde_json::to_string_pretty(&json!(signed)).map_err(|e| unreadable(document, e))?;
     match output {
         None => out::line(text)?,

@@ -51,8 +51,9 @@ pub(super) fn history(cx: &Context) -> Result<History, Failure> {
     Ok(all)
 }
 
-/// Puts what is in force on a shelf, as the gate does.
+/// Puts what is in force on a shelf, as the gate does: constitutions, and the bills of materials they look into.
 pub(super) fn fold(cx: &Context, shelf: &Shelf) -> Result<(), Failure> {
+    cx.each(topics::SBOMS, &mut |_, sbom| shelf.supply(sbom))?;
     for version in history(cx)?.into_values() {
         match version.read {
             Ok(read) => drop(shelf.constitute(read)),

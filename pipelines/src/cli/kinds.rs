@@ -30,7 +30,7 @@ fn avro<R: Record>(json: &Json) -> Result<Vec<u8>, DecodeError> {
     from_json::<R>(json)?.to_avro()
 }
 
-static KINDS: [Kind; 21] = [
+static KINDS: [Kind; 23] = [
     kind(topics::REQUESTS),
     kind(topics::PLANS),
     kind(topics::PROPOSALS),
@@ -42,6 +42,8 @@ static KINDS: [Kind; 21] = [
     kind(topics::POLICIES),
     kind(topics::CONSTITUTIONS),
     kind(topics::STRIKES),
+    kind(topics::SBOMS),
+    kind(topics::TALLIES),
     kind(topics::HEARTBEATS),
     kind(topics::CONTROLS),
     kind(topics::CALLS),
@@ -110,6 +112,16 @@ pub(super) fn key(kind: &Kind, json: &Json) -> Result<String, String> {
                 "run_id or subject",
             )
         }
+        "Sbom" => (text(json, "subject").to_owned(), "subject"),
+        "Tally" => (text(json, "tenant").to_owned(), "tenant"),
+        "Member" | "Strike" => (
+            format!("{}:{}", text(json, "tenant"), text(json, "person")),
+            "tenant and person",
+        ),
+        "Constitution" => (
+            format!("{}:{}", text(json, "tenant"), json["version"]),
+            "tenant and version",
+        ),
         "Memory" => (
             format!("{}:{}", text(json, "tenant"), text(json, "memory_id")),
             "tenant and memory_id",

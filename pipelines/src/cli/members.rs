@@ -74,6 +74,7 @@ pub(super) fn as_they_stand(cx: &Context) -> Result<Members, Failure> {
     let mut members = Members::default();
     cx.each(topics::MEMBERS, &mut |_, member| members.apply(member))?;
     strikes::all(cx)?.into_iter().for_each(|s| members.apply_strike(s));
+    cx.each(topics::TALLIES, &mut |_, tally| members.apply_tally(tally))?;
     Ok(members)
 }
 
@@ -89,6 +90,7 @@ pub(super) fn shared(cx: &Context) -> Result<runtime::SharedControls, Failure> {
         });
     }
     strikes::all(cx)?.into_iter().for_each(|s| shared.apply_strike(s));
+    cx.each(topics::TALLIES, &mut |_, tally| shared.apply_tally(tally))?;
     Ok(shared)
 }
 

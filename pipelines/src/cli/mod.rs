@@ -8,9 +8,11 @@ mod constitution;
 mod constitution_history;
 mod context;
 mod control;
+mod dash;
 mod describe;
 mod dev;
 mod dlq;
+mod engines;
 mod failure;
 mod heartbeat;
 mod input;
@@ -27,14 +29,17 @@ pub(crate) mod prometheus;
 mod replay;
 mod reprocess;
 mod runs;
+mod sbom;
 mod shadow;
 mod sql;
 mod stages;
 mod streaming;
 mod strikes;
 mod subscribe;
+mod tallies;
 mod topics;
 mod tree;
+mod udf;
 mod watch;
 mod when;
 
@@ -105,6 +110,11 @@ enum Command {
     /// List and pardon strikes: breaches of moderation that count against an actor
     #[command(subcommand)]
     Strike(strikes::Command),
+    /// List what policies and constitutions count, over the runs of a tenant
+    Tally(tallies::Args),
+    /// Publish, check and list bills of materials of tools and capsules
+    #[command(subcommand)]
+    Sbom(sbom::Command),
     /// Stop now: nothing more is started, nothing is undone
     Kill(control::Args),
     /// Hold: nothing new is started until `resume`
@@ -137,6 +147,11 @@ enum Command {
     Memory(memory::Command),
     /// Ask ClickHouse, check and explain streaming SQL
     Sql(sql::Args),
+    /// Draw the boards: here, or as pages
+    Dash(dash::Args),
+    /// Show the functions that streaming SQL has beside DataFusion's own
+    #[command(subcommand)]
+    Udf(udf::Command),
     /// Apply, list and describe topics
     #[command(subcommand)]
     Topics(topics::Command),
@@ -208,6 +223,8 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Delegate(args) => approve::delegate(args, cx),
         Command::Member(command) => members::run(command, cx),
         Command::Strike(command) => strikes::run(command, cx),
+        Command::Tally(args) => tallies::run(args, cx),
+        Command::Sbom(command) => sbom::run(command, cx),
         Command::Kill(args) => control::run(args, ControlAction::Kill, cx),
         Command::Pause(args) => control::run(args, ControlAction::Pause, cx),
         Command::Resume(args) => control::run(args, ControlAction::Resume, cx),
@@ -221,6 +238,8 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Constitution(command) => constitution::run(command, cx),
         Command::Memory(command) => memory::run(command, cx),
         Command::Sql(args) => sql::run(args, cx),
+        Command::Dash(args) => dash::run(args, cx),
+        Command::Udf(command) => udf::run(command, cx),
         Command::Topics(command) => topics::run(command, cx),
         Command::Stages(args) => stages::run(args, cx),
         Command::Start(args) => pipeline::start(args, cx),
@@ -290,6 +309,8 @@ mod tests {
             "soma member grant grace --tenant acme --role ops --reason x",
             "soma strike pardon str_1 --reason x",
             "soma member revoke grace --reason x",
+            "soma tally --tenant acme",
+            "soma sbom publish tool:http bom.json --reason x",
             "soma policy publish d --tenant * --reason x",
             "soma policy withdraw --tenant acme --reason x",
             "soma kill --global --reason stop",
@@ -315,10 +336,15 @@ mod tests {
             "soma sql -f x.sql --csv",
             "soma sql check flights",
             "soma sql explain flights --stage views",
+            "soma udf list --dir d",
             "soma topics list --all",
+            "soma dash governance --since 6h --json",
+            "soma dash --html boards",
             "soma dev --home x logs kafka -f",
             "soma dev logs kafka --home x",
             "soma deploy control-tower",
+            "soma deploy flights --engine flink --dry-run --bounded --parallelism 2",
+            "soma deploy flights --engine arroyo --json",
             "soma completions zsh",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -331,6 +357,7 @@ mod tests {
             "soma sql",
             "soma kill --reason x",
             "soma subscribe t --max few",
+            "soma deploy flights --dry-run",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

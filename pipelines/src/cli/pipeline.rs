@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::context::Context;
 use super::dev::Stack;
 use super::failure::{Done, FAILED, Failure, INPUT, OK};
-use super::{out, topics};
+use super::{engines, out, topics};
 use crate::{apply, check, wire};
 
 /// Seconds a rolled pipeline may take to be ready: it reads its state back first.
@@ -41,8 +41,10 @@ pub(super) struct Check {
 
 /// Checks a pipeline, applies topics, schemas and tables, and rolls the running process without losing a record.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   soma deploy control-tower
+  soma deploy flights --engine flink --dry-run     the statements a Flink cluster would be sent
+  soma deploy flights --engine flink               its streaming SQL runs there; SOMA_FLINK_URL names the SQL gateway
 
 Steps, each printed: check, topics and schemas, ClickHouse migrations, stop the old process (SIGTERM: it drains and commits
 what is in flight), start the new one, wait until /ready answers. It stops at the first step that fails; until the old
@@ -50,6 +52,8 @@ process is stopped, nothing that runs has been touched. Uses the dev stack of th
 pub(super) struct Deploy {
     /// Name, or path of its pipeline file
     pipeline: String,
+    #[command(flatten)]
+    on: engines::Options,
 }
 
 pub(super) fn start(args: &Start, cx: &Context) -> Done {
@@ -148,6 +152,9 @@ pub(super) fn check(args: &Check, cx: &Context) -> Done {
 }
 
 pub(super) fn deploy(args: &Deploy, cx: &Context) -> Done {
+    if let Some(engine) = args.on.engine {
+        return engines::deploy(&args.pipeline, engine, &args.on, cx);
+    }
     let file = file_of(&args.pipeline)?;
     let name = name_of(&file).unwrap_or_else(|| "pipeline".to_owned());
     let stack = Stack::find(cx, None)?;

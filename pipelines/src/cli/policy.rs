@@ -8,7 +8,7 @@ use kernel::ConfigFault;
 use schemas::records::{Obligation, Plan, Proposal, Run, Verdict};
 use schemas::{Record, topics};
 use serde_json::json;
-use stages::policy_gate::{Bundle, Coverage, PolicyGate};
+use stages::policy_gate::{Bundle, Coverage};
 
 use super::context::{Context, now};
 use super::failure::{Done, FAILED, Failure, OK};
@@ -16,6 +16,7 @@ use super::policies::{self, Of, Publish};
 use super::reprocess::past;
 use super::{members, out, runs, shadow, when};
 use crate::backtest::{Backtest, Group, Put, groups, run as backtest};
+use crate::govern;
 
 /// Tests, backtests and explains.
 #[derive(clap::Subcommand)]
@@ -235,7 +236,7 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
     puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
     let (held, shelf) = (members::as_they_stand(cx)?, policies::shelf(cx)?);
     // Nobody sees its signatures.
-    let gate = |bundle| PolicyGate::new(bundle, [0; 32], || 0).with_shelf(shelf.clone());
+    let gate = |bundle| govern::trial(bundle).with_shelf(shelf.clone());
     let gates = bundles.into_iter().map(gate).collect();
     let began = Instant::now();
     let found = backtest(gates, &held, &puts, &verdicts)?;
@@ -361,7 +362,7 @@ fn documents(
 ) -> Result<BTreeMap<String, serde_json::Value>, Failure> {
     let bundle = Bundle::parse(&read(folder)?).map_err(refused)?;
     // It signs nothing.
-    let gate = PolicyGate::new(bundle, [0; 32], || 0).with_shelf(policies::shelf(cx)?);
+    let gate = govern::trial(bundle).with_shelf(policies::shelf(cx)?);
     let began = run.created_at.plus_ms(-60_000);
     let plans = all::<Plan>(cx, topics::PLANS.name, began, |p| p.run_id == run.run_id)?;
     let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, began, |p| p.run_id == run.run_id)?;

@@ -20,6 +20,7 @@ use super::failure::{Done, Failure};
 use super::policy::{read, refused, summary};
 use super::{members, out, policies, reprocess, when};
 use crate::backtest::{Backtest, Put, judge};
+use crate::govern;
 
 /// How long a plan or proposal waits for its verdict, and a verdict for what it is about: the three topics are read each at its own pace.
 const WAIT: Duration = Duration::from_secs(60);
@@ -155,9 +156,7 @@ impl Shadow {
 
     fn judge(&mut self, put: &Put, then: &Verdict) -> Result<(), Failure> {
         let before = self.found.changes.len();
-        let mut verdict = judge(&self.gate, &self.members, put, then, &mut self.found)?;
-        // A trial's allow lets nothing out.
-        verdict.steps.iter_mut().for_each(|s| s.signature.clear());
+        let verdict = judge(&self.gate, &self.members, put, then, &mut self.found)?;
         let avro = verdict
             .to_avro()
             .map_err(|e| Failure::failed("INTERNAL", e.to_string(), ""))?;
@@ -195,8 +194,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
     let side = reprocess::side(topic.clone(), "soma policy shadow");
     cx.runtime()?.block_on(admin.apply(&side, &existing))?;
     let mut shadow = Shadow {
-        // Nobody sees its signatures.
-        gate: PolicyGate::new(bundle, [0; 32], || 0).with_shelf(policies::shelf(cx)?),
+        gate: govern::trial(bundle).with_shelf(policies::shelf(cx)?),
         members: members::as_they_stand(cx)?,
         writer: cx.writer()?,
         registry: cx.registry()?,

@@ -117,7 +117,8 @@ fn describe(entry: &StageEntry, planned: &Planned) -> Result<(), Failure> {
     for result in program.results() {
         out::line(format!("   writes {} keyed by {}", result.topic, result.key.join(", ")))?;
     }
-    Ok(())
+    let verdicts = super::engines::verdicts(&planned.sql);
+    verdicts.iter().try_for_each(|line| out::line(format!("   {line}")))
 }
 
 fn document(entry: &StageEntry, planned: &Planned) -> Json {

@@ -1,14 +1,16 @@
 //! Event-time windows in SQL over the log. The only home of arrow and DataFusion. It knows no Kafka, reads no clock, no file
-//! and no environment: batches and the time come in, metrics go out.
+//! but the dylibs of UDFs, and no environment: batches and the time come in, metrics go out.
 #![warn(missing_docs)]
 
 mod config;
+pub mod engines;
 mod events_per_minute;
 mod partition;
 mod query;
 pub mod streaming;
 #[cfg(test)]
 mod tests;
+pub mod udf;
 
 pub use config::Config;
 pub use events_per_minute::{EventsPerMinute, Input};

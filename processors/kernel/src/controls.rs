@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::records::{Call, CallKind, Control, ControlAction, Member, Scope, Strike};
+use schemas::records::{Call, CallKind, Control, ControlAction, Member, Scope, Strike, Tally};
 
 use crate::fault::{Fault, FaultCode};
 use crate::members::Members;
@@ -75,7 +75,12 @@ impl Controls {
         Arc::make_mut(&mut self.members).apply_strike(strike);
     }
 
-    /// Who holds which roles, and who has which strikes.
+    /// Takes a counted step in.
+    pub fn apply_tally(&mut self, tally: Tally) {
+        Arc::make_mut(&mut self.members).apply_tally(tally);
+    }
+
+    /// Who holds which roles, who has which strikes, and what is counted.
     pub fn members(&self) -> &Members {
         &self.members
     }

@@ -9,6 +9,7 @@ mod fault;
 mod log;
 pub mod members;
 mod processor;
+pub mod tallies;
 mod tool;
 
 pub use dataflow::{Change, Dataflow, Flow, Refused, Slab};
@@ -17,7 +18,7 @@ pub use effects::{Approach, Effects, Emit, EventTime, Perform, TAKEN_BY, Timer};
 pub use fault::{Blame, ConfigFault, Fault, FaultCode};
 pub use log::{Changelog, Clock, Commit, Committed, Log, Polled, RawEmit, Restoring};
 pub use processor::{Performer, Processor, Rejected, Signal, Sink, State, Window};
-pub use tool::{Answer, CallFault, Effect, Found, Replay, Tool};
+pub use tool::{Answer, CallFault, Consequence, Effect, Found, Replay, Tool};
 
 /// A future somebody else will drive.
 pub type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

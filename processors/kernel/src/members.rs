@@ -1,9 +1,12 @@
-//! What is known of people: roles, the fold of `soma.members`, and strikes, the fold of `soma.strikes`; the same for every stage.
+//! What is known beside the record: roles, the fold of `soma.members`, strikes, the fold of `soma.strikes`, and what policies count; the
+//! same for every stage.
 
 use std::collections::BTreeMap;
 
 use schemas::Timestamp;
-use schemas::records::{Member, Strike};
+use schemas::records::{Member, Strike, Tally};
+
+use crate::tallies::Tallies;
 
 /// Stands for every tenant.
 pub const EVERY: &str = "*";
@@ -14,6 +17,7 @@ pub struct Members {
     by_key: BTreeMap<(String, String), Vec<String>>,
     /// Strikes that count, by tenant and person, then by id.
     strikes: BTreeMap<(String, String), BTreeMap<String, Timestamp>>,
+    tallies: Tallies,
 }
 
 impl Members {
@@ -51,6 +55,16 @@ impl Members {
         times.retain(|at| *at <= until);
         times.sort_unstable();
         times
+    }
+
+    /// Takes a counted step in.
+    pub fn apply_tally(&mut self, tally: Tally) {
+        self.tallies.apply(tally);
+    }
+
+    /// What policies count over the runs of a tenant.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// Whether somebody holds one of these roles, in the tenant or in all of them.

@@ -59,6 +59,19 @@ pub enum Effect {
     Unknown,
 }
 
+/// What a call would mean to the world: what policies are told of it before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// It looks and changes nothing.
+    Reads,
+    /// It changes something, and a call of the same tool can change it back.
+    Reversible,
+    /// It changes something for good, as far as the tool knows.
+    Lasting,
+    /// It takes something away.
+    Destroys,
+}
+
 /// One outside system. No default bodies: "safe to repeat", "cannot tell" and "what it takes" must be said aloud.
 pub trait Tool: Send + Sync + 'static {
     /// Name, as in a plan.
@@ -70,9 +83,14 @@ pub trait Tool: Send + Sync + 'static {
     fn check(&self, operation: &str, arguments: &Value) -> Result<(), Fault>;
     /// What may be done after a crash between intent and outcome.
     fn replay(&self, call: &Call) -> Replay;
+    /// What a call would mean.
+    fn consequence(&self, operation: &str, arguments: &Value) -> Consequence;
     /// Operation and arguments of a call that shows what this one would do and changes nothing. None where nothing can be shown: then a
     /// dry run checks the call and does not send it.
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)>;
+    /// Asks a call under way to stop in good order: it then ends by itself, and says what it did. False where it cannot be asked, or is
+    /// not under way. Does not wait.
+    fn interrupt(&self, call: &Call) -> bool;
     /// Acts.
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>>;
     /// Looks whether an earlier attempt under the same idempotency key happened.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kernel::controls::Controls;
-use schemas::records::{Control, Member, Strike};
+use schemas::records::{Control, Member, Strike, Tally};
 
 #[derive(Default)]
 struct Inner {
@@ -33,6 +33,12 @@ impl SharedControls {
     pub fn apply_strike(&self, strike: Strike) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut inner.now).apply_strike(strike);
+    }
+
+    /// Takes one record of `soma.tallies` in.
+    pub fn apply_tally(&self, tally: Tally) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut inner.now).apply_tally(tally);
     }
 
     /// Holds everything while nobody watches, or lets go. Keys are told as of any control.

@@ -33,6 +33,12 @@ pub struct Plan {
     /// Most the run may cost, US dollars.
     #[serde(default)]
     pub budget_usd: Option<Usd>,
+    /// Where the data of the run must stay, in the words of the organisation, for example `eu`; null for nowhere in particular.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Classes of the data the run works on, in the words of the organisation, for example `personal`.
+    #[serde(default)]
+    pub data_classes: Vec<String>,
     /// The steps; empty only with a refusal.
     #[serde(default)]
     pub steps: Vec<Step>,

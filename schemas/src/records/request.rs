@@ -40,6 +40,12 @@ pub struct Request {
     /// Most the run may cost, US dollars; null for no limit.
     #[serde(default)]
     pub budget_usd: Option<Usd>,
+    /// Where the data of the run must stay, in the words of the organisation, for example `eu`; null for nowhere in particular.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Classes of the data the run works on, in the words of the organisation, for example `personal`.
+    #[serde(default)]
+    pub data_classes: Vec<String>,
     /// When the request was made.
     pub requested_at: Timestamp,
 }

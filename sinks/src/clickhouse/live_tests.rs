@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::testing::{Plain, env, poison, raw, tombstone, unique};
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         url: env("SOMA_CLICKHOUSE_URL"),
         database: unique("t"),
@@ -18,7 +18,7 @@ fn config() -> Config {
     }
 }
 
-async fn drop_database(config: &Config) {
+pub(super) async fn drop_database(config: &Config) {
     let server = Server::new(config).unwrap();
     let sql = format!("DROP DATABASE `{}`", config.database);
     server
@@ -47,14 +47,14 @@ fn events(offsets: std::ops::Range<i64>) -> Vec<RawRecord> {
 }
 
 /// Recent, so that the tables' TTL does not remove it.
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     i64::try_from(now.as_micros()).unwrap()
 }
 
-async fn count(config: &Config, sql: &str) -> serde_json::Value {
+pub(super) async fn count(config: &Config, sql: &str) -> serde_json::Value {
     Reader::new(config).unwrap().query_json(sql).await.unwrap().rows[0][0].clone()
 }
 
@@ -63,7 +63,7 @@ async fn count(config: &Config, sql: &str) -> serde_json::Value {
 async fn a_redelivered_batch_with_other_boundaries_changes_nothing() {
     let config = config();
     let done = migrate(&config).await.unwrap();
-    assert_eq!(done.applied, ["0001_tables.sql", "0002_views.sql", "0003_audit.sql"]);
+    assert_eq!(done.applied.len(), 5, "{:?}", done.applied);
     let mut sink = ClickHouseSink::connect(&config).await.unwrap();
     let decoder = Plain::of::<Event>();
     let all = events(0..20);
@@ -244,9 +244,9 @@ async fn migrations_run_twice_and_by_two_instances() {
     let config = config();
     let (a, b) = tokio::join!(migrate(&config), migrate(&config));
     let applied = a.unwrap().applied.len() + b.unwrap().applied.len();
-    assert!((3..=6).contains(&applied), "{applied}");
+    assert!((5..=10).contains(&applied), "{applied}");
     assert!(migrate(&config).await.unwrap().applied.is_empty());
-    assert_eq!(count(&config, "SELECT count() FROM schema_migrations").await, json!(3));
+    assert_eq!(count(&config, "SELECT count() FROM schema_migrations").await, json!(5));
     drop_database(&config).await;
 }
 

@@ -11,7 +11,7 @@ use super::sink::insert;
 use super::{Config, Server};
 
 /// The files, in the order in which they are applied. A file that has shipped is never changed; add another.
-const FILES: &[(&str, &str)] = &[
+pub(super) const FILES: &[(&str, &str)] = &[
     (
         "0001_tables.sql",
         include_str!("../../migrations/clickhouse/0001_tables.sql"),
@@ -23,6 +23,14 @@ const FILES: &[(&str, &str)] = &[
     (
         "0003_audit.sql",
         include_str!("../../migrations/clickhouse/0003_audit.sql"),
+    ),
+    (
+        "0004_minutes.sql",
+        include_str!("../../migrations/clickhouse/0004_minutes.sql"),
+    ),
+    (
+        "0005_views.sql",
+        include_str!("../../migrations/clickhouse/0005_views.sql"),
     ),
 ];
 
@@ -65,7 +73,7 @@ pub async fn migrate(config: &Config) -> Result<Migrated, Fault> {
     apply(&server, FILES).await
 }
 
-async fn apply(server: &Server, files: &[(&str, &str)]) -> Result<Migrated, Fault> {
+pub(super) async fn apply(server: &Server, files: &[(&str, &str)]) -> Result<Migrated, Fault> {
     let query = server.client.query_raw("SELECT name, checksum FROM schema_migrations");
     let rows = server
         .run("SELECT FROM schema_migrations", query.fetch_all::<Applied>())

@@ -17,6 +17,7 @@ fn config() -> Config {
         pipeline: unique("p"),
         label_sets_max: 3,
         stale_after_s: 300,
+        forget_after_s: 3_600,
         timeout_ms: 2_000,
     }
 }
@@ -192,4 +193,57 @@ async fn an_outage_shows_quickly_and_ends_without_a_restart() {
     relay.mend();
     assert!(sink.write(&records, &decoder).await.unwrap().is_empty());
     assert_eq!(values(&lines(&config, &name).await), ["1"]);
+}
+
+#[tokio::test]
+#[ignore = "needs the servers: make live"]
+async fn a_view_that_nobody_computes_any_more_is_deleted_and_others_are_not() {
+    let config = config();
+    let (living, dropped) = (unique("soma_living"), unique("soma_dropped"));
+    let foreign = Config {
+        pipeline: unique("foreign"),
+        ..config.clone()
+    };
+    let decoder = Plain::of::<Metric>();
+    let mut theirs = PushgatewaySink::connect(&foreign).await.unwrap();
+    theirs
+        .write(&batch(&[metric(&living, "a", 10, 0, 7.0)]), &decoder)
+        .await
+        .unwrap();
+    let mut sink = PushgatewaySink::connect(&config).await.unwrap();
+    let both = batch(&[metric(&living, "a", 10, 0, 1.0), metric(&dropped, "a", 10, 0, 2.0)]);
+    sink.write(&both, &decoder).await.unwrap();
+    // A group of a former grouping, with a label that is no longer used.
+    let old = format!(
+        "{}/metrics/job/soma/instance/old/pipeline/{}/view/x",
+        config.url, config.pipeline
+    );
+    let body = "soma_x 1\nsoma_x_window_end_seconds 600\n";
+    reqwest::Client::new()
+        .put(&old)
+        .body(body)
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    // An hour less a minute later both stay; then what stood still goes.
+    for (minute, kept) in [(69, 1), (72, 0)] {
+        sink.write(&batch(&[metric(&living, "a", minute, 0, 3.0)]), &decoder)
+            .await
+            .unwrap();
+        assert_eq!(values(&lines(&config, &living).await), ["3"]);
+        assert_eq!(lines(&config, &dropped).await.len(), kept, "minute {minute}");
+        assert_eq!(lines(&config, "soma_x").await.len(), kept, "minute {minute}");
+    }
+    assert_eq!(
+        values(&lines(&foreign, &living).await),
+        ["7"],
+        "another pipeline's is left alone"
+    );
+    // It comes back when it is computed again.
+    sink.write(&batch(&[metric(&dropped, "a", 72, 0, 4.0)]), &decoder)
+        .await
+        .unwrap();
+    assert_eq!(values(&lines(&config, &dropped).await), ["4"]);
 }

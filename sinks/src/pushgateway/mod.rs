@@ -1,5 +1,6 @@
-//! Pushgateway: the latest closed window of every metric, where Prometheus can scrape it. One group per view, so that no view
-//! overwrites another's. Not here: history, which is ClickHouse's.
+//! Pushgateway: the latest closed window of every metric, where Prometheus can scrape it. One group per pipeline and view, so
+//! that nothing overwrites a neighbour; `soma.metrics` has one partition, so one instance at a time puts a view as a whole, and a label
+//! for the instance would only leave the former's last words behind. Not here: history, which is ClickHouse's.
 
 mod board;
 mod restore;
@@ -36,6 +37,10 @@ pub struct Config {
     /// A label set whose last window ended this long before the newest one is no longer pushed, seconds.
     #[serde(default = "stale_after_s")]
     pub stale_after_s: u64,
+    /// A group of this pipeline whose newest window ended this long before the newest of all is deleted, seconds: nobody computes
+    /// that view any more.
+    #[serde(default = "forget_after_s")]
+    pub forget_after_s: u64,
     /// Time limit of one request, milliseconds.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
@@ -49,6 +54,10 @@ fn stale_after_s() -> u64 {
     300
 }
 
+fn forget_after_s() -> u64 {
+    3_600
+}
+
 fn timeout_ms() -> u64 {
     checks::TIMEOUT_MS
 }
@@ -60,6 +69,13 @@ pub fn check(config: &Config) -> Vec<ConfigFault> {
     checks::name("pipeline", &config.pipeline, &mut faults);
     checks::range("label_sets_max", config.label_sets_max, 1, 10_000, &mut faults);
     checks::range("stale_after_s", config.stale_after_s, 60, 86_400, &mut faults);
+    checks::range(
+        "forget_after_s",
+        config.forget_after_s,
+        config.stale_after_s,
+        604_800,
+        &mut faults,
+    );
     checks::timeout("timeout_ms", config.timeout_ms, &mut faults);
     faults
 }

@@ -63,6 +63,29 @@ pub(crate) fn samples(answer: &Answer, pipeline: &str, view: &str) -> Vec<(Label
         .collect()
 }
 
+/// The groups of a pipeline whose newest window ended before `oldest`, microseconds: of views that nobody computes any more, or of a
+/// former grouping. A group without windows is not ours to judge.
+pub(crate) fn stale(answer: &Answer, pipeline: &str, oldest: i64) -> Vec<Labels> {
+    let labels_of = |group: &HashMap<String, Value>| group.get("labels").and_then(|l| Labels::deserialize(l).ok());
+    let newest = |group: &HashMap<String, Value>| {
+        let ends = group.keys().filter(|name| name.ends_with(&end_of("")));
+        let values = ends.flat_map(|name| points(group, name, &Labels::new()).into_values());
+        values.map(|end| (end * 1e6).round() as i64).max()
+    };
+    let ours = |labels: &Labels| {
+        labels.get("job").is_some_and(|job| job == "soma")
+            && labels.get("pipeline").is_some_and(|name| name == pipeline)
+    };
+    let groups = answer
+        .data
+        .iter()
+        .filter_map(|group| Some((labels_of(group)?, newest(group)?)));
+    groups
+        .filter(|(labels, newest)| ours(labels) && *newest < oldest)
+        .map(|(labels, _)| labels)
+        .collect()
+}
+
 fn points(group: &HashMap<String, Value>, name: &str, grouping: &Labels) -> HashMap<Labels, f64> {
     let Some(family) = group.get(name).and_then(|f| Family::deserialize(f).ok()) else {
         return HashMap::new();
@@ -105,5 +128,12 @@ mod tests {
             [(Labels::from([("tenant".into(), "acme".into())]), sample)]
         );
         assert!(samples(&answer, "q", "a").is_empty());
+        let end = 1_700_000_040_000_000;
+        assert!(stale(&answer, "p", end).is_empty() && stale(&answer, "q", end + 1).is_empty());
+        let views: Vec<_> = stale(&answer, "p", end + 1)
+            .into_iter()
+            .map(|mut l| l.remove("view"))
+            .collect();
+        assert_eq!(views, [Some("b".to_owned()), Some("a".to_owned())]);
     }
 }

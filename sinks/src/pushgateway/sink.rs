@@ -16,7 +16,13 @@ use crate::batch;
 pub struct PushgatewaySink {
     server: Server,
     boards: HashMap<String, Board>,
+    /// End of the newest window seen, and of the newest when old groups were last looked for, microseconds.
+    newest: i64,
+    swept: i64,
 }
+
+/// Old groups are looked for when so much of the windows' time has passed, microseconds.
+const SWEEP_EVERY: i64 = 60_000_000;
 
 impl PushgatewaySink {
     /// Makes the sink and sees whether Pushgateway is ready.
@@ -27,6 +33,8 @@ impl PushgatewaySink {
         let sink = Self {
             server: Server::new(config.clone())?,
             boards: HashMap::new(),
+            newest: i64::MIN,
+            swept: i64::MIN,
         };
         sink.probe().await?;
         Ok(sink)
@@ -49,6 +57,7 @@ impl PushgatewaySink {
                 Ok(metric)
             });
             if let Some(metric) = batch::or_reject(read, index, &mut rejected)?.flatten() {
+                self.newest = self.newest.max(metric.window_end.0);
                 views.entry(metric.name.clone()).or_default().push((index, metric));
             }
         }
@@ -65,8 +74,39 @@ impl PushgatewaySink {
                 }));
             }
         }
+        if self.newest.saturating_sub(SWEEP_EVERY) >= self.swept {
+            self.swept = self.newest;
+            // Tried again with the next minute: what is shown of living views does not wait for it.
+            if let Err(fault) = self.sweep().await {
+                tracing::warn!(code = %fault.code, "old groups are not deleted: {}", fault.detail);
+            }
+        }
         rejected.sort_by_key(|r| r.index);
         Ok(rejected)
+    }
+
+    /// Deletes the groups of views that nobody computes any more.
+    async fn sweep(&mut self) -> Result<(), Fault> {
+        let config = &self.server.config;
+        let forget_us = i64::try_from(config.forget_after_s)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
+        let oldest = self.newest.saturating_sub(forget_us);
+        for labels in restore::stale(&self.groups().await?, &config.pipeline, oldest) {
+            let path = text::path_of(&labels);
+            let answer = self
+                .server
+                .send(self.server.client.delete(format!("{}{path}", config.url)))
+                .await?;
+            if !answer.status().is_success() {
+                return Err(refused(&format!("DELETE {path}"), answer).await);
+            }
+            if let Some(view) = labels.get("view") {
+                self.boards.remove(view);
+            }
+            tracing::info!(path, "deleted a group that nobody computes any more");
+        }
+        Ok(())
     }
 
     async fn show(&mut self, view: &str, metrics: &[(usize, Metric)]) -> Result<(), Fault> {
@@ -88,20 +128,7 @@ impl PushgatewaySink {
     /// The board of a view as Pushgateway shows it.
     async fn look(&self, view: &str) -> Result<Board, Fault> {
         let config = &self.server.config;
-        let answer = self
-            .server
-            .send(self.server.client.get(format!("{}/api/v1/metrics", config.url)))
-            .await?;
-        if !answer.status().is_success() {
-            return Err(refused("GET /api/v1/metrics", answer).await);
-        }
-        let bytes = answer.bytes().await.map_err(|e| silent(&e))?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| {
-            Fault::new(
-                FaultCode::StoreRefused,
-                format!("Pushgateway, GET /api/v1/metrics: not its API: {e}"),
-            )
-        })?;
+        let answer = self.groups().await?;
         let max = usize::try_from(config.label_sets_max).unwrap_or(usize::MAX);
         let stale_us = i64::try_from(config.stale_after_s)
             .unwrap_or(i64::MAX)
@@ -111,6 +138,22 @@ impl PushgatewaySink {
             board.put(labels, sample);
         }
         Ok(board)
+    }
+
+    /// Every group that Pushgateway has.
+    async fn groups(&self) -> Result<Answer, Fault> {
+        let url = format!("{}/api/v1/metrics", self.server.config.url);
+        let answer = self.server.send(self.server.client.get(url)).await?;
+        if !answer.status().is_success() {
+            return Err(refused("GET /api/v1/metrics", answer).await);
+        }
+        let bytes = answer.bytes().await.map_err(|e| silent(&e))?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Fault::new(
+                FaultCode::StoreRefused,
+                format!("Pushgateway, GET /api/v1/metrics: not its API: {e}"),
+            )
+        })
     }
 
     /// Replaces a view's group.

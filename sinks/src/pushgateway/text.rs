@@ -63,6 +63,14 @@ pub(crate) fn path(pipeline: &str, view: &str) -> String {
     )
 }
 
+/// Path of a group that is there already, by its labels; Pushgateway tells groups apart by all of them.
+pub(crate) fn path_of(labels: &Labels) -> String {
+    let others = labels.iter().filter(|(label, _)| *label != "job");
+    let job = labels.get("job").map_or("", String::as_str);
+    let path = format!("/metrics{}", segment("job", job));
+    others.fold(path, |path, (label, value)| path + &segment(label, value))
+}
+
 /// A label of the path: as it is when that is safe, else as base64url, which also carries `/` and the empty value.
 fn segment(label: &str, value: &str) -> String {
     let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b':');
@@ -190,6 +198,8 @@ mod tests {
             path("control-tower", "soma:x"),
             "/metrics/job/soma/pipeline/control-tower/view/soma:x"
         );
+        let labels = [("view", "v"), ("job", "soma"), ("instance", "a b")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(path_of(&labels.into()), "/metrics/job/soma/instance@base64/YSBi/view/v");
         assert_eq!(path("a/b", ""), "/metrics/job/soma/pipeline@base64/YS9i/view@base64/=");
         for (plain, coded) in [
             ("f", "Zg=="),

@@ -4,12 +4,15 @@
 //! calls is not counted, so a busy tool delays calls but does not fail them. `latency_us` is measured the same way.
 
 mod ending;
+#[cfg(test)]
+mod noon;
 mod obliged;
 mod queue;
 mod secrets;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -182,9 +185,9 @@ impl Inner {
             };
         }
         match approach {
-            Approach::Fresh => ready.call().await,
-            Approach::Recover => ready.recover(true).await,
-            Approach::Inquire => ready.recover(false).await,
+            Approach::Fresh => ready.call(&self.controls).await,
+            Approach::Recover => ready.recover(Some(&self.controls)).await,
+            Approach::Inquire => ready.recover(None).await,
         }
     }
 
@@ -238,8 +241,18 @@ struct Ready {
 }
 
 impl Ready {
-    async fn call(&self) -> Ending {
-        match tokio::time::timeout(self.timeout, self.tool.call(&self.call)).await {
+    async fn call(&self, controls: &Heeded) -> Ending {
+        let call = tokio::time::timeout(self.timeout, self.tool.call(&self.call));
+        let ended = match watch::heeding(self, controls, call).await {
+            Ok(ended) => ended,
+            Err(fault) => {
+                return Ending::Failed {
+                    fault,
+                    retryable: false,
+                };
+            }
+        };
+        match ended {
             Ok(Ok(answer)) => Ending::Done(answer),
             Ok(Err(CallFault {
                 fault,
@@ -281,10 +294,11 @@ impl Ready {
         }
     }
 
-    /// An earlier attempt wrote its intent and was cut off before its outcome. It may be sent `again`, or a stop forbids it.
-    async fn recover(&self, again: bool) -> Ending {
+    /// An earlier attempt wrote its intent and was cut off before its outcome. It may be sent `again`, under these controls, or a stop
+    /// forbids it.
+    async fn recover(&self, again: Option<&Heeded>) -> Ending {
         match self.replay {
-            Replay::Safe if again => self.call().await,
+            Replay::Safe if let Some(controls) = again => self.call(controls).await,
             Replay::Safe => Ending::unknown("the platform stopped during the call, and it must not be sent again now"),
             Replay::Never => Ending::unknown("the platform stopped during the call, which must not be repeated"),
             Replay::AskFirst => match self.find().await {
@@ -293,7 +307,7 @@ impl Ready {
                     fault,
                     retryable: false,
                 },
-                Ok(Found::DidNot) if again => self.call().await,
+                Ok(Found::DidNot) if let Some(controls) = again => self.call(controls).await,
                 Ok(Found::DidNot) => Ending::stopped_before(),
                 Ok(Found::Unknown) => Ending::unknown("the platform stopped during the call"),
                 Err(asked) => Ending::unknown(format!(

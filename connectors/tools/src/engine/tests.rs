@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kernel::Answer;
+use kernel::{Answer, Consequence};
 use schemas::Timestamp;
 use schemas::records::{CallKind, Control, Obligation, OutcomeStatus, Permit, Scope};
 use serde_json::{Value, json};
 
+use super::noon::Noon;
 use super::*;
 
 /// Appends a line to `<dir>/<key>` and then does what its arguments say.
@@ -71,12 +72,18 @@ impl Tool for Ledger {
     fn replay(&self, _call: &Call) -> Replay {
         self.replay
     }
+    fn consequence(&self, _operation: &str, _arguments: &Value) -> Consequence {
+        Consequence::Lasting
+    }
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
         match operation {
             "undo" => Some(("unreachable".to_owned(), arguments.clone())),
             "look" => Some(("append".to_owned(), arguments.clone())),
             _ => None,
         }
+    }
+    fn interrupt(&self, _call: &Call) -> bool {
+        false
     }
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(self.act(call))
@@ -91,18 +98,6 @@ impl Tool for Ledger {
                 }),
             })
         })
-    }
-}
-
-struct Noon;
-
-impl Clock for Noon {
-    fn elapsed(&self) -> Duration {
-        static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
-        START.elapsed()
-    }
-    fn now(&self) -> Timestamp {
-        Timestamp(43_200_000_000)
     }
 }
 

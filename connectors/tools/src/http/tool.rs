@@ -1,6 +1,6 @@
 //! The `http` tool: one request to any JSON API, and what is expected of the answer.
 
-use kernel::{Answer, CallFault, Effect, Fault, Found, Pending, Replay, Tool};
+use kernel::{Answer, CallFault, Consequence, Effect, Fault, Found, Pending, Replay, Tool};
 use schemas::records::Call;
 use serde_json::{Value, json};
 
@@ -76,10 +76,24 @@ impl Tool for Http {
         }
     }
 
+    fn consequence(&self, _operation: &str, arguments: &Value) -> Consequence {
+        let method = arguments["method"].as_str().unwrap_or_default();
+        match Arguments::read(arguments) {
+            Ok(arguments) if arguments.safe => Consequence::Reads,
+            _ if method.eq_ignore_ascii_case("delete") => Consequence::Destroys,
+            _ => Consequence::Lasting,
+        }
+    }
+
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
         // What changes nothing shows itself.
         let safe = Arguments::read(arguments).is_ok_and(|a| a.safe);
         safe.then(|| (operation.to_owned(), arguments.clone()))
+    }
+
+    // What has been sent is with the server.
+    fn interrupt(&self, _call: &Call) -> bool {
+        false
     }
 
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {

@@ -191,6 +191,15 @@ impl Marks {
         timeout(STOP, self.ended()).await.unwrap_or(Standing::Lost)
     }
 
+    /// Tells what is under way to stop in good order; whether there was anything.
+    pub(super) fn interrupt(&self) -> bool {
+        let Standing::Running(pid) = self.standing() else {
+            return false;
+        };
+        signal(pid, Signal::INT);
+        true
+    }
+
     async fn ended(&self) -> Standing {
         let begun = Instant::now();
         loop {

@@ -15,13 +15,14 @@ mod workspace;
 
 use std::path::PathBuf;
 
-use kernel::{Answer, CallFault, Effect, Fault, Found, Pending, Replay, Tool};
+use kernel::{Answer, CallFault, Consequence, Effect, Fault, Found, Pending, Replay, Tool};
 use schemas::records::Call;
 use serde_json::{Value, json};
 
 use crate::Config;
 use crate::faults::{no_operation, parse};
 use arguments::{ApplyArguments, PlanArguments, WorkspaceArguments, name};
+use detached::Marks;
 use process::Program;
 pub(crate) use process::RESERVED_ENV;
 use workspace::{Locks, Workspace};
@@ -85,6 +86,16 @@ impl Terraform {
         })
     }
 
+    /// Tells an apply or a destroy under way to stop, as Ctrl-C does: terraform ends what it is at and keeps its state.
+    fn stop(&self, call: &Call) -> Result<bool, Fault> {
+        if !matches!(call.operation.as_str(), "apply" | "destroy") {
+            return Ok(false);
+        }
+        let named = WorkspaceArguments::read(&parse(&call.arguments)?)?;
+        let workspace = self.workspace(call, &named.workspace)?;
+        Ok(Marks::new(&workspace, &call.idempotency_key, call.attempt).interrupt())
+    }
+
     async fn ask(&self, call: &Call) -> Result<Found, Fault> {
         if !matches!(call.operation.as_str(), "apply" | "destroy") {
             return Ok(Found::DidNot);
@@ -117,6 +128,17 @@ impl Tool for Terraform {
         }
     }
 
+    fn consequence(&self, operation: &str, arguments: &Value) -> Consequence {
+        match operation {
+            "validate" | "plan" | "output" => Consequence::Reads,
+            "destroy" => Consequence::Destroys,
+            // What was made can be destroyed again; what a plan destroys is gone.
+            "apply" if arguments["destroy_count"] == 0 => Consequence::Reversible,
+            "apply" => Consequence::Destroys,
+            _ => Consequence::Lasting,
+        }
+    }
+
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
         match operation {
             "validate" | "plan" | "output" => Some((operation.to_owned(), arguments.clone())),
@@ -127,6 +149,10 @@ impl Tool for Terraform {
             // An apply carries out a saved plan, which was shown when it was made.
             _ => None,
         }
+    }
+
+    fn interrupt(&self, call: &Call) -> bool {
+        self.stop(call).unwrap_or(false)
     }
 
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {

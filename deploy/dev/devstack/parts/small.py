@@ -46,7 +46,8 @@ class Prometheus(Part):
     def prepare(self, home):
         address = "127.0.0.1:{}".format
         text = fill(DEV.parent / "prometheus" / "prometheus.yml", admin=address(home.port("admin")),
-                    pushgateway=address(home.port("pushgateway")), prometheus=address(home.port("prometheus")))
+                    pushgateway=address(home.port("pushgateway")), prometheus=address(home.port("prometheus")),
+                    rules=DEV.parent / "prometheus" / "rules")
         home.conf("prometheus.yml", text)
 
     def command(self, home):

@@ -2,7 +2,7 @@
 //! go out. A local half runs where a source partition is read and leaves small partial states; a final half, by hash of the group
 //! key, merges them, knows how far every source partition has come, and closes windows.
 
-mod dialect;
+pub(crate) mod dialect;
 mod explain;
 mod finals;
 mod frame;
@@ -10,7 +10,7 @@ mod groups;
 mod kept;
 mod keys;
 mod local;
-mod options;
+pub(crate) mod options;
 mod part;
 mod plan;
 mod program;

@@ -50,8 +50,7 @@ impl Steps {
             batch = match step {
                 Step::Project(exprs, schema) => project(exprs, schema, &batch)?,
                 Step::Filter(predicate, projection) => {
-                    let batch = filter_record_batch(&narrow(&batch, projection)?, &mask(predicate, &batch)?)?;
-                    batch
+                    filter_record_batch(&narrow(&batch, projection)?, &mask(predicate, &batch)?)?
                 }
             };
         }

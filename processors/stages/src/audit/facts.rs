@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kernel::{Fault, FaultCode};
 use schemas::records::{
-    Approval, Call, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Strike, Verdict,
+    Approval, Call, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt, Request, Sbom, Strike, Verdict,
 };
 use schemas::{Record, digest};
 use serde::Serialize;
@@ -115,7 +115,9 @@ pub(super) fn of(seen: &Seen) -> Result<Facts, Fault> {
                 text(r.as_ref())?,
             )
         }
-        Input::Member(_) | Input::Policy(_) | Input::Constitution(_) | Input::Strike(_) => return standing(input),
+        Input::Member(_) | Input::Policy(_) | Input::Constitution(_) | Input::Sbom(_) | Input::Strike(_) => {
+            return standing(input);
+        }
         Input::Control(c) => {
             let tenant = if c.scope == schemas::records::Scope::Tenant {
                 c.target.as_str()
@@ -169,6 +171,10 @@ fn standing(input: &Input) -> Result<Facts, Fault> {
         Input::Constitution(c) => {
             let fact = format!("VERSION {}", c.version);
             facts(Constitution::NAME, &c.tenant, &c.hash, &fact, text(c.as_ref())?)
+        }
+        Input::Sbom(s) => {
+            let fact = if s.withdrawn { "WITHDRAWN" } else { "PUBLISHED" };
+            facts(Sbom::NAME, kernel::members::EVERY, &s.subject, fact, text(s.as_ref())?)
         }
         Input::Strike(s) => {
             let fact = if s.pardoned { "PARDONED" } else { "STRUCK" };

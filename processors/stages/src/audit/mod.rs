@@ -17,7 +17,7 @@ use ed25519_dalek::SigningKey;
 use kernel::{Blame, ConfigFault, Decoder, Delivery, Effects, Emit, Fault, Processor, Timer};
 use schemas::records::{
     Approval, AuditEntry, Call, Checkpoint, Constitution, Control, Delegation, Member, Outcome, Policy, Receipt,
-    Request, Strike, Verdict,
+    Request, Sbom, Strike, Verdict,
 };
 use schemas::topics;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ kernel::inputs! {
         Member(Member) = topics::MEMBERS,
         Policy(Policy) = topics::POLICIES,
         Constitution(Constitution) = topics::CONSTITUTIONS,
+        Sbom(Sbom) = topics::SBOMS,
         Strike(Strike) = topics::STRIKES,
         Call(Call) = topics::CALLS,
         Outcome(Outcome) = topics::OUTCOMES,

@@ -159,6 +159,8 @@ impl Intake {
             idempotency_key: request.idempotency_key.clone(),
             capsule: definition.map(Definition::key).or_else(|| request.capsule.clone()),
             autonomy: request.autonomy,
+            region: request.region.clone(),
+            data_classes: request.data_classes.clone(),
             budget_usd: request.budget_usd,
             digest: digest::plan(run_id, &steps).map_err(|e| Fault::new(FaultCode::Internal, e))?,
             steps,

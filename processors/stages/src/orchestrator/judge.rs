@@ -221,6 +221,8 @@ impl Turn<'_, '_> {
             goal: plan.goal.clone(),
             capsule: plan.capsule.clone(),
             autonomy: plan.autonomy,
+            region: plan.region.clone(),
+            data_classes: plan.data_classes.clone(),
             budget_usd: self.run.budget(),
             subject,
             subject_id,

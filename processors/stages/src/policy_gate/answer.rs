@@ -112,12 +112,22 @@ pub(super) struct Waiver {
     pub(super) step_id: Option<String>,
 }
 
+/// What a rule counts: a step by its id, or every step of the case.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tallied {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) step_id: Option<String>,
+}
+
 /// Everything a bundle says about a case.
 #[derive(Default)]
 pub(super) struct Answer {
     pub(super) findings: Vec<Finding>,
     pub(super) waivers: Vec<(Source, Waiver)>,
     pub(super) obligations: Vec<Obligation>,
+    pub(super) tallies: Vec<Tallied>,
 }
 
 impl Answer {
@@ -125,6 +135,7 @@ impl Answer {
         self.findings.extend(other.findings);
         self.waivers.extend(other.waivers);
         self.obligations.extend(other.obligations);
+        self.tallies.extend(other.tallies);
     }
 }
 
@@ -164,13 +175,9 @@ fn read<T: DeserializeOwned>(item: &Value, form: &str) -> Result<T, String> {
 }
 
 /// A rule may speak only of steps that were put before it.
-fn known(rule: &str, step_id: Option<&String>, document: &serde_json::Value) -> Result<(), String> {
-    let is = |id: &str| {
-        let steps = document["steps"].as_array();
-        steps.is_some_and(|steps| steps.iter().any(|s| s["step_id"] == id))
-    };
+fn known(rule: &str, step_id: Option<&String>, steps: &[&str]) -> Result<(), String> {
     match step_id {
-        Some(id) if !is(id) => Err(format!("rule {rule}: step `{id}` was not put before it")),
+        Some(id) if !steps.contains(&id.as_str()) => Err(format!("rule {rule}: step `{id}` was not put before it")),
         _ => Ok(()),
     }
 }
@@ -183,12 +190,7 @@ pub(super) fn ask_faults(quorum: i32, within_s: i64, deputies: &[Deputy]) -> Opt
     (within_s < 0 || deputies.iter().any(|d| d.after_s < 0)).then(|| "within_s and after_s are not below 0".to_owned())
 }
 
-pub(super) fn finding(
-    item: &Value,
-    decision: Decision,
-    source: Source,
-    document: &serde_json::Value,
-) -> Result<Finding, String> {
+pub(super) fn finding(item: &Value, decision: Decision, source: Source, steps: &[&str]) -> Result<Finding, String> {
     let raw: Raw = read(item, "{rule, description, ...}")?;
     if !(0.0..=1.0).contains(&raw.weight) {
         return Err(format!("rule {}: weight {} is not from 0 to 1", raw.rule, raw.weight));
@@ -196,7 +198,7 @@ pub(super) fn finding(
     if let Some(fault) = ask_faults(raw.quorum, raw.within_s, &raw.deputies) {
         return Err(format!("rule {}: {fault}", raw.rule));
     }
-    known(&raw.rule, raw.step_id.as_ref(), document)?;
+    known(&raw.rule, raw.step_id.as_ref(), steps)?;
     let violation = Violation {
         rule: raw.rule,
         description: raw.description,
@@ -214,10 +216,20 @@ pub(super) fn finding(
     Ok(finding)
 }
 
-pub(super) fn waiver(item: &Value, document: &serde_json::Value) -> Result<Waiver, String> {
+pub(super) fn waiver(item: &Value, steps: &[&str]) -> Result<Waiver, String> {
     let waiver: Waiver = read(item, "{rule, reason, step_id}")?;
-    known(&waiver.rule, waiver.step_id.as_ref(), document)?;
+    known(&waiver.rule, waiver.step_id.as_ref(), steps)?;
     Ok(waiver)
+}
+
+pub(super) fn tallied(item: &Value, steps: &[&str]) -> Result<Tallied, String> {
+    let tallied: Tallied = read(item, "{name, step_id}")?;
+    // A constitution's own counters are not for bundles to fill.
+    if tallied.name.trim().is_empty() || tallied.name.starts_with("constitution.") {
+        return Err(format!("a counter is not named `{}`", tallied.name));
+    }
+    known(&tallied.name, tallied.step_id.as_ref(), steps)?;
+    Ok(tallied)
 }
 
 /// An obligation as a policy writes it. Rego's numbers are no exact money, so `usd` is also taken as text.
@@ -234,9 +246,9 @@ struct RawObligation {
     usd: Option<serde_json::Value>,
 }
 
-pub(super) fn obligation(item: &Value, document: &serde_json::Value) -> Result<Obligation, String> {
+pub(super) fn obligation(item: &Value, steps: &[&str]) -> Result<Obligation, String> {
     let raw: RawObligation = read(item, "{rule, kind, ...}")?;
-    known(&raw.rule, raw.step_id.as_ref(), document)?;
+    known(&raw.rule, raw.step_id.as_ref(), steps)?;
     let usd = match raw.usd {
         None => None,
         Some(serde_json::Value::String(text)) => Some(text),

@@ -13,9 +13,13 @@ pub(super) const DENY: &str = "data.soma.gate.deny";
 pub(super) const ESCALATE: &str = "data.soma.gate.escalate";
 pub(super) const WAIVE: &str = "data.soma.gate.waive";
 pub(super) const OBLIGE: &str = "data.soma.gate.oblige";
+pub(super) const TALLY: &str = "data.soma.gate.tally";
 
-/// Rules every bundle must define in package `soma.gate`; it may define [`WAIVE`] and [`OBLIGE`] beside.
+/// Rules every bundle must define in package `soma.gate`; it may define [`BESIDE`] too.
 pub(super) const ENTRY_POINTS: [&str; 2] = [DENY, ESCALATE];
+
+/// What a bundle may define beside them.
+const BESIDE: [&str; 3] = [WAIVE, OBLIGE, TALLY];
 
 /// Builtins whose answer is not a function of the input: a verdict must come out the same when it is given again.
 const IMPURE: [&str; 5] = ["rand.", "time.", "http.send", "opa.runtime", "uuid."];
@@ -39,10 +43,8 @@ pub struct Bundle {
     pub(super) engine: Engine,
     /// Weighted rules in order of their pattern.
     pub(super) rules: Vec<WeightedRule>,
-    /// Whether it has [`WAIVE`].
-    pub(super) waives: bool,
-    /// Whether it has [`OBLIGE`].
-    pub(super) obliges: bool,
+    /// What of [`BESIDE`] it has.
+    beside: Vec<&'static str>,
     revision: String,
     tests: Vec<(String, String)>,
 }
@@ -88,8 +90,7 @@ impl Bundle {
         let mut bundle = Self {
             engine: engine(),
             rules: Vec::new(),
-            waives: false,
-            obliges: false,
+            beside: Vec::new(),
             revision: revision(&files),
             tests: Vec::new(),
         };
@@ -124,9 +125,7 @@ impl Bundle {
 
     /// The entry points it has.
     pub(super) fn entries(&self) -> Vec<&'static str> {
-        let beside = [(WAIVE, self.waives), (OBLIGE, self.obliges)];
-        let beside = beside.into_iter().filter(|(_, there)| *there).map(|(rule, _)| rule);
-        ENTRY_POINTS.into_iter().chain(beside).collect()
+        ENTRY_POINTS.into_iter().chain(self.beside.iter().copied()).collect()
     }
 
     /// The engine with the tests; those that do not parse are left out.
@@ -234,10 +233,9 @@ impl Bundle {
     fn prove(&mut self, faults: &mut Vec<ConfigFault>) {
         self.engine.set_input(Value::from(serde_json::json!({
             "subject": {"kind": "PLAN", "id": ""}, "tenant": "", "actor": "", "roles": [], "goal": "", "capsule": null,
-            "autonomy": "SUPERVISED", "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "constitutions": [], "strikes": [], "now": ""
+            "autonomy": "SUPERVISED", "region": null, "data_classes": [], "budget_usd": null, "steps": [], "approval": null, "approvals": [], "done": [], "rules": [], "constitutions": [], "strikes": [], "tallies": {}, "now": ""
         })));
-        self.waives = self.defines(WAIVE);
-        self.obliges = self.defines(OBLIGE);
+        self.beside = BESIDE.into_iter().filter(|rule| self.defines(rule)).collect();
         for rule in self.entries() {
             let word = rule.rsplit('.').next().unwrap_or(rule);
             match self.engine.eval_rule(rule.to_owned()) {

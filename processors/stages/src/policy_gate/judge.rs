@@ -5,36 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use kernel::FaultCode;
 use regorus::Value;
 use schemas::digest;
-use schemas::records::{ApprovalRef, Autonomy, Decision, Done, ProposedStep, Subject};
-use schemas::{Timestamp, Usd};
+use schemas::records::{Decision, ProposedStep, Subject};
 use serde_json::json;
 
 use super::answer::{self, Answer, Finding, Source};
-use super::bundle::{Bundle, DENY, OBLIGE, WAIVE};
+use super::bundle::{Bundle, DENY, OBLIGE, TALLY, WAIVE};
+use super::case::{Arguments, Case};
 use super::rego::Evaluator;
 use super::rules::WeightedRule;
-
-/// What is put before the gate, from a plan or a proposal.
-pub(super) struct Case<'a> {
-    pub(super) tenant: &'a str,
-    pub(super) actor: &'a str,
-    pub(super) roles: &'a [String],
-    pub(super) goal: &'a str,
-    pub(super) capsule: Option<&'a str>,
-    pub(super) autonomy: Autonomy,
-    pub(super) budget_usd: Option<Usd>,
-    pub(super) subject: Subject,
-    pub(super) subject_id: &'a str,
-    pub(super) steps: Vec<ProposedStep>,
-    pub(super) approvals: Vec<ApprovalRef>,
-    /// What the run has done so far.
-    pub(super) done: &'a [Done],
-    /// The constitutions over the tenant, as policies are told of them.
-    pub(super) constitutions: Vec<serde_json::Value>,
-    /// When the actor was struck, the first first.
-    pub(super) strikes: Vec<Timestamp>,
-    pub(super) now: Timestamp,
-}
 
 /// The policies of one bundle, ready to judge.
 pub(super) struct Judge {
@@ -56,10 +34,13 @@ impl Judge {
     /// Everything that the bundle says about the case, in a fixed order. One that fails to answer speaks against it.
     pub(super) fn answer(&self, case: &Case<'_>) -> Answer {
         let matches = self.matches(case);
-        let mut answer = self.rego(&document(case, &matches)).unwrap_or_else(|error| Answer {
-            findings: vec![Finding::unanswered(&error)],
-            ..Answer::default()
-        });
+        let steps: Vec<_> = case.steps.iter().map(|s| s.step_id.as_str()).collect();
+        let mut answer = self
+            .rego(document(case, &matches), &steps)
+            .unwrap_or_else(|error| Answer {
+                findings: vec![Finding::unanswered(&error)],
+                ..Answer::default()
+            });
         answer.findings.extend(matches);
         answer
     }
@@ -72,8 +53,8 @@ impl Judge {
     fn matches(&self, case: &Case<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         // Canonical text, so that an escape such as \u002d cannot hide a pattern.
-        let text = |s: &ProposedStep| digest::canonical(&s.arguments).unwrap_or_else(|_| s.arguments.clone());
-        let texts: Vec<_> = case.steps.iter().map(|s| (text(s), s.step_id.as_str())).collect();
+        let text = |(s, read)| canonical_or_raw(s, read);
+        let texts: Vec<_> = case.steps.iter().zip(&case.arguments).map(text).collect();
         for rule in &self.rules {
             let decision = if rule.escalate {
                 Decision::Escalate
@@ -92,9 +73,9 @@ impl Judge {
         found
     }
 
-    fn rego(&self, document: &serde_json::Value) -> Result<Answer, String> {
+    fn rego(&self, document: serde_json::Value, steps: &[&str]) -> Result<Answer, String> {
         let mut evaluator = self.evaluator.lock().unwrap_or_else(PoisonError::into_inner);
-        let sets = evaluator.ask(Value::from(document.clone()))?;
+        let sets = evaluator.ask(Value::from(document))?;
         drop(evaluator);
         let mut answer = Answer::default();
         for (entry, set) in &sets {
@@ -109,13 +90,12 @@ impl Judge {
                 match *entry {
                     WAIVE => answer
                         .waivers
-                        .push((self.source, answer::waiver(item, document).map_err(named)?)),
-                    OBLIGE => answer
-                        .obligations
-                        .push(answer::obligation(item, document).map_err(named)?),
+                        .push((self.source, answer::waiver(item, steps).map_err(named)?)),
+                    OBLIGE => answer.obligations.push(answer::obligation(item, steps).map_err(named)?),
+                    TALLY => answer.tallies.push(answer::tallied(item, steps).map_err(named)?),
                     _ => answer
                         .findings
-                        .push(answer::finding(item, decision, self.source, document).map_err(named)?),
+                        .push(answer::finding(item, decision, self.source, steps).map_err(named)?),
                 }
             }
         }
@@ -141,7 +121,11 @@ pub(super) fn is_exact(arguments: &str) -> bool {
 }
 
 fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
-    let steps: Vec<_> = case.steps.iter().map(|s| step_document(s, case.subject)).collect();
+    let traits = case.traits.iter().chain(std::iter::repeat(&serde_json::Value::Null));
+    let steps = case.steps.iter().zip(&case.arguments).zip(traits);
+    let steps: Vec<_> = steps
+        .map(|((s, read), traits)| step_document(s, &read.value, case.subject, traits))
+        .collect();
     let rules: Vec<_> = matches
         .iter()
         .map(|m| json!({"rule": m.violation.rule, "step_id": m.violation.step_id, "escalate": m.decision == Decision::Escalate}))
@@ -154,6 +138,8 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         "goal": case.goal,
         "capsule": case.capsule,
         "autonomy": case.autonomy,
+        "region": case.region,
+        "data_classes": case.data_classes,
         // Rego compares numbers; the exact text stands in the plan.
         "budget_usd": case.budget_usd.map(|b| b.0 as f64 / 1e6),
         "steps": steps,
@@ -162,20 +148,26 @@ fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
         "done": case.done,
         "rules": rules,
         "constitutions": case.constitutions,
+        "tallies": case.tallies,
         "strikes": case.strikes.iter().map(|at| json!({"at": at, "age_s": case.now.micros_since(*at) / 1_000_000})).collect::<Vec<_>>(),
         "now": case.now,
     })
 }
 
-fn step_document(step: &ProposedStep, subject: Subject) -> serde_json::Value {
-    let arguments = serde_json::from_str(&step.arguments).unwrap_or(serde_json::Value::Null);
+fn step_document(
+    step: &ProposedStep,
+    arguments: &serde_json::Value,
+    subject: Subject,
+    traits: &serde_json::Value,
+) -> serde_json::Value {
     json!({
         "step_id": step.step_id,
         "tool": step.tool,
         "operation": step.operation,
-        "url": url_facts(&arguments),
+        "url": url_facts(arguments),
         "arguments": arguments,
         "digest": step.digest,
+        "traits": traits,
         "approval_required": step.approval_required,
         "exact": is_exact(&step.arguments),
         "compensation": subject == Subject::Step && step.step_id.ends_with(".compensation"),
@@ -208,24 +200,34 @@ fn url_facts(arguments: &serde_json::Value) -> serde_json::Value {
     })
 }
 
+/// Arguments in canonical form, where they have one, and the step's id.
+fn canonical_or_raw<'a>(step: &'a ProposedStep, read: &'a Arguments) -> (&'a str, &'a str) {
+    let text = read.canonical.as_deref().unwrap_or(&step.arguments);
+    (text, &step.step_id)
+}
+
 /// Steps whose digest is not the digest of what they say, or whose arguments are not a JSON object.
-pub(super) fn digest_findings(steps: &mut [ProposedStep]) -> Vec<Finding> {
+pub(super) fn digest_findings(steps: &mut [ProposedStep], arguments: &[Arguments]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for step in steps {
+    for (step, read) in steps.iter_mut().zip(arguments) {
         let code = FaultCode::PermitInvalid.as_str();
         let deny = |detail: String| Finding::own(Decision::Deny, code, detail, Some(&step.step_id));
-        let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&step.arguments).is_ok();
-        match digest::action(&step.tool, &step.operation, &step.arguments) {
-            Ok(_) if !object => findings.push(deny("arguments are not a JSON object".into())),
-            Ok(own) if own == step.digest => {}
-            Ok(own) => {
-                findings.push(deny(format!(
-                    "digest {} is not that of the arguments, {own}",
-                    step.digest
-                )));
-                step.digest = own;
+        let text = match &read.canonical {
+            Ok(text) => text,
+            Err(error) => {
+                findings.push(deny(format!("arguments: {error}")));
+                continue;
             }
-            Err(error) => findings.push(deny(format!("arguments: {error}"))),
+        };
+        let own = digest::canonical_action(&step.tool, &step.operation, text);
+        if !read.value.is_object() {
+            findings.push(deny("arguments are not a JSON object".into()));
+        } else if own != step.digest {
+            findings.push(deny(format!(
+                "digest {} is not that of the arguments, {own}",
+                step.digest
+            )));
+            step.digest = own;
         }
     }
     findings

@@ -6,7 +6,9 @@ mod adjudicate;
 mod answer;
 mod approval;
 mod bundle;
+mod case;
 pub mod constitution;
+mod cyclonedx;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -17,24 +19,25 @@ mod moderation;
 mod recursion;
 mod rego;
 mod rules;
+pub mod sbom;
 mod shelf;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use ed25519_dalek::{Signature, Signer, SigningKey};
 use kernel::members::Members;
 use kernel::{Delivery, Effects, EventTime, Fault, FaultCode, Processor};
-use schemas::records::{
-    ApprovalRef, Decision, Obligation, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation,
-};
+use schemas::records::{Decision, Obligation, Plan, Proposal, ProposedStep, StepVerdict, Subject, Verdict, Violation};
 use schemas::{Timestamp, digest, permit, topics};
 
 use crate::approvers::Question;
 
-use answer::Finding;
 pub use answer::Source;
+use answer::{Finding, Tallied};
 pub use bundle::{Bundle, Coverage, TestResult, unsound};
-use judge::{Case, Judge};
+use case::{Case, plan_case, proposal_case};
+use judge::Judge;
 pub use rego::Rego;
 pub use shelf::{Shelf, combined};
 
@@ -53,14 +56,22 @@ pub struct PolicyGate {
     judge: Judge,
     revision: String,
     shelf: Shelf,
+    traits: Traits,
     key: SigningKey,
+    signs: bool,
     stopwatch: fn() -> u64,
 }
+
+/// What is known of a call before it is made, by tool, operation and arguments; null where nothing is.
+pub type Traits = std::sync::Arc<dyn Fn(&str, &str, &str) -> serde_json::Value + Send + Sync>;
 
 /// The id of a verdict. `cause` tells a judgement from another of the same subject: `plan`, or the id of the proposal.
 pub fn verdict_id(run_id: &str, kind: &str, subject_id: &str, digest: &str, revision: &str, cause: &str) -> String {
     digest::id("ver", &["ver", run_id, kind, subject_id, digest, revision, cause])
 }
+
+/// A verdict, and what is to be counted of the steps it lets go.
+type Judged = (Verdict, Vec<Tallied>);
 
 /// What is known of a subject beside the case itself.
 struct Subjected<'a> {
@@ -82,7 +93,9 @@ impl PolicyGate {
             judge: Judge::new(bundle, Source::Base),
             revision,
             shelf: Shelf::default(),
+            traits: std::sync::Arc::new(|_, _, _| serde_json::Value::Null),
             key: SigningKey::from_bytes(&signing_key),
+            signs: true,
             stopwatch,
         }
     }
@@ -97,6 +110,16 @@ impl PolicyGate {
         Self { shelf, ..self }
     }
 
+    /// The same gate whose permits are never signed: what it allows lets nothing out. For trying policies on history.
+    pub fn unsigned(self) -> Self {
+        Self { signs: false, ..self }
+    }
+
+    /// The same gate that tells policies what the tools say of their calls.
+    pub fn with_traits(self, traits: Traits) -> Self {
+        Self { traits, ..self }
+    }
+
     /// Revision of the bundle it was deployed with.
     pub fn revision(&self) -> &str {
         &self.revision
@@ -108,8 +131,8 @@ impl PolicyGate {
     /// `RECORD_INVALID` for a plan that has no digest.
     pub fn judge(&self, input: &Input, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
         match input {
-            Input::Plan(plan) => self.judge_plan(plan, now, members),
-            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now, members)),
+            Input::Plan(plan) => Ok(self.judge_plan(plan, now, members)?.0),
+            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now, members).0),
         }
     }
 
@@ -121,10 +144,16 @@ impl PolicyGate {
         };
         let over = self.shelf.over(case.tenant, case.capsule);
         case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
+        case.traits = self.traits_of(&case);
         self.judge.document(&case)
     }
 
-    fn judge_plan(&self, plan: &Plan, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
+    fn traits_of(&self, case: &Case<'_>) -> Vec<serde_json::Value> {
+        let of = |s: &ProposedStep| (self.traits)(&s.tool, &s.operation, &s.arguments);
+        case.steps.iter().map(of).collect()
+    }
+
+    fn judge_plan(&self, plan: &Plan, now: EventTime, members: &Members) -> Result<Judged, Fault> {
         let case = plan_case(plan, now);
         let own = digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))?;
         let findings = plan_findings(plan, &own);
@@ -141,7 +170,7 @@ impl PolicyGate {
         ))
     }
 
-    fn judge_proposal(&self, proposal: &Proposal, now: EventTime, members: &Members) -> Verdict {
+    fn judge_proposal(&self, proposal: &Proposal, now: EventTime, members: &Members) -> Judged {
         let mut case = proposal_case(proposal, now);
         let deny = |detail: &str| Finding::own(Decision::Deny, FaultCode::PermitInvalid.as_str(), detail, None);
         let mut findings = Vec::new();
@@ -189,7 +218,7 @@ impl PolicyGate {
         Signature::from_slice(&bytes).is_ok_and(|signature| key.verify_strict(&text, &signature).is_ok())
     }
 
-    fn verdict(&self, mut case: Case<'_>, subject: Subjected<'_>) -> Verdict {
+    fn verdict<'a>(&self, mut case: Case<'a>, subject: Subjected<'a>) -> Judged {
         let began = (self.stopwatch)();
         let over = self.shelf.over(case.tenant, case.capsule);
         let revisions = over.bundles.iter().map(|s| s.revision.as_str());
@@ -199,12 +228,16 @@ impl PolicyGate {
         let revision = combined(&self.revision, &revisions);
         case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
         case.strikes = subject.members.strikes(case.tenant, case.actor, case.now);
+        case.tallies = subject.members.tallies().ages(case.tenant, case.run_id, case.now);
+        case.traits = self.traits_of(&case);
         let mut findings = subject.findings;
-        findings.extend(judge::digest_findings(&mut case.steps));
+        findings.extend(judge::digest_findings(&mut case.steps, &case.arguments));
         findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
         let mut said = self.judge.answer(&case);
         over.bundles.iter().for_each(|b| said.add(b.judge.answer(&case)));
-        over.constitutions.iter().for_each(|c| said.add(c.answer(&case)));
+        over.constitutions
+            .iter()
+            .for_each(|c| said.add(c.answer(&case, &over.sboms)));
         findings.extend(
             over.distrusted
                 .iter()
@@ -253,7 +286,7 @@ impl PolicyGate {
             &revision,
             subject.cause,
         );
-        Verdict {
+        let verdict = Verdict {
             verdict_id,
             run_id: subject.run_id.to_owned(),
             tenant: case.tenant.to_owned(),
@@ -275,7 +308,8 @@ impl PolicyGate {
             adjudications,
             evaluation_us: i64::try_from((self.stopwatch)().saturating_sub(began)).unwrap_or(i64::MAX),
             decided_at: case.now,
-        }
+        };
+        (verdict, said.tallies)
     }
 
     /// A step is allowed when nothing speaks against it or against the subject as a whole. Only an allow of exact arguments in
@@ -292,7 +326,7 @@ impl PolicyGate {
         let decision = strongest(all, |f| mine(&f.violation));
         let signed = decision == Decision::Allow && subject != Decision::Deny && judge::is_exact(&step.arguments);
         let mut binding = Vec::new();
-        let signature = if signed {
+        let signature = if signed && self.signs {
             binding = answer::binding(obligations, &step.step_id);
             let text = permit::signed_text(run_id, &step.step_id, &step.digest, revision, now, &binding);
             hex::encode(self.key.sign(&text).to_bytes())
@@ -320,16 +354,18 @@ impl Processor for PolicyGate {
     }
 
     fn step(&self, _state: &mut (), input: &Delivery<Input>, fx: &mut Effects<'_>) -> Result<(), Fault> {
-        let (verdict, tools) = match &input.input {
+        let members = fx.controls().members();
+        let ((verdict, tallied), tools, actor) = match &input.input {
             Input::Plan(plan) => {
                 let tools: Vec<_> = plan.steps.iter().map(|s| s.tool.as_str()).collect();
-                (self.judge_plan(plan, fx.now(), fx.controls().members())?, join(tools))
+                (self.judge_plan(plan, fx.now(), members)?, join(tools), &plan.actor)
             }
             Input::Proposal(proposal) => {
                 let tools: Vec<_> = proposal.steps.iter().map(|s| s.tool.as_str()).collect();
                 (
-                    self.judge_proposal(proposal, fx.now(), fx.controls().members()),
+                    self.judge_proposal(proposal, fx.now(), members),
                     join(tools),
+                    &proposal.actor,
                 )
             }
         };
@@ -355,67 +391,12 @@ impl Processor for PolicyGate {
             &format!("verdict.{}", verdict.decision.word()),
             &facts,
         )?;
+        tally::count(&verdict, actor, &tallied, fx)?;
         match &input.input {
             Input::Plan(plan) => moderation::strike(plan, &verdict, fx),
             Input::Proposal(_) => Ok(()),
         }
     }
-}
-
-fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
-    let steps = plan.steps.iter().map(|s| ProposedStep {
-        step_id: s.step_id.clone(),
-        tool: s.tool.clone(),
-        operation: s.operation.clone(),
-        arguments: s.arguments.clone(),
-        digest: digest::action(&s.tool, &s.operation, &s.arguments).unwrap_or_default(),
-        approval_required: s.approval_required,
-    });
-    Case {
-        tenant: &plan.tenant,
-        actor: &plan.actor,
-        roles: &plan.roles,
-        goal: &plan.goal,
-        capsule: plan.capsule.as_deref(),
-        autonomy: plan.autonomy,
-        budget_usd: plan.budget_usd,
-        subject: Subject::Plan,
-        subject_id: &plan.plan_id,
-        steps: steps.collect(),
-        approvals: Vec::new(),
-        done: &[],
-        constitutions: Vec::new(),
-        strikes: Vec::new(),
-        now,
-    }
-}
-
-fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
-    Case {
-        tenant: &proposal.tenant,
-        actor: &proposal.actor,
-        roles: &proposal.roles,
-        goal: &proposal.goal,
-        capsule: proposal.capsule.as_deref(),
-        autonomy: proposal.autonomy,
-        budget_usd: proposal.budget_usd,
-        subject: proposal.subject,
-        subject_id: &proposal.subject_id,
-        steps: proposal.steps.clone(),
-        approvals: approvals(proposal),
-        done: &proposal.done,
-        constitutions: Vec::new(),
-        strikes: Vec::new(),
-        now,
-    }
-}
-
-/// Older writers bring one approval alone.
-fn approvals(proposal: &Proposal) -> Vec<ApprovalRef> {
-    if proposal.approvals.is_empty() {
-        return proposal.approval.iter().cloned().collect();
-    }
-    proposal.approvals.clone()
 }
 
 /// What is wrong with a plan before any policy is asked.

@@ -11,6 +11,7 @@ use super::answer::Source;
 use super::bundle::Bundle;
 use super::constitution::InForce;
 use super::judge::Judge;
+use super::sbom;
 
 /// What is in force in a process, shared by whoever reads it and the gate.
 #[derive(Clone, Default)]
@@ -25,6 +26,7 @@ struct Held {
     constitutions: BTreeMap<String, Arc<InForce>>,
     /// Why the only constitutions of a tenant there are cannot be trusted.
     distrusted: BTreeMap<String, String>,
+    sboms: Arc<sbom::Held>,
 }
 
 pub(super) struct Shelved {
@@ -40,6 +42,7 @@ pub(super) struct Over {
     pub(super) constitutions: Vec<Arc<InForce>>,
     /// Tenant, or `*`, whose only constitutions cannot be trusted, and why.
     pub(super) distrusted: Vec<(String, String)>,
+    pub(super) sboms: Arc<sbom::Held>,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -103,6 +106,11 @@ impl Shelf {
         }
     }
 
+    /// Takes a bill of materials in, or out.
+    pub fn supply(&self, record: schemas::records::Sbom) {
+        Arc::make_mut(&mut self.write().sboms).apply(record);
+    }
+
     /// Revision of the bundles by tenant, and capsule after a `/`.
     pub fn revisions(&self) -> BTreeMap<String, String> {
         let name = |(tenant, capsule): &Place| match capsule {
@@ -136,6 +144,7 @@ impl Shelf {
             .flat_map(|capsule| names.iter().map(move |name| (*name, *capsule)));
         let places = places.map(|(name, capsule)| (name.to_owned(), capsule.map(str::to_owned)));
         Over {
+            sboms: held.sboms.clone(),
             bundles: places.filter_map(|place| held.bundles.get(&place).cloned()).collect(),
             constitutions: names
                 .iter()

@@ -174,7 +174,7 @@ fn values_that_cannot_be_read_are_refused_one_by_one_and_the_rest_is_taken() {
     world.source[0].push([&whole[..], b"x"].concat());
     world.source[0].push([&[0, 0, 0, 0, 9], &whole[5..]].concat());
     world.source[0].push(Vec::new());
-    let mut long = whole.clone();
+    let mut long = whole;
     long[5] = 0x7f;
     world.source[0].push(long);
     world.send(0, &flight("d", at(90)));

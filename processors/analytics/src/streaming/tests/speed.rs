@@ -1,6 +1,8 @@
 //! How fast the local half is. Run by hand, in a release build: `cargo test --release -p soma-analytics --lib speed -- --ignored
 //! --nocapture`.
 
+#![allow(clippy::print_stdout, reason = "a measurement for whoever runs it")]
+
 use kernel::{Dataflow, Slab};
 use schemas::Timestamp;
 

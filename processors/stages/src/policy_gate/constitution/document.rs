@@ -4,18 +4,22 @@ use std::collections::BTreeSet;
 
 use ed25519_dalek::{Signer, SigningKey};
 use kernel::ConfigFault;
+use kernel::tallies::KEPT_MAX;
 use schemas::records::{Ask, Autonomy, Constitution, Decision, Deputy, Obligation, ProposedStep};
 use schemas::{Timestamp, Usd, digest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::answer::{Finding, Source, ask_faults, obligation_fault};
-use super::super::judge::Case;
+use super::super::case::Case;
+use super::super::sbom::Demand;
 
 /// What verdicts name as the source of its requirements.
 pub(super) const SOURCE: &str = "constitution";
 /// Largest document, bytes: it fits a Kafka record and an evening's reading.
 pub(super) const BYTES_MAX: usize = 256 * 1024;
+/// How long `soma.tallies` keeps what was counted, seconds.
+const WITHIN_MAX_S: i64 = 168 * 3600;
 
 /// A constitution as people write it, in YAML or JSON. Its hash is the SHA-256 of its canonical JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,19 @@ pub struct Requirement {
     /// They are allowed only with this done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oblige: Option<Oblige>,
+    /// Of them, so many may be allowed in a tenant within a time. One more is denied, or put to humans where `escalate` says whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<AtMost>,
+}
+
+/// How often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtMost {
+    /// How many steps, 1 or more.
+    pub times: i64,
+    /// Within the last so many seconds.
+    pub within_s: i64,
 }
 
 /// Which steps. Every list is left out for all, or holds names, each whole or up to a final `*`.
@@ -103,6 +120,12 @@ pub struct When {
     /// How much the run was trusted with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autonomy: Option<Autonomy>,
+    /// Regions the run's data must stay in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
+    /// Classes of data, one of which the run works on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_classes: Vec<String>,
 }
 
 /// Whom to ask; with neither names nor roles, anyone but the actor.
@@ -139,6 +162,9 @@ pub struct Oblige {
     /// The call is gone through without its effect.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// What they are made of is looked at first, by the gate itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<Demand>,
 }
 
 impl When {
@@ -156,6 +182,8 @@ impl When {
                     any(&self.capsules, c) || any(&self.capsules, c.split('@').next().unwrap_or(c))
                 }))
             && self.autonomy.is_none_or(|a| a == case.autonomy)
+            && (self.regions.is_empty() || case.region.is_some_and(|r| any(&self.regions, r)))
+            && (self.data_classes.is_empty() || case.data_classes.iter().any(|c| any(&self.data_classes, c)))
     }
 }
 
@@ -286,8 +314,11 @@ impl Requirement {
         if self.text.trim().is_empty() {
             return Some("`text` is empty".to_owned());
         }
-        if self.deny && (self.escalate.is_some() || self.oblige.is_some()) {
-            return Some("what is denied is neither put to humans nor bound to anything".to_owned());
+        if self.deny && (self.escalate.is_some() || self.oblige.is_some() || self.at_most.is_some()) {
+            return Some("what is denied is neither put to humans nor bound to anything nor counted".to_owned());
+        }
+        if let Some(fault) = self.at_most.as_ref().and_then(AtMost::fault) {
+            return Some(format!("at_most: {fault}"));
         }
         if let Some(e) = &self.escalate
             && let Some(fault) = ask_faults(e.quorum.unwrap_or(1), e.within_s.unwrap_or(0), &e.deputies)
@@ -296,7 +327,10 @@ impl Requirement {
         }
         let oblige = self.oblige.as_ref();
         if oblige.is_some_and(|o| *o == Oblige::default()) {
-            return Some("oblige: says nothing; give redact, cap_budget_usd or dry_run".to_owned());
+            return Some("oblige: says nothing; give redact, cap_budget_usd, dry_run or sbom".to_owned());
+        }
+        if let Some(fault) = oblige.and_then(|o| o.sbom.as_ref()).and_then(Demand::fault) {
+            return Some(format!("oblige.sbom: {fault}"));
         }
         let duties = oblige.map(|o| o.obligations(&self.id, None)).unwrap_or_default();
         duties
@@ -309,13 +343,22 @@ impl Requirement {
         format!("{SOURCE}.{}", self.id)
     }
 
-    pub(super) fn finding(&self, step_id: &str) -> Option<Finding> {
-        let decision = match (self.deny, &self.escalate) {
-            (true, _) => Decision::Deny,
-            (false, Some(_)) => Decision::Escalate,
-            (false, None) => return None,
+    /// What it says of a step it is about, of which `before` were allowed within its time.
+    pub(super) fn finding(&self, step_id: &str, before: i64) -> Option<Finding> {
+        let decision = match (self.deny, &self.escalate, &self.at_most) {
+            (_, _, Some(most)) if before < most.times => return None,
+            (true, ..) | (false, None, Some(_)) => Decision::Deny,
+            (false, Some(_), _) => Decision::Escalate,
+            (false, None, None) => return None,
         };
-        let mut finding = Finding::own(decision, &self.rule(), self.text.clone(), Some(step_id)).asking();
+        let text = match &self.at_most {
+            Some(most) => format!(
+                "{} ({before} in the last {} s, at most {})",
+                self.text, most.within_s, most.times
+            ),
+            None => self.text.clone(),
+        };
+        let mut finding = Finding::own(decision, &self.rule(), text, Some(step_id)).asking();
         SOURCE.clone_into(&mut finding.violation.source);
         if let (Some(ask), Some(e)) = (&mut finding.ask, &self.escalate) {
             *ask = Ask {
@@ -328,6 +371,21 @@ impl Requirement {
             };
         }
         Some(finding)
+    }
+}
+
+impl AtMost {
+    fn fault(&self) -> Option<String> {
+        let kept = i64::try_from(KEPT_MAX / 2).unwrap_or(i64::MAX);
+        if !(1..=kept).contains(&self.times) {
+            return Some(format!("times {} is not from 1 to {kept}", self.times));
+        }
+        (!(1..=WITHIN_MAX_S).contains(&self.within_s)).then(|| {
+            format!(
+                "within_s {} is not from 1 to {WITHIN_MAX_S}, the days soma.tallies keeps",
+                self.within_s
+            )
+        })
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod document;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -12,12 +14,13 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use kernel::ConfigFault;
 use kernel::members::EVERY;
 use schemas::digest;
-use schemas::records::{Constitution, Decision};
+use schemas::records::{Constitution, Decision, Done, ProposedStep};
 
-use super::answer::{Answer, Finding};
-use super::judge::Case;
+use super::answer::{Answer, Finding, Tallied};
+use super::case::Case;
+use super::sbom::Held;
+pub use document::{AtMost, Document, Escalate, Oblige, Principle, Requirement, When};
 use document::{BYTES_MAX, SOURCE, hash, signed_text};
-pub use document::{Document, Escalate, Oblige, Principle, Requirement, When};
 
 /// Who may sign for whom: public keys by tenant. Those under `*` may sign for every tenant and for all of them at once.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,7 +131,7 @@ pub fn read(record: &Constitution, signers: &Signers) -> Result<InForce, String>
 
 impl InForce {
     /// What it says about a case. One that is over denies everything.
-    pub(super) fn answer(&self, case: &Case<'_>) -> Answer {
+    pub(super) fn answer(&self, case: &Case<'_>, sboms: &Held) -> Answer {
         let mut answer = Answer::default();
         if let Some(end) = self.document.expires_at.filter(|end| *end <= case.now) {
             let of = if self.document.tenant == EVERY {
@@ -145,14 +148,53 @@ impl InForce {
             answer.findings.push(finding);
         }
         for requirement in &self.document.requirements {
+            let rule = requirement.rule();
+            let mut before = requirement
+                .at_most
+                .as_ref()
+                .map_or(0, |most| self.before(requirement, most.within_s, case));
             for step in case.steps.iter().filter(|s| requirement.when.covers(s, case)) {
-                answer.findings.extend(requirement.finding(&step.step_id));
+                answer.findings.extend(requirement.finding(&step.step_id, before));
+                if requirement.at_most.is_some() {
+                    before += 1;
+                    let step_id = Some(step.step_id.clone());
+                    answer.tallies.push(Tallied {
+                        name: rule.clone(),
+                        step_id,
+                    });
+                }
+                let demand = requirement.oblige.as_ref().and_then(|o| o.sbom.as_ref());
+                for fault in demand
+                    .into_iter()
+                    .flat_map(|d| d.faults(&step.tool, case.capsule, sboms))
+                {
+                    let detail = format!("{}: {fault}", requirement.text);
+                    let mut finding = Finding::own(Decision::Deny, &rule, detail, Some(&step.step_id));
+                    SOURCE.clone_into(&mut finding.violation.source);
+                    answer.findings.push(finding);
+                }
                 let duties = requirement.oblige.as_ref();
-                let duties = duties.map(|o| o.obligations(&requirement.rule(), Some(&step.step_id)));
+                let duties = duties.map(|o| o.obligations(&rule, Some(&step.step_id)));
                 answer.obligations.extend(duties.unwrap_or_default());
             }
         }
         answer
+    }
+
+    /// How many steps that a requirement is about were allowed in the tenant within a time, those done in this run among them.
+    fn before(&self, requirement: &Requirement, within_s: i64, case: &Case<'_>) -> i64 {
+        let ages = case.tallies.get(requirement.rule().as_str());
+        let others = ages.into_iter().flatten().filter(|age| **age < within_s).count();
+        let recent = |d: &&Done| case.now.micros_since(d.finished_at) / 1_000_000 < within_s;
+        let own = case.done.iter().filter(recent).filter(|d| {
+            let step = ProposedStep {
+                tool: d.tool.clone(),
+                operation: d.operation.clone(),
+                ..ProposedStep::default()
+            };
+            requirement.when.covers(&step, case)
+        });
+        i64::try_from(others + own.count()).unwrap_or(i64::MAX)
     }
 
     /// What policies are told of it.

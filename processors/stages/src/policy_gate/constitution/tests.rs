@@ -12,7 +12,7 @@ use super::{Document, Signers, read};
 
 const KEY: [u8; 32] = [7; 32];
 
-fn signers() -> Signers {
+pub(super) fn signers() -> Signers {
     let key = hex::encode(public_key(KEY));
     Signers::parse(&format!("acme: [{key}]")).unwrap()
 }
@@ -22,7 +22,7 @@ fn document(rest: &str) -> Document {
     serde_yaml_ng::from_str(&format!("{head}{rest}")).unwrap()
 }
 
-fn signed(rest: &str) -> Constitution {
+pub(super) fn signed(rest: &str) -> Constitution {
     document(rest).sign(KEY).unwrap()
 }
 
@@ -33,17 +33,17 @@ fn judged(gate: &PolicyGate, plan: &Plan) -> Verdict {
 }
 
 /// A plan of one call that the base bundle allows.
-fn harmless() -> Plan {
+pub(super) fn harmless() -> Plan {
     plan(vec![step("check", "http", "request", GET)])
 }
 
-fn under(constitution: &str) -> (PolicyGate, Shelf) {
+pub(super) fn under(constitution: &str) -> (PolicyGate, Shelf) {
     let shelf = Shelf::default();
     assert!(shelf.constitute(read(&signed(constitution), &signers()).unwrap()));
     (gate().with_shelf(shelf.clone()), shelf)
 }
 
-fn bundle(text: &str) -> Bundle {
+pub(super) fn bundle(text: &str) -> Bundle {
     let text = format!("package soma.gate\nimport rego.v1\n{text}");
     Bundle::parse(&[("gate.rego".to_owned(), text)]).unwrap()
 }

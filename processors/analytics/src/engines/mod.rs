@@ -1,0 +1,17 @@
+//! The same file on a distributed engine: Flink's SQL, Arroyo's REST API. Only renders, and says beforehand what each engine does
+//! with each statement; the command line sends.
+
+mod arroyo;
+mod avro;
+mod columns;
+mod expr;
+mod flink;
+mod functions;
+mod shape;
+mod support;
+#[cfg(test)]
+mod tests;
+
+pub use arroyo::{Arroyo, Post};
+pub use flink::{Flink, Script};
+pub use support::{Engine, Verdict, support};

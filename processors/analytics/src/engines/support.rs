@@ -1,0 +1,182 @@
+//! Which statement runs on which engine, and with what difference: said before anything is sent.
+
+use kernel::ConfigFault;
+
+use super::expr::{self, Scope};
+use super::shape::{self, Shape, Window};
+use crate::streaming::dialect::{self, File, Table};
+use crate::streaming::options::Role;
+
+/// A distributed engine that the same file can run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Engine {
+    /// Apache Flink, through its SQL gateway.
+    Flink,
+    /// Arroyo, through its REST API; not yet run against a live cluster.
+    Arroyo,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Flink, Self::Arroyo];
+
+    /// Its name, as `--engine` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flink => "flink",
+            Self::Arroyo => "arroyo",
+        }
+    }
+}
+
+/// Whether an engine runs a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does, and gives the same rows.
+    Same,
+    /// It does; what is different.
+    Differs(Vec<String>),
+    /// It does not; why. Results that need the statement are left out.
+    No(String),
+}
+
+/// (Statement, engine, verdict) for every statement of a file.
+///
+/// # Errors
+/// What is wrong with the text itself, with line and column.
+pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFault>> {
+    let file = dialect::read(sql)?;
+    let mut all = Vec::new();
+    for table in file.tables.values() {
+        let statement = format!("table {}", table.name);
+        all.push((statement.clone(), Engine::Flink, table_on_flink(table)));
+        all.push((statement, Engine::Arroyo, table_on_arroyo(table)));
+    }
+    for (name, query) in &file.views {
+        let verdict = shape::of(query)
+            .and_then(|shape| query_on_flink(&shape))
+            .and_then(|shape| match shape.window {
+                Some(_) => Err("a view with a window; put the window into the INSERT's SELECT".to_owned()),
+                None => Ok(Vec::new()),
+            });
+        all.push((format!("view {name}"), Engine::Flink, verdict_of(verdict)));
+        all.push((format!("view {name}"), Engine::Arroyo, Verdict::Same));
+    }
+    for insert in &file.inserts {
+        let statement = format!("insert into {}", insert.into);
+        let shape = shape::of(&insert.query);
+        let session = matches!(
+            &shape,
+            Ok(Shape {
+                window: Some(Window::Session { .. }),
+                ..
+            })
+        );
+        let flink = shape.and_then(|shape| insert_on_flink(&file, &shape));
+        all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
+        let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
+        all.push((
+            statement,
+            Engine::Arroyo,
+            if session {
+                Verdict::Differs(vec![touching])
+            } else {
+                Verdict::Same
+            },
+        ));
+    }
+    Ok(all)
+}
+
+fn verdict_of(found: Result<Vec<String>, String>) -> Verdict {
+    match found {
+        Ok(notes) if notes.is_empty() => Verdict::Same,
+        Ok(notes) => Verdict::Differs(notes),
+        Err(why) => Verdict::No(why),
+    }
+}
+
+fn table_on_flink(table: &Table) -> Verdict {
+    let mut notes = match table.options.role {
+        Role::Sink => return Verdict::Same,
+        Role::Lookup => return Verdict::No("lookups are not rendered in this version".to_owned()),
+        Role::Source => vec![
+            "a late record is dropped: no revision, no late topic".to_owned(),
+            "a record that cannot be read, or has no event time, stops the job: no dead letter".to_owned(),
+        ],
+    };
+    if table.watermark.is_none() {
+        return Verdict::No("it has no WATERMARK FOR a column".to_owned());
+    }
+    if table.options.unique.is_some() {
+        notes.push("duplicates are dropped over all partitions, by when they are read".to_owned());
+    }
+    Verdict::Differs(notes)
+}
+
+fn table_on_arroyo(table: &Table) -> Verdict {
+    let mut notes = match table.options.role {
+        Role::Sink => return Verdict::Same,
+        Role::Lookup => return Verdict::No("a lookup has a form of its own there, which is not rendered".to_owned()),
+        Role::Source => vec!["a late record is dropped: no revision, no late topic".to_owned()],
+    };
+    if table.options.unique.is_some() {
+        notes.push("soma.unique is left out: duplicates are counted".to_owned());
+    }
+    Verdict::Differs(notes)
+}
+
+/// Writes every expression for its faults alone.
+fn query_on_flink<'a>(shape: &Shape<'a>) -> Result<Shape<'a>, String> {
+    let scope = Scope::default();
+    let items = shape.items.iter().map(|item| item.expr);
+    let all = items
+        .chain(shape.keys.iter().copied())
+        .chain(shape.filter)
+        .chain(shape.having);
+    all.map(|e| expr::text(e, &scope)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Shape {
+        from: shape.from.clone(),
+        filter: shape.filter,
+        window: shape.window,
+        keys: shape.keys.clone(),
+        items: Vec::new(),
+        all: shape.all,
+        having: shape.having,
+    })
+}
+
+fn insert_on_flink(file: &File, shape: &Shape<'_>) -> Result<Vec<String>, String> {
+    let checked = query_on_flink(shape)?;
+    match checked.window {
+        None => return Err("it has no window".to_owned()),
+        Some(Window::Hop { slide, width }) if width % slide != 0 => {
+            return Err("Flink's HOP wants a width that is a multiple of the slide".to_owned());
+        }
+        Some(_) => {}
+    }
+    reads(file, &shape.from, 0)?;
+    let percentile = shape
+        .items
+        .iter()
+        .any(|item| item.expr.to_string().to_lowercase().contains("approx_percentile_cont"));
+    let note = "percentiles are exact there: every value of an open window is kept".to_owned();
+    Ok(if percentile { vec![note] } else { Vec::new() })
+}
+
+/// Whether what it reads is rendered.
+fn reads(file: &File, from: &str, depth: usize) -> Result<(), String> {
+    if let Some(table) = file.tables.get(from) {
+        return match table_on_flink(table) {
+            Verdict::No(why) => Err(format!("it reads table {from}: {why}")),
+            _ => Ok(()),
+        };
+    }
+    let Some(query) = file.views.get(from).filter(|_| depth < 16) else {
+        return Err(format!("`{from}` is not declared"));
+    };
+    let inner = shape::of(query)
+        .and_then(|shape| query_on_flink(&shape))
+        .map_err(|why| format!("it reads view {from}: {why}"))?;
+    reads(file, &inner.from, depth + 1)
+}
