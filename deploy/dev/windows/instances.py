@@ -97,12 +97,18 @@ class Pipeline:
 
     def wait(self, seconds):
         """Until everything is read and nothing more comes of it; how long that took."""
-        began, quiet_since, last = time.monotonic(), time.monotonic(), None
+        began, quiet_since, last, behind = time.monotonic(), time.monotonic(), None, 0
         while time.monotonic() - began < seconds:
             for name, process in self.running.items():
                 if process.poll() is not None:
                     raise RuntimeError("instance {} ended with {}; see {}".format(name, process.returncode, self.logs))
-            behind, ends = self.stands()
+            try:
+                behind, ends = self.stands()
+            except KafkaException as error:
+                # A broker that is overloaded gives its partitions up for a moment; it is asked again.
+                print("  waiting: {}".format(error), flush=True)
+                time.sleep(2)
+                continue
             if behind > 0 or ends != last:
                 quiet_since, last = time.monotonic(), ends
             elif time.monotonic() - quiet_since > QUIET_S:
