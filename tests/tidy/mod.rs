@@ -106,6 +106,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("qdrant-client", &["sinks"]),
     ("regorus", &["processors/stages"]),
     ("arrow", &["processors/analytics"]),
+    ("arrow-avro", &["processors/analytics"]),
+    ("arrow-ipc", &["processors/analytics"]),
     ("datafusion", &["processors/analytics"]),
     ("apache-avro", &["schemas"]),
     ("prometheus", &["processors/runtime"]),

@@ -1,6 +1,15 @@
 //! Streaming SQL: the views of a file over topics, exact per window. Pure: slabs and the time come in, rows and changes of state
 //! go out. A local half runs where a source partition is read and leaves small partial states; a final half, by hash of the group
 //! key, merges them, knows how far every source partition has come, and closes windows.
+//!
+//! What a checker needs to know:
+//! - Whether a record is late depends on its own partition's order alone. A record is late for a view as a whole: of hopping windows
+//!   the last one that holds it decides, and the others stay open to it as long.
+//! - Of a value that must be unique the first record decides, late or not; later ones are dropped. Once it is forgotten (its time
+//!   lies further back than the widest window and the allowed lateness), another is late for every view and goes to the late topic.
+//! - Records exactly a session's gap apart are in one session.
+//! - Rows told again carry the next revision; a session's row that went into a longer one comes again as deleted.
+//! - Where all partitions are idle, the one that came furthest tells the time.
 
 pub(crate) mod dialect;
 mod explain;

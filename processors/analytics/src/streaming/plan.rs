@@ -18,6 +18,7 @@ use super::groups::Aggregate;
 use super::rewrite::PANE;
 use super::steps::Steps;
 use super::windows::Window;
+use crate::udf::Udfs;
 
 /// A view, ready to run.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub(crate) fn with_pane(columns: &Schema) -> SchemaRef {
 }
 
 /// A session that knows the sources, one partition wide, without rules that turn one aggregate into two.
-fn session(sources: &[(String, SchemaRef)]) -> Result<SessionState> {
+fn session(sources: &[(String, SchemaRef)], udfs: &Udfs) -> Result<SessionState> {
     let rules = Optimizer::new()
         .rules
         .into_iter()
@@ -63,6 +64,7 @@ fn session(sources: &[(String, SchemaRef)]) -> Result<SessionState> {
         .with_physical_optimizer_rules(Vec::new())
         .build();
     let context = SessionContext::new_with_state(state);
+    udfs.register(&context);
     for (name, columns) in sources {
         let table = MemTable::try_new(with_pane(columns), vec![vec![]])?;
         context.register_table(datafusion::common::TableReference::bare(name.as_str()), Arc::new(table))?;
@@ -71,11 +73,15 @@ fn session(sources: &[(String, SchemaRef)]) -> Result<SessionState> {
 }
 
 /// Plans a rewritten query.
-pub(crate) fn physical(query: ast::Query, sources: &[(String, SchemaRef)]) -> Result<Arc<dyn ExecutionPlan>> {
+pub(crate) fn physical(
+    query: ast::Query,
+    sources: &[(String, SchemaRef)],
+    udfs: &Udfs,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|e| DataFusionError::External(Box::new(e)))?;
-    let state = session(sources)?;
+    let state = session(sources, udfs)?;
     let work = async {
         let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
         let plan = state.statement_to_plan(statement).await?;

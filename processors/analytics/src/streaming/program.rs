@@ -14,6 +14,7 @@ use super::results::Rows;
 use super::rewrite::{PANE, rewrite};
 use super::source::{self, Source};
 use super::{Declared, Schemas, Settings, Streaming, explain};
+use crate::udf::Udfs;
 
 /// The suffix of the one topic between the halves.
 pub(crate) const PARTIALS: &str = "partials";
@@ -34,6 +35,14 @@ impl Program {
     /// # Errors
     /// Every problem at once, with line and column.
     pub fn plan(sql: &str, sources: &BTreeMap<String, String>) -> Result<Self, Vec<ConfigFault>> {
+        Self::plan_with(sql, sources, &Udfs::default())
+    }
+
+    /// As [`Program::plan`], for a text that calls UDFs.
+    ///
+    /// # Errors
+    /// As [`Program::plan`].
+    pub fn plan_with(sql: &str, sources: &BTreeMap<String, String>, udfs: &Udfs) -> Result<Self, Vec<ConfigFault>> {
         let file = dialect::read(sql)?;
         let mut faults = Vec::new();
         let mut tables = Vec::new();
@@ -48,7 +57,7 @@ impl Program {
         }
         let (mut views, mut rows) = (Vec::new(), Vec::new());
         for insert in &file.inserts {
-            match view(insert, &file, &tables) {
+            match view(insert, &file, &tables, udfs) {
                 Ok((view, form)) => {
                     views.push(view);
                     rows.push(form);
@@ -165,7 +174,12 @@ pub(crate) fn subject(topic: &str) -> String {
     format!("{topic}-value")
 }
 
-fn view(insert: &Insert, file: &File, sources: &[(String, SchemaRef)]) -> Result<(View, Rows), ConfigFault> {
+fn view(
+    insert: &Insert,
+    file: &File,
+    sources: &[(String, SchemaRef)],
+    udfs: &Udfs,
+) -> Result<(View, Rows), ConfigFault> {
     let fault = |detail: String| ConfigFault::new(at(insert.at), detail);
     let sink = file
         .tables
@@ -187,7 +201,7 @@ fn view(insert: &Insert, file: &File, sources: &[(String, SchemaRef)]) -> Result
         return Err(fault(format!("`{}` is not of type 'source'", found.source)));
     }
     let text = query.to_string();
-    let plan = physical(query, sources).map_err(|e| fault(e.strip_backtrace()))?;
+    let plan = physical(query, sources, udfs).map_err(|e| fault(e.strip_backtrace()))?;
     let parts = parts(&plan, window).map_err(fault)?;
     let gives: Vec<(usize, Field)> = parts
         .answer

@@ -176,14 +176,7 @@ fn one_instance_that_takes_all_at_once_equals_a_batch_query() {
 
 #[test]
 fn cuts_restores_and_instances_change_nothing() {
-    for (instances, seed, most, crashes) in [
-        (1, 2, 40, false),
-        (1, 3, 300, true),
-        (2, 4, 90, true),
-        (4, 5, 25, true),
-        (4, 6, 500, false),
-        (2, 7, 3, true),
-    ] {
+    for (instances, seed, most, crashes) in [(1, 3, 300, true), (2, 4, 90, false), (4, 5, 25, true), (2, 7, 12, true)] {
         let mut world = World::new(SQL, 4);
         let sent = fill(&mut world, 99);
         world.run(instances, seed, most, crashes);

@@ -261,3 +261,59 @@ fn too_much_state_halts_and_says_what_to_do() {
     let fault = query.flush(Timestamp(at(0).unwrap() + HOUR)).unwrap_err();
     assert!(fault.detail.contains("state_bytes_max"), "{}", fault.detail);
 }
+
+#[test]
+fn udfs_are_called_and_one_that_fails_is_named() {
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Int64Type};
+    use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+
+    let body = |args: &[ColumnarValue]| {
+        let miles = args[0].to_array(1)?;
+        let miles = miles.as_primitive::<Int64Type>();
+        if miles.iter().any(|m| m == Some(13)) {
+            return Err(datafusion::error::DataFusionError::Execution(
+                "udf `halved`: thirteen".to_owned(),
+            ));
+        }
+        let halved = miles.iter().map(|m| m.map(|m| m / 2));
+        Ok(ColumnarValue::Array(Arc::new(halved.collect::<Int64Array>())))
+    };
+    let halved = create_udf(
+        "halved",
+        vec![DataType::Int64],
+        DataType::Int64,
+        Volatility::Immutable,
+        Arc::new(body),
+    );
+    let udfs = crate::udf::Udfs {
+        scalars: vec![halved],
+        ..crate::udf::Udfs::default()
+    };
+    let (tables, _) = SQL.split_once("INSERT").unwrap();
+    let sql = format!(
+        "{tables}INSERT INTO hourly SELECT tumble(INTERVAL '1 hour') AS window, sum(halved(distance)) AS half FROM flights GROUP BY window;"
+    );
+    let mut world = world(1, &[(0, "a", 5), (0, "b", 90)]);
+    let schemas = [("demo.flights".to_owned(), super::world::AVRO.to_owned())].into();
+    assert!(
+        crate::streaming::Program::plan(&sql, &schemas).unwrap_err()[0]
+            .detail
+            .contains("halved")
+    );
+    world.program = crate::streaming::Program::plan_with(&sql, &schemas, &udfs).unwrap();
+    world.run(1, 1, 9, false);
+    assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 50 r0"]);
+    let mut broken = flight("c", at(91));
+    broken.distance = 13;
+    world.send(0, &broken);
+    let ids = [("demo.hourly-value".to_owned(), 1)].into();
+    let mut query = world
+        .program
+        .start(world.settings.clone(), world.registry(), ids)
+        .unwrap();
+    let fault = query.on_batch(&[world.slab_of(0)], Timestamp(world.now)).unwrap_err();
+    assert!(fault.detail.contains("udf `halved`: thirteen"), "{}", fault.detail);
+}
