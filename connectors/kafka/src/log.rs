@@ -210,17 +210,20 @@ impl KafkaLog {
         producer.context().take();
         write(producer, &self.registry, &self.config, commit)?;
         let sent = started.elapsed();
-        self.send_offsets(producer, commit)?;
-        let offsets = started.elapsed();
+        // Before the offsets, though both could be under way at once: the coordinator takes offsets of whoever is a member now. An
+        // instance that froze between the two would wake, write the rest and commit, after its successor has read the changelogs
+        // back and seen nothing open in them. Written first, what is open is seen, and waited for.
         acknowledged(producer)?;
         let acknowledged = started.elapsed();
+        self.send_offsets(producer, commit)?;
+        let offsets = started.elapsed();
         producer.commit_transaction(REQUEST)?;
         tracing::debug!(
             group = %self.config.group,
             sent_us = sent.as_micros(),
-            offsets_us = (offsets - sent).as_micros(),
-            acknowledged_us = (acknowledged - offsets).as_micros(),
-            committed_us = (started.elapsed() - acknowledged).as_micros(),
+            acknowledged_us = (acknowledged - sent).as_micros(),
+            offsets_us = (offsets - acknowledged).as_micros(),
+            committed_us = (started.elapsed() - offsets).as_micros(),
             "transaction"
         );
         Ok(producer.context().take())
