@@ -196,11 +196,8 @@ impl KafkaLog {
 
     /// How long a poll gathers after its first record; a long linger has passed at the broker already.
     fn linger_ms(&self) -> u64 {
-        if self.config.linger_ms >= LINGERS_MS {
-            0
-        } else {
-            self.config.linger_ms
-        }
+        let own = Some(self.config.linger_ms);
+        own.filter(|ms| *ms < LINGERS_MS).unwrap_or(0)
     }
 
     fn try_commit(&self, producer: &Sender, commit: &Commit) -> Result<Committed, KafkaOrFault> {
@@ -210,9 +207,8 @@ impl KafkaLog {
         producer.context().take();
         write(producer, &self.registry, &self.config, commit)?;
         let sent = started.elapsed();
-        // Before the offsets, though both could be under way at once: the coordinator takes offsets of whoever is a member now. An
-        // instance that froze between the two would wake, write the rest and commit, after its successor has read the changelogs
-        // back and seen nothing open in them. Written first, what is open is seen, and waited for.
+        // Before the offsets, which any member may send: frozen between the two, an instance would wake and write and commit the
+        // rest after its successor had read the changelogs and seen nothing open (ARCHITECTURE.md).
         acknowledged(producer)?;
         let acknowledged = started.elapsed();
         self.send_offsets(producer, commit)?;
