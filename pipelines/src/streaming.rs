@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use analytics::streaming::{Program, Schemas, Settings};
+use analytics::udf::Udfs;
 use kafka::{Admin, Registry};
 use kernel::{Blame, ConfigFault, Fault, FaultCode};
 use runtime::DataflowStage;
@@ -32,6 +33,9 @@ struct Config {
     /// Avro schema files of sources that are not the platform's, by topic, from the pipeline file.
     #[serde(default)]
     schemas: BTreeMap<String, PathBuf>,
+    /// Folder of UDFs the SQL may call, as `make udfs` builds them; none when left out or empty.
+    #[serde(default)]
+    udfs: PathBuf,
     #[serde(default)]
     idle_ms: Option<i64>,
     #[serde(default)]
@@ -87,7 +91,8 @@ pub fn plan(entry: &StageEntry, pipeline: &Pipeline) -> Result<Planned, Vec<Conf
     if !faults.is_empty() {
         return Err(faults);
     }
-    let program = Program::plan(&sql, &sources).map_err(shown)?;
+    let udfs = udfs(&config, pipeline)?;
+    let program = Program::plan_with(&sql, &sources, &udfs).map_err(shown)?;
     let settings = settings(&config, entry, pipeline);
     Ok(Planned {
         program,
@@ -97,6 +102,15 @@ pub fn plan(entry: &StageEntry, pipeline: &Pipeline) -> Result<Planned, Vec<Conf
         schemas,
         sources,
     })
+}
+
+fn udfs(config: &Config, pipeline: &Pipeline) -> Result<Udfs, Vec<ConfigFault>> {
+    if config.udfs.as_os_str().is_empty() {
+        return Ok(Udfs::default());
+    }
+    let at = |f: ConfigFault| ConfigFault::new("udfs", f.to_string());
+    let loaded = analytics::udf::load(&pipeline.dir.join(&config.udfs));
+    loaded.map_err(|faults| faults.into_iter().map(at).collect())
 }
 
 fn settings(config: &Config, entry: &StageEntry, pipeline: &Pipeline) -> Settings {
