@@ -30,6 +30,9 @@ pub(crate) struct Changelogs {
     /// Sees what is not committed yet.
     plain: BaseConsumer,
     reader: Arc<BaseConsumer>,
+    brokers: Brokers,
+    /// What was asked last failed: a client that was told once that there are no brokers does not find them again for minutes.
+    failed: bool,
 }
 
 impl Changelogs {
@@ -42,6 +45,8 @@ impl Changelogs {
         let opened = Self {
             plain: plain.map_err(|e| unavailable("consumer", &e))?,
             reader: Arc::new(consumer(brokers)?),
+            brokers: brokers.clone(),
+            failed: false,
         };
         // Who leads what: asked for now, while the group is joined, rather than topic by topic once partitions are given.
         for client in [&opened.plain, &opened.reader] {
@@ -53,7 +58,21 @@ impl Changelogs {
     }
 
     /// Reads changelogs to the ends they have now.
-    pub(crate) fn read(&self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+    pub(crate) fn read(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+        self.with(|clients| clients.read_all(changelogs, into))
+    }
+
+    /// Asks with new clients when those at hand failed.
+    fn with<T>(&mut self, ask: impl FnOnce(&Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        if self.failed {
+            *self = Self::open(&self.brokers.clone())?;
+        }
+        let answer = ask(self);
+        self.failed = answer.is_err();
+        answer
+    }
+
+    fn read_all(&self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
         let ends = offsets(&self.plain, changelogs, Offset::End)?;
         let firsts = offsets(&self.plain, changelogs, Offset::Beginning)?;
         let mut ranges = Vec::new();
@@ -71,8 +90,8 @@ impl Changelogs {
     }
 
     /// Records read again, whole, in the order asked for.
-    pub(crate) fn fetch(&self, wanted: &[Position]) -> Result<Vec<RawRecord>, Fault> {
-        fetch(&self.reader, wanted)
+    pub(crate) fn fetch(&mut self, wanted: &[Position]) -> Result<Vec<RawRecord>, Fault> {
+        self.with(|clients| fetch(&clients.reader, wanted))
     }
 
     /// Waits until no open transaction holds readers back from an end. Only from then on is the end they reach the true one: an

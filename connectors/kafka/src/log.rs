@@ -244,7 +244,7 @@ impl KafkaLog {
         Ok(())
     }
 
-    fn changelogs(&mut self) -> Result<&Changelogs, Fault> {
+    fn changelogs(&mut self) -> Result<&mut Changelogs, Fault> {
         let kept = match self.changelogs.take() {
             Some(kept) => kept,
             None => Changelogs::open(&self.config.brokers)?,
