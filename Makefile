@@ -93,11 +93,11 @@ chaos: setup build ## Three instances on real servers, one fault after the other
 	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/chaos.sh
 
-verify-windows: build ## Every window of pipelines/flights beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
+verify-windows: setup build ## Every window of pipelines/flights beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_windows.sh
 
-verify-flink: build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: ROWS= SEED=
+verify-flink: setup build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: ROWS= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_flink.sh
 

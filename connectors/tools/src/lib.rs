@@ -165,10 +165,15 @@ mod tests {
         let traits = traits();
         let get = r#"{"method": "GET", "url": "http://127.0.0.1/x"}"#;
         let delete = r#"{"method": "DELETE", "url": "http://127.0.0.1/x"}"#;
+        // Declared to act once, it acts all the same: neither a look, nor to be sent in a dry run.
+        let once = r#"{"method": "POST", "url": "http://127.0.0.1/x", "idempotent": true}"#;
+        assert_eq!(traits("http", "request", once)["rehearsal"], false);
+        assert_eq!(traits("http", "request", get)["rehearsal"], true);
         let apply = |n: u32| format!(r#"{{"workspace": "w", "plan_id": "p", "destroy_count": {n}}}"#);
         for (tool, operation, arguments, effect, reversible, repeatable) in [
             ("http", "request", get, "reads", true, "safe"),
             ("http", "request", delete, "destroys", false, "never"),
+            ("http", "request", once, "changes", false, "safe"),
             ("terraform", "apply", apply(0).as_str(), "changes", true, "ask_first"),
             ("terraform", "apply", apply(2).as_str(), "destroys", false, "ask_first"),
             ("terraform", "plan", r#"{"workspace": "w"}"#, "reads", true, "safe"),

@@ -42,8 +42,10 @@ fn get() -> String {
 pub(super) struct Arguments {
     pub(super) out: Outgoing,
     pub(super) expect: Expect,
-    /// It changes nothing, or the receiver is declared to act once per idempotency key.
+    /// It changes nothing, or the receiver is declared to act once per idempotency key: it may be sent again.
     pub(super) safe: bool,
+    /// It changes nothing, by its method. Who wrote the arguments cannot declare that.
+    pub(super) reads: bool,
 }
 
 impl Arguments {
@@ -61,7 +63,8 @@ impl Arguments {
             (_, _, Some(form)) => Body::Form(pairs("form", form)?),
             _ => Body::Empty,
         };
-        let safe = raw.idempotent || method.is_safe();
+        let reads = method.is_safe();
+        let safe = raw.idempotent || reads;
         let out = Outgoing {
             url: url(&raw.url)?,
             headers: headers(raw.headers)?,
@@ -75,6 +78,7 @@ impl Arguments {
             out,
             expect: raw.expect,
             safe,
+            reads,
         })
     }
 }

@@ -21,7 +21,7 @@ impl Http {
     }
 
     async fn request(&self, call: &Call) -> Result<Answer, CallFault> {
-        let Arguments { out, expect, safe } =
+        let Arguments { out, expect, safe, .. } =
             parse(&call.arguments)
                 .and_then(|a| Arguments::read(&a))
                 .map_err(|fault| CallFault {
@@ -79,16 +79,16 @@ impl Tool for Http {
     fn consequence(&self, _operation: &str, arguments: &Value) -> Consequence {
         let method = arguments["method"].as_str().unwrap_or_default();
         match Arguments::read(arguments) {
-            Ok(arguments) if arguments.safe => Consequence::Reads,
+            Ok(arguments) if arguments.reads => Consequence::Reads,
             _ if method.eq_ignore_ascii_case("delete") => Consequence::Destroys,
             _ => Consequence::Lasting,
         }
     }
 
     fn rehearsal(&self, operation: &str, arguments: &Value) -> Option<(String, Value)> {
-        // What changes nothing shows itself.
-        let safe = Arguments::read(arguments).is_ok_and(|a| a.safe);
-        safe.then(|| (operation.to_owned(), arguments.clone()))
+        // What changes nothing shows itself. What may be sent twice still acts once: a dry run must not send it.
+        let reads = Arguments::read(arguments).is_ok_and(|a| a.reads);
+        reads.then(|| (operation.to_owned(), arguments.clone()))
     }
 
     // What has been sent is with the server.
