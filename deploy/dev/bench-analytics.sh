@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Streaming views beside a bare consumer and Flink SQL, in turns on one topic, one core each. RECORDS= ROUNDS= PARTITIONS=; FLINK= is the command
-# that measures Flink (default: deploy/dev/bench_flink.py where it is there), FLINK=none leaves it out; PROFILE=debug builds nothing anew.
+# that measures Flink (default: deploy/dev/bench_flink.py where it is there), FLINK=none leaves it out. The binary is the one of `make up`; PROFILE=release
+# builds the query engine anew, for 25 minutes and a few percent.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-analytics}"
-profile=${PROFILE:-release}
+profile=${PROFILE:-debug}
 if [ "$profile" = release ]; then
     deploy/dev/step.sh "build for release (the query engine takes its time)" cargo build --release --package soma-pipelines --package soma-benches
+else
+    deploy/dev/step.sh build cargo build --workspace
 fi
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-analytics.XXXXXX")
 export SOMA_HOME=$home SOMA_BIN=${SOMA_BIN:-$CARGO_TARGET_DIR/$profile/soma} SOMA_BENCH=${SOMA_BENCH:-$CARGO_TARGET_DIR/$profile/soma-bench}

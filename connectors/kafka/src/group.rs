@@ -9,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
 
+use crate::config::LogConfig;
 use crate::faults::unavailable;
-use crate::log::LogConfig;
 
 /// A linger of at least this long is left to the broker.
 pub(crate) const LINGERS_MS: u64 = 50;
@@ -82,7 +82,9 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
         // A stage that lingers lets the broker gather: an answer per linger instead of one per commit of those before it.
         .set(
             "fetch.wait.max.ms",
-            if lingers {
+            if config.bulk {
+                "10".to_owned()
+            } else if lingers {
                 config.linger_ms.to_string()
             } else {
                 "500".to_owned()
@@ -94,7 +96,7 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             if config.bulk { "4194304" } else { "1048576" },
         )
         // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", if config.bulk { "8192" } else { "2048" })
+        .set("queued.max.messages.kbytes", if config.bulk { "32768" } else { "2048" })
         .set("queued.min.messages", if config.bulk { "100000" } else { "1000" })
         // Where a partition ends tells one that is idle from one that is not read yet.
         .set("enable.partition.eof", if config.bulk { "true" } else { "false" })

@@ -4,7 +4,9 @@
 //! [`Tail`] and [`Writer`] what the command line reads and writes with.
 
 mod admin;
+mod bulk;
 mod changelogs;
+mod config;
 mod faults;
 mod group;
 mod headers;
@@ -18,8 +20,9 @@ mod transaction;
 mod writer;
 
 pub use admin::{Admin, Applied, TopicState};
+pub use config::LogConfig;
 pub use headers::cloud_event;
-pub use log::{KafkaLog, LogConfig};
+pub use log::KafkaLog;
 pub use offsets::{Groups, Offsets};
 pub use registry::Registry;
 pub use tail::{From, Tail};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring, Slab};
@@ -10,57 +11,31 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 
+use crate::Registry;
 use crate::changelogs::Changelogs;
+use crate::config::LogConfig;
 use crate::faults::{is_fenced, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
-use crate::send::{KafkaOrFault, Sender, acknowledged, dropped, lost, offsets, partitions, places, raw};
+use crate::send::{KafkaOrFault, Sender, dropped, offsets, partitions, places, raw};
 use crate::slabs::Queues;
-use crate::transaction::{new_producer, write};
-use crate::{Brokers, Registry};
+use crate::transaction::{Maker, new_producer};
 
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// What one stage instance needs to know about its log.
-#[derive(Clone, Debug)]
-pub struct LogConfig {
-    /// Brokers.
-    pub brokers: Brokers,
-    /// `<pipeline>.<stage>`: the consumer group.
-    pub group: String,
-    /// Name of this instance; `<group>.<instance>` is the transactional id and must be unique among living instances.
-    pub instance: String,
-    /// Topics to read.
-    pub topics: Vec<String>,
-    /// All topics are partitioned alike by the same key. Only the first is subscribed to; each of its partitions brings the
-    /// same partition of the others along, so that one instance sees one key whole. No assignor promises that together with
-    /// cooperative rebalancing.
-    pub copartitioned: bool,
-    /// How long a poll gathers after its first record, milliseconds: fewer, larger transactions where latency does not matter.
-    pub linger_ms: u64,
-    /// Records come in slabs: much may be fetched ahead.
-    pub bulk: bool,
-    /// Pipeline and stage: the CloudEvents source of what it writes.
-    pub pipeline: String,
-    /// Stage; a record that names its own stage goes before.
-    pub stage: String,
-    /// Milliseconds after which a silent instance loses its partitions.
-    pub session_timeout_ms: u32,
-    /// Milliseconds after which the broker aborts a transaction nobody finishes.
-    pub transaction_timeout_ms: u32,
-}
-
 /// A [`Log`] over Kafka.
 pub struct KafkaLog {
-    config: LogConfig,
-    registry: Arc<Registry>,
+    config: Arc<LogConfig>,
     consumer: Arc<BaseConsumer<Deferred>>,
+    maker: Maker,
     /// Of a log that gives slabs.
     queues: Queues<Deferred>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
-    producers: Vec<Option<Sender>>,
+    producers: Vec<Option<Arc<Sender>>>,
     turn: usize,
+    /// A transaction that is made beside other work.
+    under_way: Option<UnderWay>,
     owned: Vec<(String, i32)>,
     /// Next offset to read of every partition that is owned, as the group has it.
     committed: BTreeMap<(String, i32), i64>,
@@ -74,19 +49,33 @@ pub struct KafkaLog {
     changelogs: Option<Changelogs>,
 }
 
+/// A transaction that is made by a thread of its own.
+struct UnderWay {
+    turn: usize,
+    offsets: Vec<Position>,
+    made: JoinHandle<Result<Committed, KafkaOrFault>>,
+}
+
 impl KafkaLog {
     /// Joins the group and fences whoever used this transactional id before.
     ///
     /// # Errors
     /// `BROKER_UNAVAILABLE` when no broker answers in time.
     pub fn open(config: LogConfig, registry: Arc<Registry>) -> Result<Self, Fault> {
+        let config = Arc::new(config);
+        let consumer = Arc::new(consumer(&config)?);
         let mut log = Self {
-            consumer: Arc::new(consumer(&config)?),
+            maker: Maker {
+                config: Arc::clone(&config),
+                registry,
+                consumer: Arc::clone(&consumer),
+            },
+            consumer,
             queues: Queues::default(),
             config,
-            registry,
             producers: Vec::new(),
             turn: 0,
+            under_way: None,
             owned: Vec::new(),
             committed: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -115,7 +104,9 @@ impl KafkaLog {
                 .map(|turn| scope.spawn(move || new_producer(config, turn)))
                 .collect();
             let panicked = |_| Fault::new(FaultCode::Internal, "a client's start panicked");
-            let made = begun.into_iter().map(|made| made.join().map_err(panicked)?.map(Some));
+            let made = begun
+                .into_iter()
+                .map(|made| Ok(Some(Arc::new(made.join().map_err(panicked)??))));
             let made = made.collect::<Result<_, Fault>>()?;
             let changelogs = changelogs.map(|opened| opened.join().map_err(panicked)?);
             Ok::<_, Fault>((made, changelogs.transpose()?))
@@ -127,7 +118,7 @@ impl KafkaLog {
     fn renew(&mut self, turn: usize) -> Result<(), Fault> {
         if let Some(slot) = self.producers.get_mut(turn) {
             *slot = None;
-            *slot = Some(new_producer(&self.config, turn)?);
+            *slot = Some(Arc::new(new_producer(&self.config, turn)?));
         }
         Ok(())
     }
@@ -200,48 +191,50 @@ impl KafkaLog {
         own.filter(|ms| *ms < LINGERS_MS).unwrap_or(0)
     }
 
-    fn try_commit(&self, producer: &Sender, commit: &Commit) -> Result<Committed, KafkaOrFault> {
-        let started = Instant::now();
-        producer.begin_transaction()?;
-        // What an aborted one left.
-        producer.context().take();
-        write(producer, &self.registry, &self.config, commit)?;
-        let sent = started.elapsed();
-        // Before the offsets, which any member may send: frozen between the two, an instance would wake and write and commit the
-        // rest after its successor had read the changelogs and seen nothing open (ARCHITECTURE.md).
-        acknowledged(producer)?;
-        let acknowledged = started.elapsed();
-        self.send_offsets(producer, commit)?;
-        let offsets = started.elapsed();
-        producer.commit_transaction(REQUEST)?;
-        tracing::debug!(
-            group = %self.config.group,
-            sent_us = sent.as_micros(),
-            acknowledged_us = (acknowledged - sent).as_micros(),
-            offsets_us = (offsets - acknowledged).as_micros(),
-            committed_us = (started.elapsed() - offsets).as_micros(),
-            "transaction"
-        );
-        Ok(producer.context().take())
+    /// Whose turn it is.
+    fn producer(&mut self) -> Result<(usize, Arc<Sender>), Fault> {
+        let turn = self.turn;
+        self.turn = (turn + 1) % self.producers.len();
+        if self.producers.get(turn).is_some_and(Option::is_none) {
+            self.renew(turn)?;
+        }
+        let producer = self.producers.get(turn).and_then(Option::as_ref);
+        let none = || Fault::new(FaultCode::Internal, "no producer");
+        Ok((turn, Arc::clone(producer.ok_or_else(none)?)))
     }
 
-    /// Offsets in a transaction are what fences a zombie: the group's coordinator refuses those of a member it has thrown out.
-    /// So every transaction has some, if only where we stand already.
-    fn send_offsets(&self, producer: &Sender, commit: &Commit) -> Result<(), KafkaOrFault> {
-        let mut list = offsets(&commit.offsets)?;
-        if commit.offsets.is_empty() {
-            let place = self.committed.iter().next();
-            let ((topic, partition), at) = place.ok_or_else(|| lost("no partition is owned"))?;
-            list.add_partition_offset(topic, *partition, Offset::Offset(*at))?;
+    /// A partition that is owned, and where the group stands on it.
+    fn standing(&self) -> Option<(String, i32, i64)> {
+        let first = self.committed.iter().next();
+        first.map(|((topic, partition), at)| (topic.clone(), *partition, *at))
+    }
+
+    /// What came of a transaction.
+    fn made(
+        &mut self,
+        turn: usize,
+        made: Result<Committed, KafkaOrFault>,
+        offsets: &[Position],
+    ) -> Result<Committed, Fault> {
+        match made {
+            Ok(places) => {
+                self.read_up_to(offsets);
+                Ok(places)
+            }
+            Err(KafkaOrFault::Fault(fault)) => {
+                self.settle(turn, &KafkaError::Canceled)?;
+                Err(fault)
+            }
+            Err(KafkaOrFault::Kafka(e)) => {
+                let aborted = self.settle(turn, &e)?;
+                let code = match (is_too_large(&e), aborted) {
+                    (true, _) => FaultCode::RecordTooLarge,
+                    (_, true) => FaultCode::TransactionAborted,
+                    (_, false) => FaultCode::CommitFailed,
+                };
+                Err(Fault::new(code, e.to_string()))
+            }
         }
-        let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
-        // Thrown out, the client forgets who it was, and the coordinator takes offsets of nobody for those of an old client.
-        // Asked in this order: whoever was forgotten before is known as lost now.
-        if self.consumer.assignment_lost() {
-            return Err(lost("the group has gone on without this instance").into());
-        }
-        producer.send_offsets_to_transaction(&list, &group, REQUEST)?;
-        Ok(())
     }
 
     fn changelogs(&mut self) -> Result<&mut Changelogs, Fault> {
@@ -252,8 +245,8 @@ impl KafkaLog {
         Ok(self.changelogs.insert(kept))
     }
 
-    fn read_up_to(&mut self, commit: &Commit) {
-        let read = commit.offsets.iter();
+    fn read_up_to(&mut self, offsets: &[Position]) {
+        let read = offsets.iter();
         self.committed
             .extend(read.map(|p| ((p.topic.to_string(), p.partition), p.offset)));
     }
@@ -352,6 +345,7 @@ impl Log for KafkaLog {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
+        self.answer(true)?;
         if commit.is_empty() {
             return Ok(Committed::new());
         }
@@ -360,36 +354,38 @@ impl Log for KafkaLog {
             self.consumer
                 .commit(&list, rdkafka::consumer::CommitMode::Sync)
                 .map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")))?;
-            self.read_up_to(commit);
+            self.read_up_to(&commit.offsets);
             return Ok(Committed::new());
         }
-        let turn = self.turn;
-        self.turn = (turn + 1) % self.producers.len();
-        if self.producers.get(turn).is_some_and(Option::is_none) {
-            self.renew(turn)?;
+        let (turn, producer) = self.producer()?;
+        let made = self.maker.make(&producer, commit, self.standing());
+        self.made(turn, made, &commit.offsets)
+    }
+
+    fn commit_later(&mut self, commit: Commit) -> Result<(), Fault> {
+        self.answer(true)?;
+        if commit.emits.is_empty() && commit.raw.is_empty() {
+            return self.commit(&commit).map(drop);
         }
-        let Some(producer) = self.producers.get(turn).and_then(Option::as_ref) else {
-            return Err(Fault::new(FaultCode::Internal, "no producer"));
+        let (turn, producer) = self.producer()?;
+        let (maker, standing) = (self.maker.clone(), self.standing());
+        let offsets = commit.offsets.clone();
+        let made = std::thread::Builder::new()
+            .name(format!("{} commits", self.config.stage))
+            .spawn(move || maker.make(&producer, &commit, standing))
+            .map_err(|e| Fault::new(FaultCode::Internal, format!("a thread for a transaction: {e}")))?;
+        self.under_way = Some(UnderWay { turn, offsets, made });
+        Ok(())
+    }
+
+    fn answer(&mut self, wait: bool) -> Result<bool, Fault> {
+        let Some(under_way) = self.under_way.take_if(|u| wait || u.made.is_finished()) else {
+            return Ok(self.under_way.is_none());
         };
-        match self.try_commit(producer, commit) {
-            Ok(places) => {
-                self.read_up_to(commit);
-                Ok(places)
-            }
-            Err(KafkaOrFault::Fault(fault)) => {
-                self.settle(turn, &KafkaError::Canceled)?;
-                Err(fault)
-            }
-            Err(KafkaOrFault::Kafka(e)) => {
-                let aborted = self.settle(turn, &e)?;
-                let code = match (is_too_large(&e), aborted) {
-                    (true, _) => FaultCode::RecordTooLarge,
-                    (_, true) => FaultCode::TransactionAborted,
-                    (_, false) => FaultCode::CommitFailed,
-                };
-                Err(Fault::new(code, e.to_string()))
-            }
-        }
+        let panicked = |_| Err(Fault::new(FaultCode::Internal, "a transaction panicked").into());
+        let made = under_way.made.join().unwrap_or_else(panicked);
+        self.made(under_way.turn, made, &under_way.offsets)?;
+        Ok(true)
     }
 
     fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
@@ -479,6 +475,10 @@ impl Log for KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
+        // It holds the clients.
+        if let Some(under_way) = self.under_way.take() {
+            drop(under_way.made.join());
+        }
         // Before the client they belong to.
         self.queues.close(|_, _| true);
         self.consumer

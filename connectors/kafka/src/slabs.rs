@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::{Fault, Position, RawRecord, Slab};
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
+use crate::bulk::{Bulk, Taken};
 use crate::faults::unavailable;
 use crate::send::raw;
 
@@ -40,7 +40,7 @@ pub(crate) struct Gathered {
 struct Part<C: ConsumerContext + 'static> {
     topic: Arc<str>,
     partition: i32,
-    queue: PartitionQueue<C>,
+    queue: Bulk<C>,
     at_end: bool,
 }
 
@@ -62,7 +62,7 @@ impl<C: ConsumerContext> Queues<C> {
     ) -> Result<(), Fault> {
         for (topic, partition) in places {
             self.close(|t, p| t == topic && p == *partition);
-            let queue = consumer.split_partition_queue(topic, *partition);
+            let queue = Bulk::open(consumer, topic, *partition);
             self.0.push(Part {
                 queue: queue
                     .ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
@@ -122,25 +122,31 @@ impl<C: ConsumerContext> Part<C> {
     /// Takes records of this partition, as long as there are any.
     fn take(&mut self, gathered: &mut Gathered, most: usize) {
         let mut slab: Option<Slab> = None;
-        for taken in 0..most {
-            if gathered.bytes >= BYTES_MAX {
-                break;
-            }
-            match self.queue.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(message)) => {
-                    gathered.records += 1;
-                    self.at_end = false;
-                    let slab = slab.get_or_insert_with(|| new_slab(&self.topic, self.partition, most));
-                    gathered.bytes += take(slab, &message);
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
-                Some(Err(e)) => {
-                    gathered.failed = (taken == 0).then_some(e);
-                    break;
-                }
-            }
+        let (mut records, mut failed) = (0, None);
+        let mut left = BYTES_MAX.saturating_sub(gathered.bytes);
+        let (topic, partition, at_end) = (&self.topic, self.partition, &mut self.at_end);
+        if left == 0 {
+            return;
         }
+        self.queue.take(&mut |taken| {
+            match taken {
+                Taken::Record(Some(value), offset, at_ms) => {
+                    records += 1;
+                    *at_end = false;
+                    left = left.saturating_sub(value.len());
+                    let slab = slab.get_or_insert_with(|| new_slab(topic, partition, most));
+                    slab.push(value, offset, Timestamp::from_millis(at_ms));
+                }
+                // A tombstone, or the mark of a transaction: it has no place.
+                Taken::Record(None, ..) => {}
+                Taken::End => *at_end = true,
+                Taken::Failed(e) => failed = Some(e),
+            }
+            records < most && left > 0 && failed.is_none()
+        });
+        gathered.bytes = BYTES_MAX - left;
+        gathered.records += records;
+        gathered.failed = failed.or(gathered.failed.take());
         gathered.slabs.extend(slab.filter(|slab| !slab.is_empty()));
     }
 }
@@ -156,14 +162,6 @@ fn new_slab(topic: &Arc<str>, partition: i32, most: usize) -> Slab {
         offsets: Vec::with_capacity(records),
         at: Vec::with_capacity(records),
     }
-}
-
-/// Puts a message's value at the end; how many bytes it has. A tombstone has none, and no place.
-fn take(slab: &mut Slab, message: &BorrowedMessage<'_>) -> usize {
-    let Some(value) = message.payload() else { return 0 };
-    let at = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default());
-    slab.push(value, message.offset(), at);
-    value.len()
 }
 
 /// Records read again, whole, in the order asked for.

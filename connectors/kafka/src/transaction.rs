@@ -1,15 +1,25 @@
 //! The writing half of a stage's transactions: its producers, and what they are handed.
 
-use kernel::{Commit, Fault};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kernel::{Commit, Committed, Fault};
+use rdkafka::Offset;
 use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 use schemas::Timestamp;
 
 use crate::Registry;
+use crate::config::LogConfig;
 use crate::faults::unavailable;
+use crate::group::Deferred;
 use crate::headers::{CloudEvent, add, header};
-use crate::log::{LogConfig, REQUEST};
-use crate::send::{Deliveries, KafkaOrFault, Sender, as_it_is, clock_micros, record, send};
+use crate::log::REQUEST;
+use crate::send::{
+    Deliveries, KafkaOrFault, Sender, acknowledged, as_it_is, clock_micros, lost, offsets, record, send,
+};
 
 /// A producer for every second transaction of a stage instance; its start settles what its predecessor left open.
 pub(crate) fn new_producer(config: &LogConfig, turn: usize) -> Result<Sender, Fault> {
@@ -44,12 +54,7 @@ fn named<'a, K: PartialEq + Copy>(known: &'a mut Vec<(K, String)>, of: &K, make:
 }
 
 /// Hands everything a transaction holds to its producer.
-pub(crate) fn write(
-    producer: &Sender,
-    registry: &Registry,
-    config: &LogConfig,
-    commit: &Commit,
-) -> Result<(), KafkaOrFault> {
+fn write(producer: &Sender, registry: &Registry, config: &LogConfig, commit: &Commit) -> Result<(), KafkaOrFault> {
     let now = Timestamp(clock_micros()).to_string();
     let (mut sources, mut kinds, mut framed) = (Vec::new(), Vec::new(), Vec::new());
     for (i, emit) in commit.emits.iter().enumerate() {
@@ -80,4 +85,68 @@ pub(crate) fn write(
         send(producer, as_it_is(raw))?;
     }
     Ok(())
+}
+
+/// Makes transactions, on whatever thread: all it needs beside a producer and what to write.
+#[derive(Clone)]
+pub(crate) struct Maker {
+    pub(crate) config: Arc<LogConfig>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) consumer: Arc<BaseConsumer<Deferred>>,
+}
+
+impl Maker {
+    /// Makes one. `standing` is a partition that is owned and where the group stands on it.
+    pub(crate) fn make(
+        &self,
+        producer: &Sender,
+        commit: &Commit,
+        standing: Option<(String, i32, i64)>,
+    ) -> Result<Committed, KafkaOrFault> {
+        let started = Instant::now();
+        producer.begin_transaction()?;
+        // What an aborted one left.
+        producer.context().take();
+        write(producer, &self.registry, &self.config, commit)?;
+        let sent = started.elapsed();
+        // Before the offsets, which any member may send: frozen between the two, an instance would wake and write and commit the
+        // rest after its successor had read the changelogs and seen nothing open (ARCHITECTURE.md).
+        acknowledged(producer)?;
+        let acknowledged = started.elapsed();
+        self.send_offsets(producer, commit, standing)?;
+        let offsets = started.elapsed();
+        producer.commit_transaction(REQUEST)?;
+        tracing::debug!(
+            group = %self.config.group,
+            sent_us = sent.as_micros(),
+            acknowledged_us = (acknowledged - sent).as_micros(),
+            offsets_us = (offsets - acknowledged).as_micros(),
+            committed_us = (started.elapsed() - offsets).as_micros(),
+            "transaction"
+        );
+        Ok(producer.context().take())
+    }
+
+    /// Offsets in a transaction are what fences a zombie: the group's coordinator refuses those of a member it has thrown out.
+    /// So every transaction has some, if only where we stand already.
+    fn send_offsets(
+        &self,
+        producer: &Sender,
+        commit: &Commit,
+        standing: Option<(String, i32, i64)>,
+    ) -> Result<(), KafkaOrFault> {
+        let mut list = offsets(&commit.offsets)?;
+        if commit.offsets.is_empty() {
+            let (topic, partition, at) = standing.ok_or_else(|| lost("no partition is owned"))?;
+            list.add_partition_offset(&topic, partition, Offset::Offset(at))?;
+        }
+        let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
+        // Thrown out, the client forgets who it was, and the coordinator takes offsets of nobody for those of an old client.
+        // Asked in this order: whoever was forgotten before is known as lost now.
+        if self.consumer.assignment_lost() {
+            return Err(lost("the group has gone on without this instance").into());
+        }
+        producer.send_offsets_to_transaction(&list, &group, REQUEST)?;
+        Ok(())
+    }
 }

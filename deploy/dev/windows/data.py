@@ -19,6 +19,7 @@ from devstack.base import cache_root, make_dir  # noqa: E402
 PARTITIONS = int(os.environ.get("SOMA_PARTITIONS") or 4)
 DATABASE = "windows"
 TOPIC = "demo.flights"
+GROUP = "flights.views"
 # Four records nobody can take come with so many rows.
 BAD_EVERY = 10_000
 # Out of order by less than the ten minutes of the watermark.

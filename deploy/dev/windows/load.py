@@ -10,12 +10,14 @@ import struct
 import time
 import urllib.request
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
-from .data import BAD_EVERY, PARTITIONS, TOPIC, ClickHouse
+from .data import BAD_EVERY, GROUP, PARTITIONS, TOPIC, ClickHouse
 
 # In the middle of this many rows the last partition gets nothing; so long, at least, by the clock.
 IDLE_S = 14
+# So long is waited, at most, until the pipeline knows that it speaks again.
+HEARD_S = 60
 FAR_AHEAD_US = 40 * 365 * 86_400 * 1_000_000
 
 
@@ -66,6 +68,8 @@ class Load:
                                   "compression.type": "lz4", "queue.buffering.max.messages": 400_000})
         self.head = b"\0" + struct.pack(">i", schema_id(env["SOMA_REGISTRY_URL"]))
         self.rate, self.began, self.sent, self.bad = rate, time.monotonic(), 0, 0
+        self.paced = self.began
+        self.groups = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
 
     def send(self, partition, value):
         while True:
@@ -77,7 +81,19 @@ class Load:
     def pace(self):
         self.producer.poll(0)
         if self.rate:
-            pause(self.sent / self.rate - (time.monotonic() - self.began))
+            pause(self.sent / self.rate - (time.monotonic() - self.paced))
+
+    def heard(self, partition):
+        """Waits until the pipeline has committed what stands in a partition: nobody waits for one that was silent until its first record
+        is known, and the rest of the data, sent at once, would be days ahead of it by then."""
+        self.producer.flush(60)
+        place, until = TopicPartition(TOPIC, partition), time.monotonic() + HEARD_S
+        _, end = self.groups.get_watermark_offsets(place, timeout=20)
+        while self.groups.committed([place], timeout=20)[0].offset < end and time.monotonic() < until:
+            time.sleep(0.2)
+        # And one more commit, which tells it to all.
+        time.sleep(2)
+        self.paced = time.monotonic() - self.sent / self.rate
 
     def row(self, line):
         partition, ident, date, delay, distance, origin, destination = line
@@ -107,6 +123,8 @@ def run(env, rate, idle_s):
             value = load.row(row)
             if in_stretch == "1":
                 silent.pace(load)
+            elif rate and silent.wakes(int(row[0])):
+                load.heard(int(row[0]))
             elif load.sent % 2_000 == 0:
                 load.pace()
             if load.sent % BAD_EVERY == BAD_EVERY // 2:
@@ -124,7 +142,14 @@ class Silence:
     """The stretch in which one partition is silent is sent slowly enough that it is silent by the clock too, while the others go on."""
 
     def __init__(self, rows, seconds):
-        self.rows, self.seconds, self.sent, self.began = max(rows, 1), seconds, 0, None
+        self.rows, self.seconds, self.sent, self.began, self.woke = max(rows, 1), seconds, 0, None, False
+
+    def wakes(self, partition):
+        """Whether this is the first record of the partition that was silent; asked after the stretch."""
+        if self.woke or not self.sent or partition != PARTITIONS - 1:
+            return False
+        self.woke = True
+        return True
 
     def pace(self, load):
         self.began = self.began or time.monotonic()

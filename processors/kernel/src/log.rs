@@ -145,6 +145,21 @@ pub trait Log: Send {
     /// `TRANSACTION_ABORTED`: nothing of it is true, make it again. `COMMIT_FAILED`: it cannot be told whether it is; go on after
     /// [`Log::start`] on what is owned, with state restored. `RECORD_TOO_LARGE` names the topic.
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault>;
+    /// As [`Log::commit`], beside other work: the next is begun when the answer to this one is known. Whoever goes on meanwhile has state
+    /// ahead of what is true, and reads it back when the answer is a fault.
+    ///
+    /// # Errors
+    /// As [`Log::commit`], of this one or of the one before.
+    fn commit_later(&mut self, commit: Commit) -> Result<(), Fault> {
+        self.commit(&commit).map(drop)
+    }
+    /// Whether no transaction is under way any more; with `wait` it is waited for.
+    ///
+    /// # Errors
+    /// As [`Log::commit`]: what came of the one that was.
+    fn answer(&mut self, _wait: bool) -> Result<bool, Fault> {
+        Ok(true)
+    }
     /// Reads changelogs to the ends they have now, one after the other; transactions open in them are waited for.
     ///
     /// # Errors

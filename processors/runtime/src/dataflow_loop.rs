@@ -15,6 +15,8 @@ use crate::stage::{Backoff, Stage, StageContext};
 const TICK: Duration = Duration::from_millis(500);
 /// So many bytes are committed whatever the linger says: what a crash has to read again, and what a transaction may hold.
 const BYTES_MAX: usize = 64 << 20;
+/// How often is asked for the answer to a transaction while no records come.
+const ANSWER_MS: u64 = 10;
 
 /// Runs a [`Dataflow`].
 pub struct DataflowStage<D: Dataflow> {
@@ -29,6 +31,15 @@ pub struct DataflowStage<D: Dataflow> {
     paused: bool,
     /// A transaction failed: state and offsets are to be read back.
     lost: bool,
+    /// A transaction is made beside what is read meanwhile.
+    under_way: Option<UnderWay>,
+}
+
+/// What is counted when a transaction is true.
+struct UnderWay {
+    /// Records and, of these, dead letters, by topic.
+    records: BTreeMap<Arc<str>, (u64, u64)>,
+    since: Instant,
 }
 
 /// What was taken in since the last commit.
@@ -67,6 +78,7 @@ impl<D: Dataflow> DataflowStage<D> {
             flushed: Duration::ZERO,
             paused: false,
             lost: false,
+            under_way: None,
         }
     }
 
@@ -100,6 +112,7 @@ impl<D: Dataflow> DataflowStage<D> {
         if self.fresh.is_empty() {
             return Ok(());
         }
+        self.settle(cx, true)?;
         let new = |p: &i32| !self.owned.iter().any(|o| o.1 == *p);
         let partitions = self.fresh.iter().map(|f| f.1).filter(new).collect();
         self.restore(cx, &partitions)?;
@@ -111,6 +124,11 @@ impl<D: Dataflow> DataflowStage<D> {
 
     /// After a failed transaction, as after a crash: state and offsets as the log has them.
     fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        // What came of it is read back like everything else.
+        match self.settle(cx, true) {
+            Err(fault) if fault.blame != Blame::Dependency => return Err(fault),
+            _ => {}
+        }
         self.read = Read::default();
         let partitions: BTreeSet<i32> = self.owned.iter().map(|o| o.1).collect();
         self.restore(cx, &partitions)?;
@@ -129,7 +147,7 @@ impl<D: Dataflow> DataflowStage<D> {
         gathered || self.read.bytes >= BYTES_MAX || now >= self.flushed + TICK
     }
 
-    /// Commits what the query asks for, with everything read until now.
+    /// Begins to commit what the query asks for, with everything read until now; the transaction before must be settled.
     fn flush(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         self.flushed = cx.clock.elapsed();
         if self.owned.is_empty() {
@@ -142,25 +160,56 @@ impl<D: Dataflow> DataflowStage<D> {
         if flow.is_empty() && self.read.next.is_empty() {
             return Ok(());
         }
-        let mut refused: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let mut records: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
         for record in &flow.refused {
-            *refused.entry(record.topic.clone()).or_default() += 1;
+            records.entry(record.topic.clone()).or_default().1 += 1;
         }
         let mut batch = self.batch(cx, flow)?;
         let commit = batch.seal();
+        for (topic, n) in std::mem::take(&mut self.read).records {
+            records.entry(topic).or_default().0 = n;
+        }
         cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
-        cx.commit(&commit)?;
+        let since = Instant::now();
+        cx.log.commit_later(commit)?;
+        self.under_way = Some(UnderWay { records, since });
+        Ok(())
+    }
+
+    /// Takes the answer to the transaction under way, if there is one by now; with `wait` there is. True when none is under way.
+    fn settle(&mut self, cx: &mut StageContext, wait: bool) -> Result<bool, Fault> {
+        if self.under_way.is_none() {
+            return Ok(true);
+        }
+        match cx.log.answer(wait) {
+            Ok(false) => return Ok(false),
+            Ok(true) => {}
+            Err(fault) => {
+                self.under_way = None;
+                return Err(fault);
+            }
+        }
+        let Some(done) = self.under_way.take() else {
+            return Ok(true);
+        };
+        cx.committed(done.since);
         for (what, n) in self.flow.gauges() {
             cx.metrics.gauge(&cx.stage, what, n);
         }
-        for (topic, n) in std::mem::take(&mut self.read).records {
-            let dead = refused.get(&topic).copied().unwrap_or(0);
+        for (topic, (n, dead)) in done.records {
             cx.metrics.records(&cx.stage, &topic, "ok", n.saturating_sub(dead));
             if dead > 0 {
                 cx.metrics.records(&cx.stage, &topic, "dead_lettered", dead);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Commits everything read until now, and waits until it is true.
+    fn drain(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        self.settle(cx, true)?;
+        self.flush(cx)?;
+        self.settle(cx, true).map(drop)
     }
 
     fn batch(&self, cx: &mut StageContext, flow: Flow) -> Result<Batch, Fault> {
@@ -178,13 +227,21 @@ impl<D: Dataflow> DataflowStage<D> {
     }
 
     fn turn(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        if self.is_due(cx) { self.flush(cx) } else { Ok(()) }
+        // Beside a transaction only so much is read ahead.
+        let full = self.read.bytes >= BYTES_MAX;
+        if self.settle(cx, full)? && self.is_due(cx) {
+            self.flush(cx)?;
+        }
+        Ok(())
     }
 
     /// How long the poll may wait before something else is due.
     fn wait_ms(&self, cx: &StageContext) -> u64 {
         if self.lost {
             return cx.pass_time(&self.backoff).max(1);
+        }
+        if self.under_way.is_some() {
+            return ANSWER_MS;
         }
         let linger = Duration::from_millis(cx.limits.linger_ms);
         let due = self.read.since.map(|since| since + linger);
@@ -209,13 +266,15 @@ impl<D: Dataflow> DataflowStage<D> {
             Polled::Assigned(parts) => self.fresh.extend(parts),
             Polled::Revoked(parts) => {
                 // What was read is committed while it is still ours; where that fails, the next owner reads it.
-                let drained = if self.lost { Ok(()) } else { self.flush(cx) };
+                let drained = if self.lost { Ok(()) } else { self.drain(cx) };
                 self.release(cx, &parts)?;
                 drained?;
             }
             Polled::Lost(parts) => {
                 tracing::warn!(stage = %cx.stage, partitions = ?parts, "partitions lost: this instance was silent for too long");
+                let settled = self.settle(cx, true);
                 self.release(cx, &parts)?;
+                settled?;
             }
             Polled::Idle => {}
         }
@@ -291,7 +350,7 @@ impl<D: Dataflow> Stage for DataflowStage<D> {
         cx.health.beat(&cx.stage);
         if cx.stopping() {
             // What cannot be committed any more is read again at the next start.
-            return match if self.lost { Ok(()) } else { self.flush(cx) } {
+            return match if self.lost { Ok(()) } else { self.drain(cx) } {
                 Err(fault) if fault.blame != Blame::Dependency => Err(fault),
                 _ => Ok(false),
             };

@@ -123,10 +123,15 @@ impl StageContext {
     pub(crate) fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
         let started = Instant::now();
         let places = self.log.commit(commit)?;
+        self.committed(started);
+        Ok(places)
+    }
+
+    /// Counts a transaction that was begun then.
+    pub(crate) fn committed(&self, since: Instant) {
         #[allow(clippy::cast_precision_loss, reason = "seconds for a gauge")]
         let now_s = self.clock.now().0 as f64 / 1e6;
-        self.metrics.commit(&self.stage, started.elapsed().as_secs_f64(), now_s);
-        Ok(places)
+        self.metrics.commit(&self.stage, since.elapsed().as_secs_f64(), now_s);
     }
 
     /// Notes a dependency fault once per new cause, so that an outage is one log line and not thousands.

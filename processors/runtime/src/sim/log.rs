@@ -16,6 +16,14 @@ pub struct SimLog {
     owned: BTreeSet<i32>,
     next: BTreeMap<(String, i32), i64>,
     paused: bool,
+    later: Option<Later>,
+}
+
+/// A transaction beside other work.
+enum Later {
+    Begun(Commit),
+    /// Over, and nobody has heard of it.
+    Over(Result<(), Fault>),
 }
 
 impl SimLog {
@@ -30,6 +38,7 @@ impl SimLog {
             owned: BTreeSet::new(),
             next: BTreeMap::new(),
             paused: false,
+            later: None,
         }
     }
 }
@@ -149,6 +158,42 @@ impl Log for SimLog {
             ));
         }
         Ok(places)
+    }
+
+    fn commit_later(&mut self, commit: Commit) -> Result<(), Fault> {
+        self.answer(true)?;
+        let early = {
+            let mut inner = self.cluster.lock();
+            let chance = inner.chances.commit_slow;
+            inner.strikes(&self.who(), "transaction is over before it is asked for", chance)
+        };
+        self.later = Some(if early {
+            Later::Over(self.commit(&commit).map(drop))
+        } else {
+            Later::Begun(commit)
+        });
+        Ok(())
+    }
+
+    fn answer(&mut self, wait: bool) -> Result<bool, Fault> {
+        let Some(later) = self.later.take() else {
+            return Ok(true);
+        };
+        let commit = match later {
+            Later::Over(answer) => return answer.map(|()| true),
+            Later::Begun(commit) => commit,
+        };
+        let chance = self.cluster.lock().chances.commit_slow;
+        if !wait
+            && self
+                .cluster
+                .lock()
+                .strikes(&self.who(), "transaction is still under way", chance)
+        {
+            self.later = Some(Later::Begun(commit));
+            return Ok(false);
+        }
+        self.commit(&commit).map(|_| true)
     }
 
     fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
