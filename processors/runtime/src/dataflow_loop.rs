@@ -31,6 +31,8 @@ pub struct DataflowStage<D: Dataflow> {
     paused: bool,
     /// A transaction failed: state and offsets are to be read back.
     lost: bool,
+    /// Partitions were taken over, and nothing was committed since: the first commit does not linger, since somebody waits for it.
+    eager: bool,
     /// A transaction is made beside what is read meanwhile.
     under_way: Option<UnderWay>,
 }
@@ -78,6 +80,7 @@ impl<D: Dataflow> DataflowStage<D> {
             flushed: Duration::ZERO,
             paused: false,
             lost: false,
+            eager: false,
             under_way: None,
         }
     }
@@ -117,6 +120,7 @@ impl<D: Dataflow> DataflowStage<D> {
         let partitions = self.fresh.iter().map(|f| f.1).filter(new).collect();
         self.restore(cx, &partitions)?;
         cx.log.start(&self.fresh)?;
+        self.eager = true;
         self.owned.extend(std::mem::take(&mut self.fresh));
         cx.running(self.owned.len());
         Ok(())
@@ -144,7 +148,8 @@ impl<D: Dataflow> DataflowStage<D> {
         let now = cx.clock.elapsed();
         let linger = Duration::from_millis(cx.limits.linger_ms);
         let gathered = self.read.since.is_some_and(|since| now >= since + linger);
-        gathered || self.read.bytes >= BYTES_MAX || now >= self.flushed + TICK
+        let first = self.eager && self.read.since.is_some();
+        gathered || first || self.read.bytes >= BYTES_MAX || now >= self.flushed + TICK
     }
 
     /// Begins to commit what the query asks for, with everything read until now; the transaction before must be settled.
@@ -160,6 +165,7 @@ impl<D: Dataflow> DataflowStage<D> {
         if flow.is_empty() && self.read.next.is_empty() {
             return Ok(());
         }
+        self.eager &= self.read.next.is_empty();
         let mut records: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
         for record in &flow.refused {
             records.entry(record.topic.clone()).or_default().1 += 1;

@@ -40,11 +40,17 @@ impl Field {
 
 /// The fields of a record; says which it cannot.
 pub(super) fn fields(json: &str) -> Result<Vec<Field>, String> {
+    some(json, &|_| true)
+}
+
+/// Those of a record's fields that are asked for: a reader need not know the others.
+pub(super) fn some(json: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Field>, String> {
     let schema: Value = serde_json::from_str(json).map_err(|e| format!("the schema is not JSON: {e}"))?;
     let Some(fields) = schema["fields"].as_array() else {
         return Err("the schema is not a record".to_owned());
     };
-    fields.iter().map(field).collect()
+    let wanted = |f: &&Value| f["name"].as_str().is_some_and(wanted);
+    fields.iter().filter(wanted).map(field).collect()
 }
 
 fn field(field: &Value) -> Result<Field, String> {

@@ -170,7 +170,9 @@ impl Work<'_> {
         let Some((time, delay)) = &table.watermark else {
             return Err(format!("`{}` has no WATERMARK FOR a column", table.name));
         };
-        let known = avro::fields(json)?;
+        let taken =
+            |name: &str| table.columns.is_empty() || name == time || table.columns.iter().any(|c| c.name == name);
+        let known = avro::some(json, &taken)?;
         let field = |name: &str| {
             known
                 .iter()

@@ -18,7 +18,8 @@ const FLIGHT: &str = r#"{"type":"record","name":"Flight","namespace":"demo","fie
   {"name":"id","type":"string"},
   {"name":"date","type":{"type":"long","logicalType":"timestamp-micros"}},
   {"name":"delay","type":"long"},{"name":"distance","type":"long"},
-  {"name":"origin","type":"string"},{"name":"destination","type":"string"}]}"#;
+  {"name":"origin","type":"string"},{"name":"destination","type":"string"},
+  {"name":"not taken, and of a type Flink's tables have not","type":{"type":"map","values":"string"}}]}"#;
 
 /// The result's schema with these columns of its own.
 fn declared(own: &[(&str, &str)]) -> Declared {
