@@ -96,7 +96,7 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
             if config.bulk { "4194304" } else { "1048576" },
         )
         // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", if config.bulk { "32768" } else { "2048" })
+        .set("queued.max.messages.kbytes", if config.bulk { "8192" } else { "2048" })
         .set("queued.min.messages", if config.bulk { "100000" } else { "1000" })
         // Where a partition ends tells one that is idle from one that is not read yet.
         .set("enable.partition.eof", if config.bulk { "true" } else { "false" })
