@@ -99,14 +99,14 @@ impl Comparison {
         Ok(())
     }
 
-    /// Everything that stands is taken in: what differs. `id`: schema id of the rows to write; `show` says of which kinds how many
-    /// rows are wanted for people.
+    /// Everything that stands is taken in: what differs. `with`: schema id of the rows to write, and the revision of rows that do not
+    /// stand; `show` says of which kinds how many rows are wanted for people.
     ///
     /// # Errors
     /// The engine fails.
     pub fn differences(
         mut self,
-        id: i32,
+        with: (i32, i32),
         headers: &Headers,
         show: (&[Kind], usize),
     ) -> Result<Differences, Fault> {
@@ -133,7 +133,7 @@ impl Comparison {
             let made = self.answers.read(of(&computed).iter().map(|v| &**v))?;
             let told = self.answers.read(of(&standing).iter().map(|v| &**v))?;
             let pairs = pairs(some, &computed, &standing);
-            self.chunk(&pairs, (&made, &told), (&unsteady, show), &mut out, (id, headers))?;
+            self.chunk(&pairs, (&made, &told), (&unsteady, show), &mut out, (with, headers))?;
         }
         Ok(out)
     }
@@ -145,13 +145,13 @@ impl Comparison {
         (made, told): (&RecordBatch, &RecordBatch),
         (unsteady, (kinds, most)): (&[bool], (&[Kind], usize)),
         out: &mut Differences,
-        with: (i32, &Headers),
+        ((id, first), headers): ((i32, i32), &Headers),
     ) -> Result<(), Fault> {
         let (mut fresh, mut gone) = (Vec::new(), Vec::new());
         let alike = Alike::of(made, told, unsteady)?;
         for pair in pairs {
             let live = pair.standing.filter(|(_, row)| !row.deleted);
-            let next = pair.standing.map_or(0, |(_, row)| row.revision.saturating_add(1));
+            let next = pair.standing.map_or(first, |(_, row)| row.revision.saturating_add(1));
             let (kind, batch, row, revision) = match (pair.computed, live) {
                 (Some(i), Some((j, row))) if alike.same(i, j) => (Kind::Same, made, i, row.revision),
                 (Some(i), Some(_)) => (Kind::Corrected, made, i, next),
@@ -178,8 +178,8 @@ impl Comparison {
                 });
             }
         }
-        out.emits.extend(self.write(made, &fresh, false, with)?);
-        out.emits.extend(self.write(told, &gone, true, with)?);
+        out.emits.extend(self.write(made, &fresh, false, (id, headers))?);
+        out.emits.extend(self.write(told, &gone, true, (id, headers))?);
         Ok(())
     }
 

@@ -175,6 +175,35 @@ impl Backfill {
         (Timestamp(self.from), Timestamp(self.to))
     }
 
+    /// The last border of windows that is not behind `at`.
+    pub fn border(&self, at: EventTime) -> EventTime {
+        let (_, up) = borders(self.finish.view.window, at.0, at.0);
+        if up == at.0 {
+            return at;
+        }
+        let step = match self.finish.view.window {
+            Window::Tumble { width } => width,
+            Window::Hop { slide, .. } => slide,
+            Window::Session { .. } => 0,
+        };
+        Timestamp(up.saturating_sub(step))
+    }
+
+    /// Records outside of this stretch of time have no say in the range's windows.
+    pub fn needs(&self) -> (EventTime, EventTime) {
+        let more = match self.finish.view.window {
+            Window::Session { gap } => gap,
+            _ => 0,
+        };
+        let (from, to) = (self.from.saturating_sub(more), self.to.saturating_add(more));
+        (Timestamp(from), Timestamp(to))
+    }
+
+    /// The view.
+    pub fn view(&self) -> &str {
+        &self.finish.view.name
+    }
+
     /// Topic of its source.
     pub fn source(&self) -> &str {
         &self.setup.topic

@@ -74,7 +74,7 @@ fn compare(world: &World, backfill: Backfill) -> Differences {
     let names: Vec<_> = world.program.results().into_iter().map(|d| d.topic).collect();
     let id = RESULTS + names.iter().position(|n| *n == topic).unwrap() as i32;
     let all = [Kind::Same, Kind::Corrected, Kind::Added, Kind::Deleted];
-    found.differences(id, &Headers::default(), (&all, 10_000)).unwrap()
+    found.differences((id, 0), &Headers::default(), (&all, 10_000)).unwrap()
 }
 
 fn stands(world: &World, topic: &str, found: &mut Comparison) {
@@ -143,7 +143,7 @@ fn rows_that_are_wrong_missing_or_too_many_are_put_right() {
     let (mut world, _) = told();
     let topic = "demo.per_hour";
     let before = world.rows(topic);
-    let of = |world: &World, key: &str| world.results.iter().rposition(|e| e.key == key).unwrap();
+    let of = |world: &World, key: &str| world.results.iter().rposition(|e| e.key == key && &*e.topic == topic).unwrap();
     let keys: Vec<String> = before.keys().cloned().collect();
     // The values of another window under this one's key and time cannot be made by hand: a row of a stream that saw less can.
     let mut less = World::new(SQL, 1);
@@ -200,6 +200,11 @@ fn a_range_is_widened_to_windows_and_cuts_no_session() {
     assert_eq!(micros(range("per_hour", "2001-01-01T10:00:00Z", "2001-01-01T12:00:00.000001Z")), wanted("2001-01-01T10:00:00Z", "2001-01-01T13:00:00Z"));
     assert_eq!(micros(range("hops", given.0, "2001-01-01T12:01:00Z")), wanted("2001-01-01T10:15:00Z", "2001-01-01T12:15:00Z"));
     assert_eq!(micros(range("busy", given.0, given.1)), wanted(given.0, given.1));
+    let border = |view: &str, of: &str| start(&world, &ask(view)).border(Timestamp(at(of))).0;
+    assert_eq!(border("per_hour", "2001-01-01T12:34:00Z"), at("2001-01-01T12:00:00Z"));
+    assert_eq!(border("per_hour", "2001-01-01T12:00:00Z"), at("2001-01-01T12:00:00Z"));
+    assert_eq!(border("hops", "2001-01-01T12:34:00Z"), at("2001-01-01T12:30:00Z"));
+    assert_eq!(border("busy", "2001-01-01T12:34:00Z"), at("2001-01-01T12:34:00Z"));
     // A part of the range gives the same rows, whatever lies beside it; sessions that reach out are left.
     for (topic, view, _) in VIEWS {
         let ask = Ask {
