@@ -118,18 +118,47 @@ impl Around<'_> {
                 Ok(())
             }
             Source::ClickHouse(table) => {
-                let sql = statement(backfill, table);
-                let bytes = ArrowStream::open(&clickhouse()?, &sql, self.handle.clone())?;
-                backfill.take_arrow(&format!("table {table}"), bytes, self.now)
+                let config = clickhouse()?;
+                let name = format!("table {table}");
+                self.described(backfill, &config, table, &name)?;
+                let bytes = ArrowStream::open(&config, &statement(backfill, table), self.handle.clone())?;
+                backfill.take_arrow(&name, bytes, self.now)
             }
         }
+    }
+
+    /// Whether a table is there and has the columns.
+    fn described(
+        &self,
+        backfill: &Backfill,
+        config: &sinks::clickhouse::Config,
+        table: &str,
+        name: &str,
+    ) -> Result<(), Fault> {
+        let reader = sinks::clickhouse::Reader::new(config)?;
+        let asked = self
+            .handle
+            .block_on(reader.query_json(&format!("DESCRIBE TABLE {}", quoted(table))));
+        let described = asked.map_err(|fault| match fault.code {
+            // The server's own words for it: a table or a database it does not know.
+            FaultCode::StoreRefused if fault.detail.contains("UNKNOWN_") => {
+                refused(FaultCode::InputInvalid, format!("ClickHouse has no {name}"))
+            }
+            _ => fault,
+        })?;
+        let columns = described
+            .rows
+            .iter()
+            .filter_map(|row| row.first().and_then(serde_json::Value::as_str));
+        backfill.lacks_none(name, &columns.collect::<Vec<_>>())
     }
 
     fn topic(&self, backfill: &mut Backfill) -> Result<(), Fault> {
         let topic: Arc<str> = backfill.source().into();
         let catalogue = Catalogue::load().map_err(|e| refused(FaultCode::Internal, e))?;
         if catalogue.get(&topic).is_some_and(|t| t.cleanup == Cleanup::Compact) {
-            let detail = format!("{topic} is compacted: of each key it keeps the last record only, which is no history");
+            let detail =
+                format!("{topic} is compacted: of each key it keeps the last record only, which is no history");
             return Err(refused(FaultCode::TopicsMismatched, detail));
         }
         let history = History::open(self.brokers, &topic)?;
@@ -139,7 +168,10 @@ impl Around<'_> {
             let mut whole = first == 0;
             if first > 0 && first >= end {
                 let detail = format!("retention has removed all of partition {partition} of {topic}");
-                return Err(refused(FaultCode::TopicsMismatched, format!("{detail}: take --source FILE.parquet")));
+                return Err(refused(
+                    FaultCode::TopicsMismatched,
+                    format!("{detail}: take --source FILE.parquet"),
+                ));
             }
             let (from, _) = backfill.range();
             history.read(partition, &mut |past| {
@@ -171,7 +203,9 @@ impl Around<'_> {
         // Before it is read what stands: whoever wrote under this name is out by then, and what it left open is settled.
         let settings = &self.planned.settings;
         let name = format!("{}.{}.backfill.{view}", settings.pipeline, settings.stage);
-        let rewriter = (!how.dry_run).then(|| Rewriter::open(self.brokers, &name)).transpose()?;
+        let rewriter = (!how.dry_run)
+            .then(|| Rewriter::open(self.brokers, &name))
+            .transpose()?;
         let history = History::open(self.brokers, &topic)?;
         let places: Vec<_> = history.partitions().collect();
         for (partition, first, end) in places {
@@ -263,7 +297,11 @@ impl Cut {
         if self.slab.is_empty() {
             return Ok(());
         }
-        let now = if self.stamp > 0 { self.stamp.min(self.now) } else { self.now };
+        let now = if self.stamp > 0 {
+            self.stamp.min(self.now)
+        } else {
+            self.now
+        };
         give(&self.slab, Timestamp(now))?;
         self.slab.values.clear();
         self.slab.ends.clear();
@@ -288,10 +326,14 @@ fn unknown(topic: &str, partition: i32, kept: String) -> Fault {
     refused(FaultCode::TopicsMismatched, detail)
 }
 
+/// A name, `database.table` too, as ClickHouse reads it whatever it is.
+fn quoted(name: &str) -> String {
+    let one = |part: &str| format!("`{}`", part.replace('\\', "\\\\").replace('`', "\\`"));
+    name.split('.').map(one).collect::<Vec<_>>().join(".")
+}
+
 /// The rows of a table that may have a say, typed as the source is, in an order that is the same every time.
 fn statement(backfill: &Backfill, table: &str) -> String {
-    let quoted = |name: &str| format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"));
-    let table: Vec<_> = table.split('.').map(quoted).collect();
     let (from, to) = backfill.needs();
     let time = quoted(backfill.time());
     let columns: Vec<_> = backfill.columns().iter().map(|c| typed(c, &quoted(&c.name))).collect();
@@ -300,7 +342,7 @@ fn statement(backfill: &Backfill, table: &str) -> String {
     format!(
         "SELECT {} FROM {} AS t WHERE t.{time} >= fromUnixTimestamp64Micro({}, 'UTC') AND t.{time} <= fromUnixTimestamp64Micro({}, 'UTC') ORDER BY {}",
         columns.join(", "),
-        table.join("."),
+        quoted(table),
         from.0,
         to.0,
         order.iter().map(|o| format!("t.{o}")).collect::<Vec<_>>().join(", ")

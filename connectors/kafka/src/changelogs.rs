@@ -179,8 +179,7 @@ pub(crate) fn decided(reader: &BaseConsumer, changelogs: &[Changelog], ranges: &
             return Ok(());
         };
         if began.elapsed() > STALL {
-            let detail =
-                format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back");
+            let detail = format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back");
             return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
         }
         std::thread::sleep(ASK);

@@ -81,11 +81,7 @@ impl History {
     ///
     /// # Errors
     /// `BROKER_UNAVAILABLE`; what `each` says.
-    pub fn read(
-        &self,
-        partition: i32,
-        each: &mut dyn FnMut(Past<'_>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    pub fn read(&self, partition: i32, each: &mut dyn FnMut(Past<'_>) -> Result<(), Fault>) -> Result<(), Fault> {
         let Some(i) = self.places.iter().position(|(_, p)| *p == partition) else {
             return Ok(());
         };
@@ -135,7 +131,8 @@ impl History {
                     return Err(unavailable(&format!("read {topic}/{partition}"), &e));
                 }
                 None if heard.elapsed() > STALL => {
-                    let detail = format!("{topic}/{partition}: the broker sends no more, though its end is not reached");
+                    let detail =
+                        format!("{topic}/{partition}: the broker sends no more, though its end is not reached");
                     return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
                 }
                 _ => {}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use analytics::streaming::backfill::{Ask, Backfill, Difference, Differences, Kind};
-use kernel::EventTime;
+use kernel::{EventTime, Fault, FaultCode};
 use serde_json::{Map, Value as Json, json};
 
 use super::context::{Context, now};
@@ -31,7 +31,8 @@ a table with the columns of its source. Of the topic, records count that counted
 unless --nothing-late. In a file or a table nothing is late. Rows that stand otherwise in the result topic are written with the next
 revision, rows that should not be come again as deleted, rows that are the same are not written: run twice, the second
 writes nothing. Windows the running stage may still tell again are refused.
-Exit code: 0 done, 2 the view, the range or the history is wrong, 3 a server does not answer.")]
+Exit code: 0 done, 1 the stage runs another text of the view or another backfill of it goes on, 2 the view, the range or the history is
+wrong, 3 a server does not answer.")]
 pub(super) struct Args {
     /// Name (pipelines/NAME/pipeline.yaml, from here upwards) or path
     pipeline: String,
@@ -139,15 +140,14 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
         handle: cx.runtime()?.handle().clone(),
         now: asked,
     };
-    let mut backfill = around.start(&ask)?;
+    let mut backfill = around.start(&ask).map_err(failure)?;
     let range = widened(&backfill, &ask);
     settled(&around, &backfill, args.dry_run)?;
-    around.read(&mut backfill, &source, &|| {
-        sql::config(cx).map_err(|f| kernel::Fault::new(kernel::FaultCode::ConfigInvalid, f.text))
-    })?;
+    let clickhouse = || sql::config(cx).map_err(|f| Fault::new(FaultCode::ConfigInvalid, f.text));
+    around.read(&mut backfill, &source, &clickhouse).map_err(failure)?;
     let outcomes = backfill.outcomes();
     out::note(format!(
-        "read: {} records count, {} were too late, {} duplicate, {} refused",
+        "read: {} records count, {} came too late for a window, {} are duplicates, {} are refused",
         outcomes.counted, outcomes.late, outcomes.duplicate, outcomes.refused
     ));
     let kinds = [Kind::Corrected, Kind::Added, Kind::Deleted, Kind::Same];
@@ -158,16 +158,47 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
         first_revision: args.first_revision,
         show: (&kinds[..if args.all { 4 } else { 3 }], most),
     };
-    let found = around.write(backfill, &args.source.join(","), &how)?;
+    let found = around.write(backfill, &args.source.join(","), &how).map_err(failure)?;
     tell(args, &found, range, form)?;
     Ok(OK)
+}
+
+/// What a fault means here.
+fn failure(fault: Fault) -> Failure {
+    let detail = fault.detail.clone();
+    match fault.code {
+        FaultCode::InputInvalid => Failure::input(
+            "HISTORY_UNFIT",
+            detail,
+            "the columns wanted are those of the source's table that the view takes",
+        ),
+        FaultCode::StateUnreadable => Failure::failed(
+            "TEXT_CHANGED",
+            detail,
+            "use the SQL the stage runs, or give the changed view another sink table's name",
+        ),
+        FaultCode::Fenced => Failure::failed("FENCED", detail, "another backfill of this view goes on; let it end"),
+        FaultCode::CommitFailed => {
+            let help = "run it again: what is written already is not written twice";
+            Failure::unreachable("COMMIT_FAILED", detail, help)
+        }
+        _ => fault.into(),
+    }
+}
+
+/// A time as it is written on the command line.
+fn said(at: EventTime) -> String {
+    at.to_string().replace(".000000Z", "Z")
 }
 
 /// Says how a range was widened; the range.
 fn widened(backfill: &Backfill, ask: &Ask) -> (EventTime, EventTime) {
     let (from, to) = backfill.range();
     if (from.0, to.0) != (ask.from, ask.to) {
-        out::note(format!("windows from {from} to {to}: the range is widened to their borders"));
+        let (from, to) = (said(from), said(to));
+        out::note(format!(
+            "note: windows from {from} to {to}: the range is widened to their borders"
+        ));
     }
     (from, to)
 }
@@ -178,22 +209,28 @@ fn settled(around: &Around<'_>, backfill: &Backfill, dry_run: bool) -> Result<()
     let (text, help) = match settled {
         Ok(Some(at)) if to <= at => return Ok(()),
         Ok(Some(at)) => {
-            let last = backfill.border(at);
+            let last = said(backfill.border(at));
             let text = format!("windows that end after {last} the running stage may still tell again");
-            (text, format!("--to {last} at the latest; it moves on with the watermark"))
+            (
+                text,
+                format!("--to {last} at the latest; that moves on with the watermark"),
+            )
         }
         Ok(None) => {
             let text = "the stage has not told a window of this view yet".to_owned();
-            (text, "`soma start` runs it; once its watermark is past the range, come back".to_owned())
+            (
+                text,
+                "`soma start` runs it; once its watermark is past the range, come back".to_owned(),
+            )
         }
         Err(fault) if dry_run => {
-            let help = "without --dry-run this is refused".to_owned();
-            (format!("how far the stage is, is not known: {}", fault.detail), help)
+            let text = format!("how far the stage is, is not known: {}", fault.detail);
+            (text, "this is refused".to_owned())
         }
-        Err(fault) => return Err(fault.into()),
+        Err(fault) => return Err(failure(fault)),
     };
     if dry_run {
-        out::note(format!("note: {text}; {help}"));
+        out::note(format!("note: {text}; without --dry-run: {help}"));
         return Ok(());
     }
     Err(Failure::input("RANGE_OPEN", text, help))
@@ -229,8 +266,15 @@ fn tell(args: &Args, found: &Differences, (from, to): (EventTime, EventTime), fo
             out::line(figures)
         }
         Form::Csv => {
-            let heading = ["change", "revision"].into_iter().chain(found.columns.iter().map(String::as_str));
-            out::line(heading.map(|name| sql::quoted(name.to_owned())).collect::<Vec<_>>().join(","))?;
+            let heading = ["change", "revision"]
+                .into_iter()
+                .chain(found.columns.iter().map(String::as_str));
+            out::line(
+                heading
+                    .map(|name| sql::quoted(name.to_owned()))
+                    .collect::<Vec<_>>()
+                    .join(","),
+            )?;
             for row in &found.rows {
                 let cells = cells(row, &found.columns, |_, value| text(value));
                 out::line(cells.into_iter().map(sql::quoted).collect::<Vec<_>>().join(","))?;
@@ -239,7 +283,7 @@ fn tell(args: &Args, found: &Differences, (from, to): (EventTime, EventTime), fo
             Ok(())
         }
         Form::Json => out::json(&json!({
-            "view": args.view, "from": from.to_string(), "to": to.to_string(), "source": args.source, "dry_run": args.dry_run,
+            "view": args.view, "from": said(from), "to": said(to), "source": args.source, "dry_run": args.dry_run,
             "windows": found.windows, "same": found.same, "corrected": found.corrected, "added": found.added,
             "deleted": found.deleted, "beyond": found.beyond, "written": written,
             "rows": found.rows.iter().map(document).collect::<Vec<_>>(),
@@ -274,7 +318,10 @@ fn cells(row: &Difference, columns: &[String], show: impl Fn(Option<&Json>, &Jso
         let now = value(&row.row, name).unwrap_or_default();
         show(value(&row.before, name).as_ref(), &now)
     });
-    [row.kind.name().to_owned(), row.revision.to_string()].into_iter().chain(own).collect()
+    [row.kind.name().to_owned(), row.revision.to_string()]
+        .into_iter()
+        .chain(own)
+        .collect()
 }
 
 fn text(value: &Json) -> String {
@@ -297,7 +344,12 @@ mod tests {
         assert_eq!(of(&["clickhouse:a.b"]).unwrap(), Source::ClickHouse("a.b".to_owned()));
         let files = Source::Parquet(vec!["a.parquet".into(), "b.parquet".into()]);
         assert_eq!(of(&["a.parquet", "b.parquet"]).unwrap(), files);
-        for bad in [&["a.csv"][..], &["topic", "a.parquet"], &["clickhouse:"], &["clickhouse:a;b"]] {
+        for bad in [
+            &["a.csv"][..],
+            &["topic", "a.parquet"],
+            &["clickhouse:"],
+            &["clickhouse:a;b"],
+        ] {
             assert!(of(bad).unwrap_err().help.contains("--source topic"), "{bad:?}");
         }
     }

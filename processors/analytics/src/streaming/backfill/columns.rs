@@ -161,7 +161,10 @@ impl Backfill {
     /// As [`Backfill::take_parquet`].
     pub fn take_arrow(&mut self, name: &str, bytes: impl Read, now: EventTime) -> Result<(), Fault> {
         let broken = |e: arrow::error::ArrowError| {
-            Fault::new(FaultCode::StoreUnavailable, format!("{name}: its answer breaks off: {e}"))
+            Fault::new(
+                FaultCode::StoreUnavailable,
+                format!("{name}: its answer breaks off: {e}"),
+            )
         };
         let reader = StreamReader::try_new(bytes, None).map_err(broken)?;
         self.has(name, &reader.schema())?;
@@ -175,17 +178,29 @@ impl Backfill {
         Ok(())
     }
 
+    /// Says which column is not among those that a history has.
+    ///
+    /// # Errors
+    /// `INPUT_INVALID` naming it.
+    pub fn lacks_none(&self, name: &str, known: &[&str]) -> Result<(), Fault> {
+        let fields = self.reader.columns().fields();
+        match fields.iter().find(|f| !known.contains(&f.name().as_str())) {
+            Some(field) => Err(invalid(format!(
+                "{name} has no column `{}`, which the view takes; it has {}",
+                field.name(),
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Names what is missing or does not fit.
     fn has(&self, name: &str, given: &Schema) -> Result<(), Fault> {
+        let known: Vec<_> = given.fields().iter().map(|f| f.name().as_str()).collect();
+        self.lacks_none(name, &known)?;
         for field in self.reader.columns().fields() {
             let Ok(found) = given.field_with_name(field.name()) else {
-                let known: Vec<_> = given.fields().iter().map(|f| f.name().as_str()).collect();
-                let detail = format!(
-                    "{name} has no column `{}`, which the view takes; it has {}",
-                    field.name(),
-                    known.join(", ")
-                );
-                return Err(invalid(detail));
+                continue;
             };
             if !fits(found.data_type(), field.data_type()) {
                 let detail = format!(
@@ -224,9 +239,13 @@ impl Backfill {
             }
             arrays.push(made);
         }
-        let fields: Vec<_> = wanted.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-            .map_err(|e| invalid(format!("{name}: {e}")))?;
+        let fields: Vec<_> = wanted
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true))
+            .collect();
+        let batch =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| invalid(format!("{name}: {e}")))?;
         let taken = Taken {
             rows: (0..u32::try_from(batch.num_rows()).unwrap_or(u32::MAX)).collect(),
             batch,
@@ -236,7 +255,10 @@ impl Backfill {
             topic: Arc::clone(&self.setup.topic),
             ..Slab::default()
         };
-        self.locals.entry(0).or_default().take(&self.setup, &taken, &slab, now.0)?;
+        self.locals
+            .entry(0)
+            .or_default()
+            .take(&self.setup, &taken, &slab, now.0)?;
         self.settle(0)
     }
 }

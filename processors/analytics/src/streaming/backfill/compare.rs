@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::array::make_comparator;
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{SortOptions, take};
 use arrow::datatypes::{DataType, Float64Type, Int32Type, TimestampMicrosecondType};
 use kernel::{Fault, Headers, RawEmit};
@@ -84,7 +84,11 @@ impl Comparison {
     /// It cannot be read, or the registry does not answer.
     pub fn stands(&mut self, key: &str, value: &[u8]) -> Result<(), Fault> {
         self.pending.push((key.to_owned(), value.into()));
-        if self.pending.len() >= ROWS { self.look() } else { Ok(()) }
+        if self.pending.len() >= ROWS {
+            self.look()
+        } else {
+            Ok(())
+        }
     }
 
     fn look(&mut self) -> Result<(), Fault> {
@@ -118,7 +122,10 @@ impl Comparison {
         let own = names.len() - FRAME;
         let mut out = Differences {
             beyond,
-            unsteady: (FRAME..own).filter(|i| unsteady[i - FRAME]).map(|i| names[i].clone()).collect(),
+            unsteady: (FRAME..own)
+                .filter(|i| unsteady[i - FRAME])
+                .map(|i| names[i].clone())
+                .collect(),
             columns: names[..own].to_vec(),
             ..Differences::default()
         };
@@ -128,7 +135,10 @@ impl Comparison {
         keys.dedup();
         for some in keys.chunks(ROWS) {
             let of = |rows: &'_ BTreeMap<String, Row>| -> Vec<Arc<[u8]>> {
-                some.iter().filter_map(|k| rows.get(*k)).map(|r| Arc::clone(&r.value)).collect()
+                some.iter()
+                    .filter_map(|k| rows.get(*k))
+                    .map(|r| Arc::clone(&r.value))
+                    .collect()
             };
             let made = self.answers.read(of(&computed).iter().map(|v| &**v))?;
             let told = self.answers.read(of(&standing).iter().map(|v| &**v))?;
@@ -265,7 +275,10 @@ impl Comparison {
         let before = self.computed.len() + self.standing.len();
         let stays = |key: &String, row: &mut Row| {
             let out = spans.get(&group(key, row)).into_iter().flatten();
-            inside(row) && !out.into_iter().any(|(start, end)| row.start >= *start && row.end <= *end)
+            inside(row)
+                && !out
+                    .into_iter()
+                    .any(|(start, end)| row.start >= *start && row.end <= *end)
         };
         self.computed.retain(stays);
         self.standing.retain(stays);
@@ -329,7 +342,8 @@ impl<'a> Alike<'a> {
             if *a.data_type() == DataType::Float64 {
                 return Ok(Box::new(move |i, j| near((a.as_ref(), i), (b.as_ref(), j))));
             }
-            let order = make_comparator(a.as_ref(), b.as_ref(), SortOptions::default()).map_err(|e| failed(e.into()))?;
+            let order =
+                make_comparator(a.as_ref(), b.as_ref(), SortOptions::default()).map_err(|e| failed(e.into()))?;
             Ok(Box::new(move |i, j| order(i, j).is_eq()))
         };
         Ok(Self(columns.map(one).collect::<Result<_, _>>()?))

@@ -273,7 +273,11 @@ impl Backfill {
         let rows = filter_record_batch(&rows, &keep).map_err(|e| failed(e.into()))?;
         self.kept += rows.num_rows();
         self.rows.push(rows);
-        if self.kept > self.merge_at { self.merge() } else { Ok(()) }
+        if self.kept > self.merge_at {
+            self.merge()
+        } else {
+            Ok(())
+        }
     }
 
     /// Merges the rows kept so far.

@@ -38,7 +38,12 @@ pub(crate) struct Answers {
 
 impl Answers {
     pub(crate) fn new(topic: &Arc<str>, avro: &str, others: &Arc<dyn Schemas>) -> Result<Self, Fault> {
-        let unreadable = |e| Fault::new(FaultCode::Internal, format!("the schema of {topic} cannot be read: {e}"));
+        let unreadable = |e| {
+            Fault::new(
+                FaultCode::Internal,
+                format!("the schema of {topic} cannot be read: {e}"),
+            )
+        };
         let columns = decoder(1, avro, None).map_err(unreadable)?.schema();
         let schemas = AndOwn {
             avro: avro.to_owned(),

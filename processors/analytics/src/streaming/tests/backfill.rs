@@ -119,7 +119,11 @@ fn late_records_correct_their_windows_once() {
     let (mut world, sent) = told();
     // Of a flight sent twice the first counts, in whichever order; all lie in the partition they came to first.
     let mut seen = BTreeSet::new();
-    let all: Vec<Flight> = sent.into_iter().flatten().filter(|f| seen.insert(f.id.clone())).collect();
+    let all: Vec<Flight> = sent
+        .into_iter()
+        .flatten()
+        .filter(|f| seen.insert(f.id.clone()))
+        .collect();
     for (topic, view, sql) in VIEWS.iter().filter(|(_, view, _)| *view != "spread") {
         let ask = Ask {
             nothing_late: true,
@@ -143,17 +147,29 @@ fn rows_that_are_wrong_missing_or_too_many_are_put_right() {
     let (mut world, _) = told();
     let topic = "demo.per_hour";
     let before = world.rows(topic);
-    let of = |world: &World, key: &str| world.results.iter().rposition(|e| e.key == key && &*e.topic == topic).unwrap();
+    let of = |world: &World, key: &str| {
+        world
+            .results
+            .iter()
+            .rposition(|e| e.key == key && &*e.topic == topic)
+            .unwrap()
+    };
     let keys: Vec<String> = before.keys().cloned().collect();
     // The values of another window under this one's key and time cannot be made by hand: a row of a stream that saw less can.
     let mut less = World::new(SQL, 1);
-    for flight in flights().into_iter().filter(|f| f.id.parse::<usize>().unwrap() % 2 == 0) {
+    for flight in flights()
+        .into_iter()
+        .filter(|f| f.id.parse::<usize>().unwrap() % 2 == 0)
+    {
         less.send(0, &flight);
     }
     less.send_last();
     less.run(1, 1, 100_000, false);
     let fewer = less.rows(topic);
-    let wrong = keys.iter().find(|k| fewer.get(*k).is_some_and(|row| *row != before[*k])).unwrap();
+    let wrong = keys
+        .iter()
+        .find(|k| fewer.get(*k).is_some_and(|row| *row != before[*k]))
+        .unwrap();
     let missing = keys.iter().rfind(|k| fewer.get(*k) == Some(&before[*k])).unwrap();
     world.results.retain(|e| e.key != *missing || &*e.topic != topic);
     let worse = less.results[of(&less, wrong)].clone();
@@ -196,9 +212,18 @@ fn a_range_is_widened_to_windows_and_cuts_no_session() {
     let wanted = |from: &str, to: &str| (at(from), at(to));
     let micros = |(from, to): (String, String)| (at(&from), at(&to));
     let given = ("2001-01-01T10:20:30Z", "2001-01-01T12:00:00Z");
-    assert_eq!(micros(range("per_hour", given.0, given.1)), wanted("2001-01-01T10:00:00Z", "2001-01-01T12:00:00Z"));
-    assert_eq!(micros(range("per_hour", "2001-01-01T10:00:00Z", "2001-01-01T12:00:00.000001Z")), wanted("2001-01-01T10:00:00Z", "2001-01-01T13:00:00Z"));
-    assert_eq!(micros(range("hops", given.0, "2001-01-01T12:01:00Z")), wanted("2001-01-01T10:15:00Z", "2001-01-01T12:15:00Z"));
+    assert_eq!(
+        micros(range("per_hour", given.0, given.1)),
+        wanted("2001-01-01T10:00:00Z", "2001-01-01T12:00:00Z")
+    );
+    assert_eq!(
+        micros(range("per_hour", "2001-01-01T10:00:00Z", "2001-01-01T12:00:00.000001Z")),
+        wanted("2001-01-01T10:00:00Z", "2001-01-01T13:00:00Z")
+    );
+    assert_eq!(
+        micros(range("hops", given.0, "2001-01-01T12:01:00Z")),
+        wanted("2001-01-01T10:15:00Z", "2001-01-01T12:15:00Z")
+    );
     assert_eq!(micros(range("busy", given.0, given.1)), wanted(given.0, given.1));
     let border = |view: &str, of: &str| start(&world, &ask(view)).border(Timestamp(at(of))).0;
     assert_eq!(border("per_hour", "2001-01-01T12:34:00Z"), at("2001-01-01T12:00:00Z"));
@@ -274,8 +299,19 @@ fn columns(flights: &[Flight]) -> Vec<(&'static str, ArrayRef)> {
         ("origin", text(&|f| f.origin.clone())),
         ("id", text(&|f| f.id.clone())),
         ("date", Arc::new(dates)),
-        ("delay", Arc::new(flights.iter().map(|f| f.delay.map(|d| d as i32)).collect::<Int32Array>())),
-        ("distance", Arc::new(Int64Array::from_iter_values(flights.iter().map(|f| f.distance)))),
+        (
+            "delay",
+            Arc::new(
+                flights
+                    .iter()
+                    .map(|f| f.delay.map(|d| d as i32))
+                    .collect::<Int32Array>(),
+            ),
+        ),
+        (
+            "distance",
+            Arc::new(Int64Array::from_iter_values(flights.iter().map(|f| f.distance))),
+        ),
     ]
 }
 
@@ -297,7 +333,9 @@ fn a_parquet_file_gives_the_rows_of_a_stream_in_time() {
             ..ask(view)
         };
         let mut backfill = start(&world, &ask);
-        backfill.take_parquet("flights.parquet", File::open(&path).unwrap(), Timestamp(world.now)).unwrap();
+        backfill
+            .take_parquet("flights.parquet", File::open(&path).unwrap(), Timestamp(world.now))
+            .unwrap();
         assert_eq!(backfill.outcomes().duplicate, 300);
         let found = compare(&world, backfill);
         assert_eq!(counts(&found), (world.rows(topic).len(), 0, 0, 0), "{view}");
@@ -313,10 +351,22 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![i64::MAX; 9]));
     let nulls: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>; 9]));
     for (name, put, says) in [
-        ("origin", None, "f.parquet has no column `origin`, which the view takes; it has date, delay,"),
+        (
+            "origin",
+            None,
+            "f.parquet has no column `origin`, which the view takes; it has date, delay,",
+        ),
         ("id", None, "no column `id`"),
-        ("delay", Some(&texts), "column `delay` of f.parquet is text; the source's table has Int64"),
-        ("date", Some(&numbers), "column `date` of f.parquet is Int64; the source's table has a time"),
+        (
+            "delay",
+            Some(&texts),
+            "column `delay` of f.parquet is text; the source's table has Int64",
+        ),
+        (
+            "date",
+            Some(&numbers),
+            "column `date` of f.parquet is Int64; the source's table has a time",
+        ),
         ("origin", Some(&nulls), "column `origin` of f.parquet has nulls"),
     ] {
         let mut given = good.clone();
@@ -327,7 +377,9 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
             by_columns: true,
             ..ask("per_hour")
         };
-        let said = start(&world, &ask).take_parquet("f.parquet", file, Timestamp(world.now)).unwrap_err();
+        let said = start(&world, &ask)
+            .take_parquet("f.parquet", file, Timestamp(world.now))
+            .unwrap_err();
         assert!(said.detail.contains(says), "{said:?}");
         std::fs::remove_file(path).unwrap();
     }
@@ -343,11 +395,20 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
     backfill.take_parquet("f.parquet", found, Timestamp(world.now)).unwrap();
     assert_eq!(backfill.outcomes().counted, 9);
     std::fs::write(&path, "no parquet").unwrap();
-    let said = backfill.take_parquet("f.parquet", File::open(&path).unwrap(), Timestamp(world.now)).unwrap_err();
+    let said = backfill
+        .take_parquet("f.parquet", File::open(&path).unwrap(), Timestamp(world.now))
+        .unwrap_err();
     assert!(said.detail.contains("f.parquet cannot be read"), "{said:?}");
     std::fs::remove_file(path).unwrap();
     let schemas: Arc<dyn Schemas> = Arc::new(All(world.program.clone()));
-    let said = |ask: &Ask| world.program.backfill(ask, &world.settings, &schemas).err().unwrap().detail;
+    let said = |ask: &Ask| {
+        world
+            .program
+            .backfill(ask, &world.settings, &schemas)
+            .err()
+            .unwrap()
+            .detail
+    };
     assert!(said(&super::backfill::ask("per_our")).contains("no view `per_our`; there are per_hour, per_minute"));
     let nothing = Ask {
         to: at("2000-12-31T00:00:00Z"),
