@@ -27,7 +27,8 @@ impl Rewriter {
         client
             .set("transactional.id", id)
             .set("client.id", id)
-            .set("transaction.timeout.ms", "60000")
+            // Whom a killed one left waiting goes on then.
+            .set("transaction.timeout.ms", "30000")
             .set("compression.type", "lz4")
             // As the stages have it: a key's rows stay in one partition.
             .set("partitioner", "consistent_random")

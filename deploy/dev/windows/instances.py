@@ -30,9 +30,14 @@ class Pipeline:
         self.running, self.starts, self.kills = {}, 0, 0
         self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
 
-    def clear(self):
+    def forget(self):
+        """Forgets an earlier run, and what it read."""
+        self.clear(SOURCE)
+
+    def clear(self, *more):
         """Forgets what an earlier run wrote, and where it stood."""
-        gone = own_topics(self.admin.list_topics(timeout=20).topics)
+        there = self.admin.list_topics(timeout=20).topics
+        gone = own_topics(there) + [topic for topic in more if topic in there]
         for done in self.admin.delete_topics(gone).values() if gone else []:
             done.result(30)
         for done in self.admin.delete_consumer_groups([GROUP]).values():
@@ -41,7 +46,7 @@ class Pipeline:
             except KafkaException as error:
                 if error.args[0].name() != "GROUP_ID_NOT_FOUND":
                     raise
-        while own_topics(self.admin.list_topics(timeout=20).topics):
+        while set(gone) & set(self.admin.list_topics(timeout=20).topics):
             time.sleep(0.2)
         time.sleep(1)
         self.apply()
