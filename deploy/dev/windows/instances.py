@@ -40,16 +40,23 @@ class Pipeline:
         gone = own_topics(there) + [topic for topic in more if topic in there]
         for done in self.admin.delete_topics(gone).values() if gone else []:
             done.result(30)
-        for done in self.admin.delete_consumer_groups([GROUP]).values():
-            try:
-                done.result(30)
-            except KafkaException as error:
-                if error.args[0].name() != "GROUP_ID_NOT_FOUND":
-                    raise
+        self.forget_group()
         while set(gone) & set(self.admin.list_topics(timeout=20).topics):
             time.sleep(0.2)
         time.sleep(1)
         self.apply()
+
+    def forget_group(self):
+        """An instance that ended is a member until its session runs out."""
+        for left in range(20, -1, -1):
+            try:
+                return self.admin.delete_consumer_groups([GROUP])[GROUP].result(30)
+            except KafkaException as error:
+                if error.args[0].name() == "GROUP_ID_NOT_FOUND":
+                    return None
+                if error.args[0].name() != "NON_EMPTY_GROUP" or not left:
+                    raise
+                time.sleep(1)
 
     def apply(self):
         subprocess.run([self.soma, "topics", "apply"], env=self.env, cwd=self.root, check=True, stdout=subprocess.DEVNULL)
