@@ -159,7 +159,7 @@ impl Around<'_> {
         if catalogue.get(&topic).is_some_and(|t| t.cleanup == Cleanup::Compact) {
             let detail =
                 format!("{topic} is compacted: of each key it keeps the last record only, which is no history");
-            return Err(refused(FaultCode::TopicsMismatched, detail));
+            return Err(refused(FaultCode::InputInvalid, detail));
         }
         let history = History::open(self.brokers, &topic)?;
         let places: Vec<_> = history.partitions().collect();
@@ -169,7 +169,7 @@ impl Around<'_> {
             if first > 0 && first >= end {
                 let detail = format!("retention has removed all of partition {partition} of {topic}");
                 return Err(refused(
-                    FaultCode::TopicsMismatched,
+                    FaultCode::InputInvalid,
                     format!("{detail}: take --source FILE.parquet"),
                 ));
             }
@@ -316,14 +316,14 @@ fn removed(topic: &str, partition: i32, first: &Past<'_>) -> Fault {
         "retention has removed the beginning of {topic}: partition {partition} begins at offset {}, written {}; windows that begin before cannot be computed from it: take a later --from, or --source FILE.parquet or clickhouse:TABLE",
         first.offset, first.at
     );
-    refused(FaultCode::TopicsMismatched, detail)
+    refused(FaultCode::InputInvalid, detail)
 }
 
 fn unknown(topic: &str, partition: i32, kept: String) -> Fault {
     let detail = format!(
         "retention has removed rows of {topic}: partition {partition} {kept}; how rows of windows that begin before stand is not known. Take a later --from, or say with --first-revision N from which revision on they are written (above any that was told)"
     );
-    refused(FaultCode::TopicsMismatched, detail)
+    refused(FaultCode::InputInvalid, detail)
 }
 
 /// A name, `database.table` too, as ClickHouse reads it whatever it is.

@@ -170,7 +170,7 @@ fn failure(fault: Fault) -> Failure {
         FaultCode::InputInvalid => Failure::input(
             "HISTORY_UNFIT",
             detail,
-            "the columns wanted are those of the source's table that the view takes",
+            "pipelines/flights/README.md, The past again, says what a history must have",
         ),
         FaultCode::StateUnreadable => Failure::failed(
             "TEXT_CHANGED",
