@@ -2,6 +2,7 @@
 //! stages from the registry, wires them to Kafka and runs them; the binary is `soma`.
 
 pub mod apply;
+mod backfill;
 mod backtest;
 pub mod check;
 pub mod cli;

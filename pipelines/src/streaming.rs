@@ -271,7 +271,7 @@ fn partitions(planned: &Planned, shared: &Shared) -> Result<i32, Fault> {
 }
 
 /// Writers' schemas, from the registry.
-struct Written(Arc<Registry>);
+pub(crate) struct Written(pub(crate) Arc<Registry>);
 
 impl Schemas for Written {
     fn writer(&self, _: &str, id: i32) -> Result<String, Fault> {

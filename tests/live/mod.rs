@@ -4,6 +4,7 @@
 pub(crate) mod analytics;
 mod approvals;
 mod audit;
+mod backfill;
 mod bad_input;
 mod constitution;
 mod controls;

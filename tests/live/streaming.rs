@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::harness::{live, text};
 
-#[test]
-fn every_window_is_exact_over_a_kill() {
+/// Runs a verification against the live servers; the line of figures that begins so, and everything it said.
+pub(super) fn verify(script: &str, options: &[&str], figures: &str) -> (String, String) {
     let live = live();
     let of = |name: &str| {
         live.env
@@ -16,19 +16,8 @@ fn every_window_is_exact_over_a_kill() {
     };
     let mut command = Command::new(of("SOMA_LIVE_PYTHON"));
     command
-        .arg(live.root().join("deploy/dev/verify_windows.py"))
-        .args([
-            "--rows",
-            "20000",
-            "--kills",
-            "1",
-            "--between",
-            "6",
-            "8",
-            "--wait",
-            "90",
-            "--instances",
-        ])
+        .arg(live.root().join(script))
+        .args(options)
         .env("SOMA_BIN", &live.soma)
         .env("SOMA_HOME", &live.home);
     let file = std::fs::read_to_string(live.home.join("dev.env")).unwrap();
@@ -40,9 +29,17 @@ fn every_window_is_exact_over_a_kill() {
     assert!(out.status.success(), "{shown}");
     let line = shown
         .lines()
-        .rfind(|l| l.starts_with("windows checked="))
+        .rfind(|l| l.starts_with(figures))
         .unwrap_or_else(|| panic!("no figures: {shown}"));
+    println!("{line}");
+    (line.to_owned(), shown.clone())
+}
+
+#[test]
+fn every_window_is_exact_over_a_kill() {
+    let options = "--rows 20000 --kills 1 --between 6 8 --wait 90 --instances";
+    let options: Vec<&str> = options.split(' ').collect();
+    let (line, shown) = verify("deploy/dev/verify_windows.py", &options, "windows checked=");
     assert!(line.ends_with("wrong=0") && !line.contains("checked=0 "), "{shown}");
     assert!(shown.contains("kills=1"), "{shown}");
-    println!("{line}");
 }

@@ -108,6 +108,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("arrow", &["processors/analytics"]),
     ("arrow-avro", &["processors/analytics"]),
     ("arrow-ipc", &["processors/analytics"]),
+    ("parquet", &["processors/analytics"]),
     ("datafusion", &["processors/analytics"]),
     ("apache-avro", &["schemas"]),
     ("prometheus", &["processors/runtime"]),

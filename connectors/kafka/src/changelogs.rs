@@ -79,7 +79,7 @@ impl Changelogs {
         for (index, (first, end)) in firsts.into_iter().zip(ends).enumerate() {
             ranges.push((into.from(index, first, end)?, end));
         }
-        self.decided(changelogs, &ranges)?;
+        decided(&self.reader, changelogs, &ranges)?;
         let wanted: Vec<_> = changelogs.iter().zip(ranges).enumerate().collect();
         for some in wanted.chunks(AT_ONCE) {
             let read = self.read_some(some, into);
@@ -92,26 +92,6 @@ impl Changelogs {
     /// Records read again, whole, in the order asked for.
     pub(crate) fn fetch(&mut self, wanted: &[Position]) -> Result<Vec<RawRecord>, Fault> {
         self.with(|clients| fetch(&clients.reader, wanted))
-    }
-
-    /// Waits until no open transaction holds readers back from an end. Only from then on is the end they reach the true one: an
-    /// open transaction may be made between their coming to it and our asking.
-    fn decided(&self, changelogs: &[Changelog], ranges: &[(i64, i64)]) -> Result<(), Fault> {
-        let began = Instant::now();
-        loop {
-            let stable = offsets(&self.reader, changelogs, Offset::End)?;
-            let open = changelogs.iter().zip(stable).zip(ranges);
-            let mut open = open.filter(|((_, stable), (from, end))| from < end && stable < end);
-            let Some((((topic, partition), stable), (_, end))) = open.next() else {
-                return Ok(());
-            };
-            if began.elapsed() > STALL {
-                let detail =
-                    format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back");
-                return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
-            }
-            std::thread::sleep(ASK);
-        }
     }
 
     /// Reads one after the other while the client fetches all of them.
@@ -187,8 +167,27 @@ impl Changelogs {
     }
 }
 
+/// Waits until no open transaction holds readers back from an end. Only from then on is the end they reach the true one: an
+/// open transaction may be made between their coming to it and our asking.
+pub(crate) fn decided(reader: &BaseConsumer, changelogs: &[Changelog], ranges: &[(i64, i64)]) -> Result<(), Fault> {
+    let began = Instant::now();
+    loop {
+        let stable = offsets(reader, changelogs, Offset::End)?;
+        let open = changelogs.iter().zip(stable).zip(ranges);
+        let mut open = open.filter(|((_, stable), (from, end))| from < end && stable < end);
+        let Some((((topic, partition), stable), (_, end))) = open.next() else {
+            return Ok(());
+        };
+        if began.elapsed() > STALL {
+            let detail = format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back");
+            return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
+        }
+        std::thread::sleep(ASK);
+    }
+}
+
 /// Where partitions begin or end, in their order; how far isolation lets this client see.
-fn offsets(client: &BaseConsumer, of: &[Changelog], which: Offset) -> Result<Vec<i64>, Fault> {
+pub(crate) fn offsets(client: &BaseConsumer, of: &[Changelog], which: Offset) -> Result<Vec<i64>, Fault> {
     let mut wanted = TopicPartitionList::new();
     for (topic, partition) in of {
         wanted

@@ -1,7 +1,7 @@
 //! Kafka and the schema registry: the only user of `rdkafka` and `schema_registry_converter`.
 //!
 //! [`KafkaLog`] is the log of one stage, [`Registry`] the Confluent framing, [`Admin`] topics and schemas,
-//! [`Tail`] and [`Writer`] what the command line reads and writes with.
+//! [`Tail`] and [`Writer`] what the command line reads and writes with, [`History`] and [`Rewriter`] what a backfill does.
 
 mod admin;
 mod bulk;
@@ -10,9 +10,11 @@ mod config;
 mod faults;
 mod group;
 mod headers;
+mod history;
 mod log;
 mod offsets;
 mod registry;
+mod rewrite;
 mod send;
 mod slabs;
 mod tail;
@@ -22,9 +24,11 @@ mod writer;
 pub use admin::{Admin, Applied, TopicState};
 pub use config::LogConfig;
 pub use headers::cloud_event;
+pub use history::{History, Past};
 pub use log::KafkaLog;
 pub use offsets::{Groups, Offsets};
 pub use registry::Registry;
+pub use rewrite::Rewriter;
 pub use tail::{From, Tail};
 pub use writer::Writer;
 

@@ -33,21 +33,33 @@ class Pipeline:
                                  "isolation.level": "read_committed", "enable.partition.eof": True})
         self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
 
-    def clear(self):
+    def forget(self):
+        """Forgets an earlier run, and what it read."""
+        self.clear(SOURCE)
+
+    def clear(self, *more):
         """Forgets what an earlier run wrote, and where it stood."""
-        gone = own_topics(self.admin.list_topics(timeout=20).topics)
+        there = self.admin.list_topics(timeout=20).topics
+        gone = own_topics(there) + [topic for topic in more if topic in there]
         for done in self.admin.delete_topics(gone).values() if gone else []:
             done.result(30)
-        for done in self.admin.delete_consumer_groups([GROUP]).values():
-            try:
-                done.result(30)
-            except KafkaException as error:
-                if error.args[0].name() != "GROUP_ID_NOT_FOUND":
-                    raise
-        while own_topics(self.admin.list_topics(timeout=20).topics):
+        self.forget_group()
+        while set(gone) & set(self.admin.list_topics(timeout=20).topics):
             time.sleep(0.2)
         time.sleep(1)
         self.apply()
+
+    def forget_group(self):
+        """An instance that ended is a member until its session runs out."""
+        for left in range(20, -1, -1):
+            try:
+                return self.admin.delete_consumer_groups([GROUP])[GROUP].result(30)
+            except KafkaException as error:
+                if error.args[0].name() == "GROUP_ID_NOT_FOUND":
+                    return None
+                if error.args[0].name() != "NON_EMPTY_GROUP" or not left:
+                    raise
+                time.sleep(1)
 
     def apply(self):
         subprocess.run([self.soma, "topics", "apply"], env=self.env, cwd=self.root, check=True, stdout=subprocess.DEVNULL)

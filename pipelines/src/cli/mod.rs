@@ -4,6 +4,7 @@
 mod approve;
 mod audit;
 mod audit_table;
+mod backfill;
 mod constitution;
 mod constitution_history;
 mod context;
@@ -134,6 +135,8 @@ enum Command {
     /// List, show and replay dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Compute windows of the past again, correct those that stand otherwise
+    Backfill(backfill::Args),
     /// Run past records through a stage again, into side topics, and compare
     Replay(reprocess::Args),
     /// Test a policy bundle, try it on recorded history, explain a verdict
@@ -233,6 +236,7 @@ fn dispatch(command: &Command, cx: &Context) -> Done {
         Command::Controls => control::list(cx),
         Command::Audit(command) => audit::run(command, cx),
         Command::Dlq(command) => dlq::run(command, cx),
+        Command::Backfill(args) => backfill::run(args, cx),
         Command::Replay(args) => reprocess::run(args, cx),
         Command::Policy(command) => policy::run(command, cx),
         Command::Constitution(command) => constitution::run(command, cx),
@@ -336,6 +340,7 @@ mod tests {
             "soma sql -f x.sql --csv",
             "soma sql check flights",
             "soma sql explain flights --stage views",
+            "soma backfill flights --view per_hour --from 7d --to 1d --source a.parquet --source b.parquet --dry-run --out csv",
             "soma udf list --dir d",
             "soma topics list --all",
             "soma dash governance --since 6h --json",
@@ -356,6 +361,7 @@ mod tests {
             "soma memory recent",
             "soma sql",
             "soma kill --reason x",
+            "soma backfill flights --view per_hour --from 7d",
             "soma subscribe t --max few",
             "soma deploy flights --dry-run",
         ] {

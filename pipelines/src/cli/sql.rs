@@ -122,15 +122,16 @@ fn rows_as_objects(table: &Table) -> Json {
     Json::Array(table.rows.iter().map(|row| Json::Object(object(row))).collect())
 }
 
-/// RFC 4180: quoted where it must be.
+/// A field of comma-separated values, RFC 4180: quoted where it must be.
+pub(super) fn quoted(text: String) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
 fn csv(table: &Table) -> Vec<String> {
-    let quoted = |text: String| {
-        if text.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text
-        }
-    };
     let heading = table
         .columns
         .iter()

@@ -9,6 +9,7 @@ mod positions;
 mod read;
 mod rows;
 mod sink;
+mod stream;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::checks;
 pub use migrate::{Migrated, migrate};
 pub use read::{Column, ROWS_MAX, Reader, Table};
 pub use sink::ClickHouseSink;
+pub use stream::ArrowStream;
 
 /// Where ClickHouse is and who we are there.
 #[derive(Clone, Debug, Deserialize)]

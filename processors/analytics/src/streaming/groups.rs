@@ -95,11 +95,29 @@ impl Aggregate {
         rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>()
     }
 
+    /// By column of the results: whether it depends on the order of merging.
+    pub(crate) fn unsteady(&self) -> Vec<bool> {
+        let of = self.of.iter().map(|a| UNSTEADY.contains(&a.fun().name()));
+        std::iter::repeat_n(false, self.keys()).chain(of).collect()
+    }
+
     /// Names of the aggregates, for people.
     pub(crate) fn names(&self) -> Vec<String> {
         self.of.iter().map(|a| a.name().to_owned()).collect()
     }
 }
+
+/// Aggregates whose result depends on the order in which rows are merged: a digest is none the less right, and never the same twice.
+const UNSTEADY: &[&str] = &[
+    "approx_median",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+    "array_agg",
+    "first_value",
+    "last_value",
+    "nth_value",
+    "string_agg",
+];
 
 /// The type without views.
 pub(crate) fn plain(kind: &DataType) -> DataType {

@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) idle: i64,
     pub(crate) future: i64,
     pub(crate) reads: Vec<Reads>,
+    /// Only this one counts, the others have their say in what is late and what is forgotten: a backfill of one view.
+    pub(crate) only: Option<usize>,
 }
 
 impl Setup {
@@ -175,7 +177,8 @@ impl Local {
             self.idle = false;
         }
         self.groups.resize_with(setup.reads.len(), || None);
-        for (i, reads) in setup.reads.iter().enumerate() {
+        let wanted = |i: usize| setup.only.is_none_or(|only| only == i);
+        for (i, reads) in setup.reads.iter().enumerate().filter(|(i, _)| wanted(*i)) {
             let mask = sorted.of(i);
             let groups = match &mut self.groups[i] {
                 Some(groups) => groups,

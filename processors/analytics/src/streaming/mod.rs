@@ -11,6 +11,7 @@
 //! - Rows told again carry the next revision; a session's row that went into a longer one comes again as deleted.
 //! - Where all partitions are idle, the one that came furthest tells the time.
 
+pub mod backfill;
 pub(crate) mod dialect;
 mod explain;
 mod finals;

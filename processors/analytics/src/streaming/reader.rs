@@ -106,6 +106,11 @@ impl Reader {
         }
     }
 
+    /// What comes out.
+    pub(crate) fn columns(&self) -> &SchemaRef {
+        &self.columns
+    }
+
     /// Reads a slab; `taken` and `refused` are called as batches and bad values are found, in order within each.
     pub(crate) fn read(
         &mut self,

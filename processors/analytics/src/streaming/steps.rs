@@ -1,5 +1,6 @@
 //! Filters and projections of a plan, run on a batch where they stand: no stream, no task, nothing planned again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -7,6 +8,7 @@ use arrow::compute::{and, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -41,6 +43,23 @@ impl Steps {
             };
             plan = below;
         }
+    }
+
+    /// By column that comes out: the columns it is made of, of `width` that go in.
+    pub(crate) fn made_of(&self, width: usize) -> Vec<BTreeSet<usize>> {
+        let mut of: Vec<BTreeSet<usize>> = (0..width).map(|i| BTreeSet::from([i])).collect();
+        for step in &self.0 {
+            let take = |i: usize| of.get(i).cloned().unwrap_or_default();
+            of = match step {
+                Step::Project(exprs, _) => exprs
+                    .iter()
+                    .map(|e| collect_columns(e).iter().flat_map(|c| take(c.index())).collect())
+                    .collect(),
+                Step::Filter(_, Some(columns)) => columns.iter().map(|i| take(*i)).collect(),
+                Step::Filter(_, None) => of,
+            };
+        }
+        of
     }
 
     /// What comes out of `batch`.

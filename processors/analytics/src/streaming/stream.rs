@@ -16,20 +16,20 @@ use super::source::Source;
 use super::{Program, Schemas, Settings, send};
 
 /// A source as this instance reads it.
-struct Reading {
-    setup: Setup,
-    reader: Reader,
+pub(crate) struct Reading {
+    pub(crate) setup: Setup,
+    pub(crate) reader: Reader,
 }
 
 fn micros(ms: i64) -> i64 {
     ms.saturating_mul(1_000)
 }
 
-fn late_after(source: &Source, settings: &Settings) -> i64 {
+pub(crate) fn late_after(source: &Source, settings: &Settings) -> i64 {
     source.lateness.unwrap_or(micros(settings.allowed_lateness_ms))
 }
 
-fn reading(
+pub(crate) fn reading(
     source: &Source,
     views: &[Arc<View>],
     settings: &Settings,
@@ -58,6 +58,7 @@ fn reading(
             idle: source.idle.unwrap_or(micros(settings.idle_ms)),
             future: micros(settings.future_max_ms),
             reads,
+            only: None,
         },
         reader: Reader::new(topic, source.wanted.clone(), columns, Arc::clone(schemas)),
     })

@@ -2,7 +2,7 @@
 
 use super::world::{Chance, Flight, HOUR, MINUTE, TOPIC, World, batch, flights};
 
-const SQL: &str = "
+pub(super) const SQL: &str = "
 CREATE TABLE flights (
   id TEXT NOT NULL, date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, origin TEXT NOT NULL, destination TEXT NOT NULL,
   WATERMARK FOR date AS date - INTERVAL '10 minutes'
@@ -29,7 +29,7 @@ INSERT INTO spread SELECT tumble(INTERVAL '6 hours') AS window, origin, count(di
 ";
 
 /// Of each view: topic, name, how plain SQL says it. `half` is left out: it depends on the order of merging.
-const VIEWS: &[(&str, &str, &str)] = &[
+pub(super) const VIEWS: &[(&str, &str, &str)] = &[
     (
         "demo.per_hour",
         "per_hour",
@@ -73,7 +73,7 @@ const VIEWS: &[(&str, &str, &str)] = &[
 ];
 
 /// Fills the source: shuffled within bounds, some twice, some too late.
-fn fill(world: &mut World, seed: u64) -> Vec<Vec<Flight>> {
+pub(super) fn fill(world: &mut World, seed: u64) -> Vec<Vec<Flight>> {
     let mut chance = Chance(seed | 1);
     let partitions = world.source.len();
     let mut sent = vec![Vec::new(); partitions];

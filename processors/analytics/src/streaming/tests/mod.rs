@@ -6,6 +6,7 @@
     clippy::cast_sign_loss
 )]
 
+mod backfill;
 mod exact;
 mod outcomes;
 mod refusals;

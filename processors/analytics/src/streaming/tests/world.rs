@@ -24,7 +24,7 @@ pub(super) const AVRO: &str = r#"{"type":"record","name":"Flight","namespace":"d
 /// Schema id of the records.
 pub(super) const ID: i32 = 41;
 /// Ids of the results begin here.
-const RESULTS: i32 = 100;
+pub(super) const RESULTS: i32 = 100;
 
 /// A flight.
 #[derive(Clone, Debug, PartialEq)]
