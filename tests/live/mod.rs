@@ -20,5 +20,6 @@ mod on_disk;
 mod outages;
 mod policy;
 mod replay;
+mod standby;
 mod stock_client;
 mod streaming;

@@ -38,7 +38,7 @@ pub(super) struct Frozen {
 pub(super) enum Round {
     Stands(Frozen),
     /// Without a commit.
-    Ended(Alive, Result<bool, Fault>),
+    Ended(Box<Alive>, Result<bool, Fault>),
 }
 
 /// Lets an instance go round until it stands still in a commit, if it makes one.
@@ -62,7 +62,7 @@ pub(super) fn go_round(cluster: &Cluster, who: &str, mut alive: Alive, after: us
         }),
         Told::Round(alive, went) => {
             cluster.spare(who);
-            Round::Ended(*alive, went)
+            Round::Ended(alive, went)
         }
     }
 }

@@ -290,7 +290,7 @@ impl Simulation {
             }
             Some(frost) => match frozen::go_round(&self.cluster, &node.who(), alive, frost.after) {
                 Round::Stands(frozen) => return self.stands(at, frost, frozen),
-                Round::Ended(alive, went) => (alive, went),
+                Round::Ended(alive, went) => (*alive, went),
             },
         };
         self.went(at, alive, went);

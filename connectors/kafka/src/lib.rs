@@ -1,11 +1,12 @@
 //! Kafka and the schema registry: the only user of `rdkafka` and `schema_registry_converter`.
 //!
 //! [`KafkaLog`] is the log of one stage, [`Registry`] the Confluent framing, [`Admin`] topics and schemas,
-//! [`Tail`] and [`Writer`] what the command line reads and writes with.
+//! [`Follower`] what a standby reads along, [`Tail`] and [`Writer`] what the command line reads and writes with.
 
 mod admin;
 mod changelogs;
 mod faults;
+mod follow;
 mod group;
 mod headers;
 mod log;
@@ -18,6 +19,7 @@ mod transaction;
 mod writer;
 
 pub use admin::{Admin, Applied, TopicState};
+pub use follow::Follower;
 pub use headers::cloud_event;
 pub use log::{KafkaLog, LogConfig};
 pub use offsets::{Groups, Offsets};
