@@ -80,9 +80,30 @@ pub struct StageEntry {
     /// Where its state is kept.
     #[serde(default)]
     pub state: StateKept,
+    /// Follows the partitions of its state that other instances own, so that taking one over reads only the tail of its changelog.
+    #[serde(default)]
+    pub standby: Switch,
     /// The component's own configuration.
     #[serde(default)]
     pub config: Value,
+}
+
+/// `true` or `false`, as such or, out of a variable, as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Switch(pub bool);
+
+impl TryFrom<Value> for Switch {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match &value {
+            Value::Bool(on) => Ok(Switch(*on)),
+            Value::String(text) if text.trim() == "true" => Ok(Switch(true)),
+            Value::String(text) if text.trim() == "false" => Ok(Switch(false)),
+            _ => Err("is neither true nor false".to_owned()),
+        }
+    }
 }
 
 /// Where a stage keeps its state; the changelog topic holds it in any case.

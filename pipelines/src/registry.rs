@@ -472,9 +472,12 @@ fn part<P: Processor>(
         String::new()
     };
     let at = shared.pipeline.state_at(entry);
-    Built::Member(Box::new(
-        Part::new(entry.name(), state, processor, performer).state_at(at),
-    ))
+    let part = Part::new(entry.name(), state.clone(), processor, performer).state_at(at);
+    if !entry.standby.0 {
+        return Built::Member(Box::new(part));
+    }
+    let follow = kafka::Follower::new(&shared.pipeline.connections.kafka, &state);
+    Built::Member(Box::new(part.standby(Box::new(follow), shared.metrics.clone())))
 }
 
 #[derive(Deserialize)]

@@ -161,6 +161,7 @@ pub fn run(shared: &Shared, entry: &StageEntry, records: Vec<RawRecord>) -> Resu
     }
     let entry = StageEntry {
         state: crate::config::StateKept::Memory,
+        standby: crate::config::Switch(false),
         ..entry.clone()
     };
     let Built::Member(member) = (component.build)(&entry, shared)? else {

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::live::harness::Live;
 
-pub(super) struct Instances {
+pub(crate) struct Instances {
     live: &'static Live,
+    /// Set for each of them, beside its name and port.
+    variables: Vec<(&'static str, String)>,
     ports: BTreeMap<&'static str, u16>,
     children: BTreeMap<&'static str, Child>,
 }
@@ -19,12 +21,13 @@ fn free_port() -> u16 {
 }
 
 impl Instances {
-    pub(super) fn start(live: &'static Live, names: &[&'static str]) -> Self {
-        let mut all = Self {
+    pub(crate) fn start(live: &'static Live, names: &[&'static str]) -> Self {
+        let folder = live.home.join("state").display().to_string();
+        let mut all = Self::with(
             live,
-            ports: names.iter().map(|n| (*n, free_port())).collect(),
-            children: BTreeMap::new(),
-        };
+            names,
+            vec![("SOMA_STATE", "disk".to_owned()), ("SOMA_STATE_DIR", folder)],
+        );
         for name in names {
             all.start_one(name);
         }
@@ -34,7 +37,17 @@ impl Instances {
         all
     }
 
-    pub(super) fn start_one(&mut self, name: &'static str) {
+    /// Instances yet to be started.
+    pub(crate) fn with(live: &'static Live, names: &[&'static str], variables: Vec<(&'static str, String)>) -> Self {
+        Self {
+            live,
+            variables,
+            ports: names.iter().map(|n| (*n, free_port())).collect(),
+            children: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn start_one(&mut self, name: &'static str) {
         let log = self.live.home.join(format!("logs/instance-{name}.log"));
         let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let child = Command::new(&self.live.soma)
@@ -42,8 +55,7 @@ impl Instances {
             .arg(self.live.home.join("dev.env"))
             .args(["start", "control-tower"])
             .env("SOMA_INSTANCE", name)
-            .env("SOMA_STATE", "disk")
-            .env("SOMA_STATE_DIR", self.live.home.join("state"))
+            .envs(self.variables.iter().map(|(name, value)| (*name, value)))
             .env("SOMA_ADMIN_PORT", self.ports[name].to_string())
             .current_dir(self.live.root())
             .stdout(log.try_clone().unwrap())
@@ -53,7 +65,7 @@ impl Instances {
         self.children.insert(name, child);
     }
 
-    pub(super) fn wait_ready(&self, name: &str) {
+    pub(crate) fn wait_ready(&self, name: &str) {
         let url = self.url(name, "ready");
         let deadline = Instant::now() + Duration::from_secs(60);
         while get(&url).is_none_or(|(status, _)| status != 200) {
@@ -66,16 +78,16 @@ impl Instances {
         }
     }
 
-    pub(super) fn url(&self, name: &str, path: &str) -> String {
+    pub(crate) fn url(&self, name: &str, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.ports[name])
     }
 
-    pub(super) fn names(&self) -> Vec<&'static str> {
+    pub(crate) fn names(&self) -> Vec<&'static str> {
         self.ports.keys().copied().collect()
     }
 
     /// Sends a signal; KILL and TERM are waited for.
-    pub(super) fn signal(&mut self, name: &str, signal: &str) {
+    pub(crate) fn signal(&mut self, name: &str, signal: &str) {
         let child = self.children.get_mut(name).unwrap();
         let done = Command::new("kill")
             .args([&format!("-{signal}"), &child.id().to_string()])
@@ -88,7 +100,7 @@ impl Instances {
         }
     }
 
-    pub(super) fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         for name in self.names() {
             if self.children.contains_key(name) {
                 self.signal(name, "TERM");
@@ -108,7 +120,7 @@ impl Drop for Instances {
 }
 
 /// Status and body of a GET; `None` when nobody answers.
-pub(super) fn get(url: &str) -> Option<(u16, String)> {
+pub(crate) fn get(url: &str) -> Option<(u16, String)> {
     use std::io::{Read, Write};
     let rest = url.strip_prefix("http://")?;
     let (host, path) = rest.split_once('/')?;

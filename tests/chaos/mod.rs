@@ -5,7 +5,7 @@
 mod checker;
 mod commits;
 mod faults;
-mod instances;
+pub(crate) mod instances;
 mod load;
 mod plot;
 

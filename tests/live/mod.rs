@@ -21,5 +21,6 @@ mod on_disk;
 mod outages;
 mod policy;
 mod replay;
+mod standby;
 mod stock_client;
 mod streaming;

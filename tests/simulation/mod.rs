@@ -4,6 +4,8 @@
 mod build;
 mod check;
 mod dataflow;
+mod frozen;
+mod misfortune;
 mod mutants;
 mod node;
 mod outputs;

@@ -1,4 +1,4 @@
-//! Ten faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
+//! Eleven faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
 //! written so. The simulation must find each of them, or it would not find ours. No production code knows of them.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use kernel::{
     Approach, Changelog, Commit, Committed, Decoder, Delivery, Effects, Fault, Log, Polled, Processor, RawRecord,
     Restoring, Signal, Timer,
 };
-use runtime::sim::{SimLog, is_crash};
+use runtime::sim::{Part, SimLog, is_crash};
 use runtime::{Batch, Member, Moment};
 use schemas::Timestamp;
 use stages::invoker::Invoker;
@@ -18,6 +18,7 @@ use super::world::World;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     OffsetsFirst,
+    OffsetsEarly,
     StateApart,
     TimerLost,
     BlindRepeat,
@@ -30,8 +31,9 @@ pub(crate) enum Mutant {
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Mutant; 10] = [
+    pub(crate) const ALL: [Mutant; 11] = [
         Mutant::OffsetsFirst,
+        Mutant::OffsetsEarly,
         Mutant::StateApart,
         Mutant::TimerLost,
         Mutant::BlindRepeat,
@@ -46,6 +48,7 @@ impl Mutant {
     pub(crate) fn what(self) -> &'static str {
         match self {
             Mutant::OffsetsFirst => "offsets are committed before outputs",
+            Mutant::OffsetsEarly => "a transaction's offsets are sent while its records are under way",
             Mutant::StateApart => "state is saved outside the transaction",
             Mutant::TimerLost => "timers are lost when state is restored",
             Mutant::BlindRepeat => "a call that must not be repeated is repeated",
@@ -107,6 +110,11 @@ impl Log for MutantLog {
                 rest.raw.extend(state.raw);
                 self.log.commit(&offsets)?;
                 self.log.commit(&rest)
+            }
+            // One transaction, as it is shipped, in the order there once was.
+            Mutant::OffsetsEarly => {
+                let early = [Part::Offsets, Part::Records, Part::Rest, Part::End];
+                self.log.commit_in(commit, &early)
             }
             Mutant::StateApart => {
                 let (offsets, state, mut rest) = parts(commit);

@@ -8,6 +8,7 @@ use kernel::Fault;
 use runtime::{ProcessorStage, Stage, StageContext};
 use tokio::runtime::Runtime;
 
+use super::frozen::{Frost, Frozen};
 use super::run::SINK;
 
 pub(super) enum Body {
@@ -44,9 +45,23 @@ pub(super) struct Node {
     pub(super) names: &'static [&'static str],
     pub(super) topics: Vec<String>,
     pub(super) alive: Option<Alive>,
+    /// It is to stand still in its next commit.
+    pub(super) frost: Option<Frost>,
+    /// It stands still in one.
+    pub(super) frozen: Option<Frozen>,
 }
 
 impl Node {
+    pub(super) fn who(&self) -> String {
+        format!("{}/{}", self.group, self.instance)
+    }
+
+    /// Calls under way.
+    pub(super) fn in_flight(&self) -> usize {
+        let frozen = self.frozen.as_ref().map(|f| f.in_flight);
+        frozen.or(self.alive.as_ref().map(Alive::in_flight)).unwrap_or(0)
+    }
+
     /// A task subscribes to its leading topic, whose partitions bring those of the others along; a sink to all.
     pub(super) fn subscribed(&self) -> &[String] {
         if self.names == [SINK] {

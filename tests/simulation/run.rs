@@ -6,27 +6,29 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use analytics::{EVENTS_PER_MINUTE_SQL, EventsPerMinute};
-use kernel::Clock;
-use runtime::sim::{Chances, Cluster, Counts, Rng, SimClock, SimLog, Struck, is_crash};
+use kernel::{Clock, Fault};
+use runtime::sim::{Cluster, Counts, Rng, SimClock, SimLog, Struck, is_crash};
 use runtime::{
     Health, Limits, Metrics, ProcessorStage, SharedControls, SinkStage, StageContext, StateAt, Waker, WindowStage,
 };
-use schemas::records::{Call, Control, ControlAction, Request, Run, Scope};
+use schemas::records::{Request, Run};
 use schemas::{digest, topics};
 use tokio::runtime::Runtime;
 
-use super::build::{DOOMED, START, Surroundings, layout, member, requests};
+use super::build::{START, Surroundings, layout, member, requests};
+use super::frozen::{self, Round};
+use super::misfortune::cluster;
 use super::mutants::{self, Mutant};
 use super::node::{Alive, Body, Folder, Node};
 use super::outputs::Outputs;
 use super::world::{KEPT_TOPICS, Kept, SimSink, World};
 
 pub(super) const PIPELINE: &str = "sim";
-const PARTITIONS: usize = 3;
+pub(super) const PARTITIONS: usize = 3;
 /// A history that has not ended by then never will.
 const ROUNDS_MAX: usize = 60_000;
 pub(super) const SINK: &str = "store";
-const WINDOW: &str = "events_per_minute";
+pub(super) const WINDOW: &str = "events_per_minute";
 
 /// What a history is made of.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +75,11 @@ impl Plan {
     /// histories differ in: of these, ends and deeds are compared, not each record.
     pub(crate) fn judges_again(&self) -> bool {
         self.seed % 8 == 3
+    }
+
+    /// Instances stand still in the middle of their commits, or die there.
+    pub(crate) fn is_freezing(&self) -> bool {
+        self.seed % 5 != 3
     }
 
     /// The window stage takes part: its query engine costs more than all the rest.
@@ -123,47 +130,6 @@ pub(super) struct Simulation {
     pub(super) rounds: usize,
     /// After the nodes, which have files open in it.
     folder: Option<Folder>,
-}
-
-fn cluster(plan: &Plan, rng: &mut Rng) -> Cluster {
-    let chances = if plan.disturbed {
-        chances(rng)
-    } else {
-        Chances::default()
-    };
-    let cluster = Cluster::new(plan.seed ^ 0xc1_05_7e, chances);
-    let everything = [
-        "soma.requests",
-        "soma.plans",
-        "soma.proposals",
-        "soma.verdicts",
-        "soma.approvals",
-        "soma.delegations",
-        "soma.receipts",
-        "soma.calls",
-        "soma.outcomes",
-        "soma.runs",
-        "soma.memories",
-        "soma.events",
-        "soma.metrics",
-    ];
-    for topic in everything {
-        cluster.create(topic, PARTITIONS);
-        cluster.create(&topics::dlq_of(topic), 1);
-    }
-    for name in ["intake", "orchestrator", "invoker", WINDOW] {
-        cluster.create(&format!("{PIPELINE}.{name}.state"), PARTITIONS);
-    }
-    if let Some(only) = &plan.only {
-        cluster.only(only.clone());
-    }
-    if let Some(nth) = plan.die_at {
-        cluster.die_at(nth);
-    }
-    if plan.trace {
-        cluster.keep_trace();
-    }
-    cluster
 }
 
 impl Simulation {
@@ -223,6 +189,8 @@ impl Simulation {
             names,
             topics,
             alive: None,
+            frost: None,
+            frozen: None,
         });
     }
 
@@ -248,25 +216,6 @@ impl Simulation {
         } else {
             self.controls.clone()
         }
-    }
-
-    /// Gives every partition of a group to some instance.
-    fn rebalance(&mut self, group: &str, rng: &mut Rng) {
-        let members: Vec<&Node> = self.nodes.iter().filter(|n| n.group == group).collect();
-        let dead: BTreeSet<String> = members
-            .iter()
-            .filter(|n| n.alive.is_none())
-            .map(|n| n.instance.clone())
-            .collect();
-        let owners: BTreeMap<i32, String> = (0..i32::try_from(PARTITIONS).unwrap())
-            .map(|p| {
-                let at = usize::try_from(rng.below(u64::try_from(members.len()).unwrap())).unwrap();
-                (p, members[at].instance.clone())
-            })
-            .collect();
-        let abruptly = rng.chance(500);
-        self.cluster
-            .assign(group, members[0].subscribed(), &owners, &dead, abruptly);
     }
 
     fn body(&self, node: &Node) -> Body {
@@ -326,20 +275,36 @@ impl Simulation {
 
     /// Lets one instance go round once.
     fn go_round(&mut self, at: usize) {
-        let Some(alive) = self.nodes[at].alive.as_mut() else {
+        if self.nodes[at].frozen.is_some() {
+            return;
+        }
+        let frost = self.frost(at);
+        let node = &mut self.nodes[at];
+        let Some(mut alive) = node.alive.take() else {
             return self.start(at);
         };
-        match alive.go_round() {
-            Ok(_) => {}
-            Err(fault) if is_crash(&fault) => {
-                // Everything in the process is gone: its state, what it had in flight, what it had heard.
-                self.nodes[at].alive = None;
+        let (alive, went) = match frost {
+            None => {
+                let went = alive.go_round();
+                (alive, went)
             }
-            Err(fault) => {
-                self.violations
-                    .push(format!("no stage halts: {}: {fault}", self.nodes[at].group));
-                self.nodes[at].alive = None;
-            }
+            Some(frost) => match frozen::go_round(&self.cluster, &node.who(), alive, frost.after) {
+                Round::Stands(frozen) => return self.stands(at, frost, frozen),
+                Round::Ended(alive, went) => (*alive, went),
+            },
+        };
+        self.went(at, alive, went);
+    }
+
+    /// What becomes of an instance that has gone round.
+    pub(super) fn went(&mut self, at: usize, alive: Alive, went: Result<bool, Fault>) {
+        match went {
+            Ok(_) => self.nodes[at].alive = Some(alive),
+            // Everything in the process is gone: its state, what it had in flight, what it had heard.
+            Err(fault) if is_crash(&fault) => {}
+            Err(fault) => self
+                .violations
+                .push(format!("no stage halts: {}: {fault}", self.nodes[at].group)),
         }
     }
 
@@ -350,49 +315,13 @@ impl Simulation {
                 let Some(alive) = node.alive.as_ref().filter(|a| a.in_flight() > 0) else {
                     break;
                 };
-                if self.cluster.kills(&format!("{}/{}", node.group, node.instance)) {
+                if self.cluster.kills(&node.who()) {
                     node.alive = None;
                     break;
                 }
                 go_on(&alive.runtime);
             }
         }
-    }
-
-    fn misfortune(&mut self) {
-        if let Some(mut rng) = self.cluster.strikes("partitions change hands", 15) {
-            let at = usize::try_from(rng.below(u64::try_from(self.nodes.len()).unwrap())).unwrap();
-            let group = self.nodes[at].group.clone();
-            self.rebalance(&group, &mut rng);
-        }
-        if let Some(mut rng) = self.cluster.strikes("the clock jumps", 2) {
-            let back = rng.chance(500);
-            self.clock.jump(if back { -2_000 } else { 5_000 });
-        }
-    }
-
-    fn kill(&mut self) {
-        let calls = self.cluster.read(topics::CALLS).into_iter();
-        let deeds = self.world.deeds().into_iter();
-        self.killed = Some(Before {
-            calls: calls.filter(|c: &Call| c.tenant == DOOMED).map(|c| c.call_id).collect(),
-            deeds: deeds.filter(|(_, d)| d.tenant == DOOMED).map(|(key, _)| key).collect(),
-            under_way: self
-                .nodes
-                .iter()
-                .filter_map(|n| n.alive.as_ref())
-                .map(Alive::in_flight)
-                .sum(),
-        });
-        self.controls.apply(Control {
-            scope: Scope::Tenant,
-            target: DOOMED.into(),
-            action: ControlAction::Kill,
-            reason: "simulated".into(),
-            actor: "carol".into(),
-            issued_at: self.clock.now(),
-            seconded_by: None,
-        });
     }
 
     pub(super) fn expected(&self) -> BTreeMap<String, &Request> {
@@ -444,6 +373,7 @@ impl Simulation {
                 }
             }
             self.round();
+            self.thaw(self.rounds);
             if self.rounds < calm_after {
                 self.misfortune();
                 if self.rounds == 150 && self.plan.is_killing() {
@@ -461,6 +391,7 @@ impl Simulation {
                 break;
             }
         }
+        self.thaw(usize::MAX);
         if self.plan.has_window() {
             // Windows close a while after their last event.
             for _ in 0..200 * self.nodes.len() {
@@ -474,24 +405,6 @@ impl Simulation {
 
 fn go_on(runtime: &Runtime) {
     runtime.block_on(tokio::task::yield_now());
-}
-
-fn chances(rng: &mut Rng) -> Chances {
-    let mut some = |most: u64| if rng.chance(500) { rng.below(most) } else { 0 };
-    Chances {
-        crash_before: some(150),
-        crash_after: some(150),
-        crash_reading: some(60),
-        commit_refused: some(150),
-        commit_unknown: some(150),
-        commit_slow: some(200),
-        registry_down: some(100),
-        restore_failed: some(300),
-        store_down: some(300),
-        killed_in_flight: some(80),
-        poll_failed: some(60),
-        short_poll: some(400),
-    }
 }
 
 /// Runs one history.

@@ -1,13 +1,15 @@
 //! Kafka and the schema registry: the only user of `rdkafka` and `schema_registry_converter`.
 //!
 //! [`KafkaLog`] is the log of one stage, [`Registry`] the Confluent framing, [`Admin`] topics and schemas,
-//! [`Tail`] and [`Writer`] what the command line reads and writes with, [`History`] and [`Rewriter`] what a backfill does.
+//! [`Follower`] what a standby reads along, [`Tail`] and [`Writer`] what the command line reads and writes with, [`History`] and
+//! [`Rewriter`] what a backfill does.
 
 mod admin;
 mod bulk;
 mod changelogs;
 mod config;
 mod faults;
+mod follow;
 mod group;
 mod headers;
 mod history;
@@ -23,6 +25,7 @@ mod writer;
 
 pub use admin::{Admin, Applied, TopicState};
 pub use config::LogConfig;
+pub use follow::Follower;
 pub use headers::cloud_event;
 pub use history::{History, Past};
 pub use log::KafkaLog;

@@ -21,7 +21,8 @@ use crate::registry;
   soma stages --admin http://10.0.0.7:9400      a pipeline on another machine
 
 INST counts the living instances of the stage in the cluster; PARTS, KEYS (with SIZE), RECORDS and DEAD are of the instance
-asked. LAG counts records not yet committed, over all instances. COMMIT and LOOP: how long ago it last committed, and came round. STATE halted: the stage gave up without committing; WHY names the code, and
+asked. STANDBY: partitions of others that it keeps a warm copy of, and how many changes the copies are behind (`standby: true`); --json
+also tells `restored`, the changes read when it last took partitions over. LAG counts records not yet committed, over all instances. COMMIT and LOOP: how long ago it last committed, and came round. STATE halted: the stage gave up without committing; WHY names the code, and
 deploy/runbooks/<CODE>.md what to do. waiting: a dependency is down, it goes on by itself.
 Exit code: 0 all running, 1 a stage is not, 3 the pipeline does not answer.")]
 pub(super) struct Args {
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
     if cx.json {
         out::json(&Json::Array(lines))?;
     } else {
-        const COLUMNS: [&str; 13] = [
+        const COLUMNS: [&str; 14] = [
             "stage",
             "state",
             "instances",
@@ -66,6 +67,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
             "lag",
             "state_keys",
             "state_size",
+            "standby",
             "in_flight",
             "records",
             "dead_lettered",
@@ -92,6 +94,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> Done {
                 "LAG",
                 "KEYS",
                 "SIZE",
+                "STANDBY",
                 "IN FLIGHT",
                 "RECORDS",
                 "DEAD",
@@ -241,11 +244,16 @@ fn line(stage: &str, health: &Json, samples: &[Sample], lag: Option<&Result<i64,
         when::took(ms as i64)
     });
     let state_bytes = gauge("state_bytes");
+    let (copies, behind) = (gauge("standby_partitions"), gauge("standby_lag"));
+    let standby = copies
+        .zip(behind)
+        .map(|(copies, behind)| format!("{copies}, {behind} behind"));
     json!({
         "stage": stage, "state": health["state"], "partitions": health["partitions"], "lag": lag,
         "state_keys": gauge("state_keys"), "in_flight": gauge("in_flight"), "records": count("ok"),
         "dead_lettered": count("dead_lettered"), "loop_age_ms": loop_age_ms, "loop_age": when::took(loop_age_ms),
         "state_bytes": state_bytes, "state_size": state_bytes.map(size), "commit_age": commit_age,
+        "standby": standby, "standby_partitions": copies, "standby_lag": behind, "restored": gauge("restored"),
         "faults": faults, "why": why.join("; "),
     })
 }
@@ -268,6 +276,8 @@ mod tests {
     const TEXT: &str = r#"# HELP soma_stage x
 soma_stage{pipeline="ct",stage="intake",what="state_keys"} 12
 soma_stage{pipeline="ct",stage="intake",what="state_bytes"} 5300000
+soma_stage{pipeline="ct",stage="intake",what="standby_partitions"} 2
+soma_stage{pipeline="ct",stage="intake",what="standby_lag"} 7
 soma_records_total{outcome="ok",pipeline="ct",stage="intake",topic="soma.requests"} 40
 soma_records_total{outcome="dead_lettered",pipeline="ct",stage="intake",topic="soma.requests"} 1
 soma_faults_total{code="SCHEMA_UNKNOWN",pipeline="ct",stage="intake"} 1
@@ -291,6 +301,7 @@ bare 3
         assert_eq!(line["why"], "FENCED: x; SCHEMA_UNKNOWN x1");
         assert_eq!(line["loop_age"], "1.5s");
         assert_eq!(line["state_size"], "5 MB");
+        assert_eq!(line["standby"], "2, 7 behind");
         assert_eq!(size(900), "900 B");
     }
 

@@ -9,6 +9,7 @@ mod fault;
 mod log;
 pub mod members;
 mod processor;
+mod standby;
 pub mod tallies;
 mod tool;
 
@@ -18,6 +19,7 @@ pub use effects::{Approach, Effects, Emit, EventTime, Perform, TAKEN_BY, Timer};
 pub use fault::{Blame, ConfigFault, Fault, FaultCode};
 pub use log::{Changelog, Clock, Commit, Committed, Log, Polled, RawEmit, Restoring};
 pub use processor::{Performer, Processor, Rejected, Signal, Sink, State, Window};
+pub use standby::{Follow, Followed};
 pub use tool::{Answer, CallFault, Consequence, Effect, Found, Replay, Tool};
 
 /// A future somebody else will drive.

@@ -60,7 +60,7 @@ impl Metrics {
             gauges: IntGaugeVec::new(
                 Opts::new(
                     "soma_stage",
-                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted, unwatched; of streaming SQL since the start: late, duplicate, woke",
+                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted, unwatched, restored (records read when it last took partitions over), standby_partitions, standby_lag; of streaming SQL since the start: late, duplicate, woke",
                 ),
                 &["pipeline", "stage", "what"],
             )?,

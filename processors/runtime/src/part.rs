@@ -13,6 +13,7 @@ use kernel::{
 use schemas::Timestamp;
 use schemas::records::Outcome;
 
+use crate::Metrics;
 use crate::batch::{Batch, Cause};
 use crate::stage::StageContext;
 use crate::store::{Overlay, StateAt, Store};
@@ -143,6 +144,13 @@ impl<P: Processor> Part<P> {
     #[must_use]
     pub fn state_at(mut self, at: StateAt) -> Self {
         self.store = Store::at(at);
+        self
+    }
+
+    /// Keeps a warm copy of the partitions that other instances own, on the disk its state is on.
+    #[must_use]
+    pub fn standby(mut self, follow: Box<dyn kernel::Follow>, metrics: Metrics) -> Self {
+        self.store.follow(self.name.clone(), follow, metrics);
         self
     }
 

@@ -1,7 +1,7 @@
 //! Reads the state of partitions back from their changelogs: all members' at once, since finding out where a changelog ends is
 //! most of what a short one costs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -144,5 +144,15 @@ pub fn restore(
         owned,
         began,
     };
-    cx.log.restore(&changelogs, &mut progress)
+    cx.log.restore(&changelogs, &mut progress)?;
+    let mut read: BTreeMap<&str, u64> = BTreeMap::new();
+    for place in &progress.places {
+        let name = progress.members.get(place.member).map_or("", |m| m.name());
+        *read.entry(name).or_default() += place.read;
+    }
+    for (name, read) in read {
+        let read = usize::try_from(read).unwrap_or(usize::MAX);
+        cx.metrics.gauge(name, "restored", read);
+    }
+    Ok(())
 }

@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernel::{Commit, Committed, Decoder, Fault, FaultCode, Headers, Polled, Position, RawRecord};
+use kernel::{Decoder, Fault, FaultCode, Headers, Polled, Position, RawRecord};
 use schemas::{Record, Schema, Timestamp, Written, topics::Topic};
 
 use super::Rng;
 use super::fate::{Fate, Struck};
+use super::transaction::{Freeze, Transaction};
 
 /// How often each thing goes wrong, times in a thousand.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chances {
     /// The process dies before its transaction reaches the broker.
     pub crash_before: u64,
+    /// The process dies in the middle of its transaction, which stays open until the broker's patience ends or a successor of the
+    /// same name begins.
+    pub crash_within: u64,
     /// The process dies after its transaction is true and before it hears of it.
     pub crash_after: u64,
     /// The process dies with the records it was just given, or in the middle of reading its state back.
@@ -32,6 +36,8 @@ pub struct Chances {
     pub store_down: u64,
     /// A process is killed while the calls it made are under way.
     pub killed_in_flight: u64,
+    /// An instance stands still in the middle of its next commit.
+    pub frozen: u64,
     /// A poll fails.
     pub poll_failed: u64,
     /// A poll gives one record only.
@@ -51,8 +57,20 @@ pub struct Counts {
     pub commits: u64,
 }
 
+/// What became of the transaction a record was written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing yet: readers come no further.
+    Open,
+    /// It is true.
+    True,
+    /// It was undone: readers pass it over.
+    Void,
+}
+
 struct Entry {
     record: RawRecord,
+    standing: Standing,
     /// Readers see it from this broker tick on.
     visible_at: u64,
 }
@@ -65,6 +83,10 @@ pub(super) struct Inner {
     /// Partitions their owner is asked to give up, and who is to have them then.
     pub(super) handing: BTreeMap<(String, i32), String>,
     pub(super) inbox: BTreeMap<(String, String), VecDeque<Polled>>,
+    /// By the instance whose commit it is.
+    pub(super) transactions: BTreeMap<String, Transaction>,
+    /// Instances whose next commit stands still.
+    pub(super) freezes: BTreeMap<String, Freeze>,
     schemas: Vec<(&'static str, Arc<Written>)>,
     tick: u64,
     broken: Vec<String>,
@@ -96,6 +118,31 @@ impl Inner {
         dies
     }
 
+    /// Whether the process dies in the middle of its transaction, which it leaves open.
+    pub(super) fn dies_within(&mut self, who: &str, per_mille: u64) -> bool {
+        let what = "dies within its transaction";
+        // No draw where it cannot happen: the other draws of a history stay what they were.
+        let dies = if per_mille > 0 {
+            self.dies(who, what, per_mille)
+        } else {
+            self.dies_here(who, what)
+        };
+        if dies {
+            self.orphan(who);
+        }
+        dies
+    }
+
+    /// Whether this is the place where a process is to die.
+    fn dies_here(&mut self, who: &str, what: &str) -> bool {
+        let boundary = self.fate.boundary();
+        if boundary {
+            self.note(|| format!("{who}: {what}"));
+            self.counts.crashes += 1;
+        }
+        boundary
+    }
+
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(line());
@@ -108,7 +155,18 @@ impl Inner {
         usize::try_from(schemas::digest::partition(key, count)).unwrap_or(0)
     }
 
-    fn append(&mut self, topic: &str, partition: Option<i32>, record: RawRecord, visible_at: u64) -> i64 {
+    pub(super) fn traces(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// Writes a record; in which partition, at which offset.
+    pub(super) fn append(
+        &mut self,
+        topic: &str,
+        partition: Option<i32>,
+        record: RawRecord,
+        standing: Standing,
+    ) -> (usize, usize) {
         let at = partition
             .and_then(|p| usize::try_from(p).ok())
             .unwrap_or_else(|| self.partition_of(topic, &record.key));
@@ -118,21 +176,52 @@ impl Inner {
             .or_insert_with(|| vec![Vec::new()])
             .get_mut(at)
         else {
-            return 0;
+            return (at, 0);
         };
+        let offset = entries.len();
         let position = Position {
             topic: topic.into(),
             partition: i32::try_from(at).unwrap_or_default(),
-            offset: i64::try_from(entries.len()).unwrap_or_default(),
+            offset: i64::try_from(offset).unwrap_or_default(),
         };
         entries.push(Entry {
             record: RawRecord { position, ..record },
-            visible_at,
+            standing,
+            visible_at: 0,
         });
-        i64::try_from(entries.len()).unwrap_or_default()
+        (at, offset)
     }
 
-    fn frame(&mut self, text: &'static str, schema: fn() -> &'static Schema, avro: &[u8]) -> Vec<u8> {
+    fn entry_mut(&mut self, (topic, partition, offset): &(Arc<str>, usize, usize)) -> Option<&mut Entry> {
+        self.topics.get_mut(&**topic)?.get_mut(*partition)?.get_mut(*offset)
+    }
+
+    pub(super) fn entry(&self, topic: &str, partition: usize, offset: usize) -> Option<&RawRecord> {
+        Some(&self.topics.get(topic)?.get(partition)?.get(offset)?.record)
+    }
+
+    /// A transaction is over: what was written in it is true or void, for readers perhaps a while later.
+    pub(super) fn decide(&mut self, written: &[(Arc<str>, usize, usize)], standing: Standing, slow: bool) {
+        let visible_at = if slow { self.tick + 20 } else { 0 };
+        for place in written {
+            if let Some(entry) = self.entry_mut(place) {
+                (entry.standing, entry.visible_at) = (standing, visible_at);
+            }
+        }
+    }
+
+    pub(super) fn move_offsets(&mut self, group: &str, offsets: &[Position]) {
+        for p in offsets {
+            let place = (group.to_owned(), p.topic.to_string(), p.partition);
+            let before = self.offsets.insert(place, p.offset).unwrap_or(0);
+            if p.offset < before {
+                self.broken
+                    .push(format!("offsets never go back: {group} {p} after {before}"));
+            }
+        }
+    }
+
+    pub(super) fn frame(&mut self, text: &'static str, schema: fn() -> &'static Schema, avro: &[u8]) -> Vec<u8> {
         let id = self
             .schemas
             .iter()
@@ -147,56 +236,19 @@ impl Inner {
         framed
     }
 
-    /// Makes a transaction true. Where the changelogs it wrote to go on.
-    pub(super) fn apply(&mut self, group: &str, commit: &Commit, at: Timestamp, slow: bool) -> Committed {
-        self.counts.commits += 1;
-        let mut places = Committed::new();
-        let visible_at = if slow { self.tick + 20 } else { 0 };
-        for (i, emit) in commit.emits.iter().enumerate() {
-            let value = self.frame(emit.schema_text, emit.schema, &emit.avro);
-            let mut headers = emit.headers.clone();
-            if let Some(trace) = commit.traces.get(i).and_then(Option::as_deref) {
-                headers.set("traceparent", trace);
-            }
-            if !emit.taken_by.is_empty() {
-                headers.set(kernel::TAKEN_BY, emit.taken_by.join(","));
-            }
-            let record = RawRecord {
-                key: emit.key.clone(),
-                value: Some(value),
-                headers,
-                at,
-                ..RawRecord::default()
-            };
-            self.append(emit.topic, emit.partition, record, visible_at);
-        }
-        for raw in &commit.raw {
-            let record = RawRecord {
-                key: raw.key.clone(),
-                value: raw.value.as_deref().map(<[u8]>::to_vec),
-                headers: raw.headers.clone(),
-                at,
-                ..RawRecord::default()
-            };
-            let next = self.append(&raw.topic, raw.partition, record, visible_at);
-            if let Some(partition) = raw.partition {
-                places.insert((raw.topic.clone(), partition), next);
-            }
-        }
-        for p in &commit.offsets {
-            let place = (group.to_owned(), p.topic.to_string(), p.partition);
-            let before = self.offsets.insert(place, p.offset).unwrap_or(0);
-            if p.offset < before {
-                self.broken
-                    .push(format!("offsets never go back: {group} {p} after {before}"));
-            }
-        }
-        places
-    }
-
     pub(super) fn committed(&self, group: &str, topic: &str, partition: i32) -> i64 {
         let place = (group.to_owned(), topic.to_owned(), partition);
         self.offsets.get(&place).copied().unwrap_or(0)
+    }
+
+    /// Where a partition ends, for those who see open transactions too.
+    pub(super) fn end_of(&self, topic: &str, partition: i32) -> i64 {
+        let entries = self
+            .topics
+            .get(topic)
+            .zip(usize::try_from(partition).ok())
+            .and_then(|(t, p)| t.get(p));
+        i64::try_from(entries.map_or(0, Vec::len)).unwrap_or_default()
     }
 
     /// Records readers may see from an offset on, in order: nothing beyond one that is not visible yet.
@@ -211,7 +263,8 @@ impl Inner {
             .into_iter()
             .flatten()
             .skip(from)
-            .take_while(|e| e.visible_at <= self.tick)
+            .take_while(|e| e.standing != Standing::Open && e.visible_at <= self.tick)
+            .filter(|e| e.standing == Standing::True)
             .map(|e| &e.record)
     }
 
@@ -333,7 +386,7 @@ impl Cluster {
             at,
             ..RawRecord::default()
         };
-        inner.append(topic.name, None, record, 0);
+        inner.append(topic.name, None, record, Standing::True);
     }
 
     /// Writes bytes that are no record.
@@ -345,19 +398,29 @@ impl Cluster {
             at,
             ..RawRecord::default()
         };
-        self.lock().append(topic, None, record, 0);
+        self.lock().append(topic, None, record, Standing::True);
     }
 
-    /// Everything on a topic, whatever readers may see yet.
+    /// Everything true on a topic, whatever readers may see yet.
     pub fn raw(&self, topic: &str) -> Vec<RawRecord> {
         let inner = self.lock();
         let all = inner.topics.get(topic).into_iter().flatten().flatten();
+        let all = all.filter(|e| e.standing == Standing::True);
         all.map(|e| e.record.clone()).collect()
     }
 
     /// Every readable record of a topic, decoded.
     pub fn read<R: Record>(&self, topic: Topic<R>) -> Vec<R> {
-        let raw = self.raw(topic.name);
+        self.decoded(&self.raw(topic.name))
+    }
+
+    /// What transactions that are not over have written to a topic or will, decoded.
+    pub fn under_way<R: Record>(&self, topic: Topic<R>) -> Vec<R> {
+        let raw = self.lock().under_way(topic.name);
+        self.decoded(&raw)
+    }
+
+    fn decoded<R: Record>(&self, raw: &[RawRecord]) -> Vec<R> {
         let decoder = SimDecoder {
             cluster: self.clone(),
             falters: false,

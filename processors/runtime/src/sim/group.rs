@@ -81,9 +81,19 @@ impl Cluster {
         }
     }
 
+    /// Partitions an instance has.
+    pub fn owned(&self, group: &str, instance: &str) -> Vec<i32> {
+        let inner = self.lock();
+        let owners = inner.owners.iter();
+        let mine = owners.filter(|((g, _), owner)| g == group && *owner == instance);
+        mine.map(|((_, p), _)| *p).collect()
+    }
+
     /// A process begins: what its predecessor of the same name was told is forgotten, and it is given what it owns.
     pub fn join(&self, group: &str, topics: &[String], instance: &str) {
         let mut inner = self.lock();
+        // What a former process of its name left open ends with the start of this one's producers.
+        inner.end(&format!("{group}/{instance}"));
         // What it was asked to give up before it died is given up.
         let given: Vec<_> = inner
             .handing

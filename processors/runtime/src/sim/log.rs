@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::{Changelog, Clock, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring};
 
+use super::transaction::{ORDER, Part};
 use super::{Cluster, SimClock, crash};
 
 /// A [`Log`] on a simulated cluster.
@@ -47,22 +48,46 @@ impl SimLog {
     fn who(&self) -> String {
         format!("{}/{}", self.group, self.instance)
     }
-}
 
-/// What a transaction holds, for a trace.
-fn outline(commit: &Commit) -> String {
-    let mut topics: BTreeMap<&str, usize> = BTreeMap::new();
-    for topic in commit
-        .emits
-        .iter()
-        .map(|e| e.topic)
-        .chain(commit.raw.iter().map(|r| &*r.topic))
-    {
-        *topics.entry(topic).or_default() += 1;
+    /// Commits with the parts in this order. The process may stand still before each of them, or die.
+    ///
+    /// # Errors
+    /// As [`Log::commit`].
+    pub fn commit_in(&mut self, commit: &Commit, order: &[Part]) -> Result<Committed, Fault> {
+        let who = self.who();
+        let mut inner = self.cluster.lock();
+        let chances = inner.chances;
+        if inner.dies(&who, "dies before its transaction", chances.crash_before) {
+            return Err(crash());
+        }
+        let freeze = inner.freezes.remove(&who);
+        let parts = inner.begin(&who, (&self.group, &self.instance), commit, (order, self.clock.now()));
+        let mut freeze = freeze.map(|freeze| freeze.within(parts));
+        for done in 0..parts {
+            if let Some(freeze) = freeze.take_if(|f| f.is_after(done)) {
+                inner.note(|| format!("{who}: stands still within its transaction, {done} parts of {parts} done"));
+                drop(inner);
+                freeze.stand();
+                inner = self.cluster.lock();
+                inner.note(|| format!("{who}: goes on"));
+            }
+            inner.go_on(&who);
+            if done == 1 && parts > 2 && inner.dies_within(&who, chances.crash_within) {
+                return Err(crash());
+            }
+        }
+        let lost = || Fault::new(FaultCode::Internal, "a transaction without an outcome");
+        let places = inner.end(&who).unwrap_or_else(|| Err(lost()))?;
+        if inner.dies(&who, "dies after its transaction", chances.crash_after) {
+            return Err(crash());
+        }
+        if inner.strikes(&who, "transaction made and reported failed", chances.commit_unknown) {
+            inner.counts.failed_commits += 1;
+            let detail = "simulated: made, and reported as failed";
+            return Err(Fault::new(FaultCode::CommitFailed, detail));
+        }
+        Ok(places)
     }
-    let wrote: Vec<_> = topics.iter().map(|(t, n)| format!("{n} to {t}")).collect();
-    let read: Vec<_> = commit.offsets.iter().map(ToString::to_string).collect();
-    format!("{}; read up to {}", wrote.join(", "), read.join(", "))
 }
 
 impl Log for SimLog {
@@ -94,7 +119,8 @@ impl Log for SimLog {
                     .take(most - records.len())
                     .cloned()
                     .collect();
-                *next += i64::try_from(fresh.len()).unwrap_or_default();
+                // What was undone leaves gaps.
+                *next = fresh.last().map_or(*next, |last| last.position.offset + 1);
                 records.extend(fresh);
             }
         }
@@ -120,44 +146,7 @@ impl Log for SimLog {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Committed, Fault> {
-        let mut inner = self.cluster.lock();
-        let chances = inner.chances;
-        let who = self.who();
-        if inner.dies(&who, "dies before its transaction", chances.crash_before) {
-            return Err(crash());
-        }
-        let touched: BTreeSet<i32> = commit
-            .offsets
-            .iter()
-            .map(|p| p.partition)
-            .chain(commit.raw.iter().filter_map(|r| r.partition))
-            .collect();
-        if touched.iter().any(|p| !inner.owns(&self.group, &self.instance, *p)) {
-            inner.counts.fenced += 1;
-            inner.note(|| format!("{who}: is fenced"));
-            return Err(Fault::new(
-                FaultCode::TransactionAborted,
-                "simulated: another member owns the partition",
-            ));
-        }
-        if inner.strikes(&who, "transaction refused", chances.commit_refused) {
-            inner.counts.failed_commits += 1;
-            return Err(Fault::new(FaultCode::TransactionAborted, "simulated: refused"));
-        }
-        let slow = inner.strikes(&who, "transaction seen late", chances.commit_slow);
-        let places = inner.apply(&self.group, commit, self.clock.now(), slow);
-        inner.note(|| format!("{who}: commits {}", outline(commit)));
-        if inner.dies(&who, "dies after its transaction", chances.crash_after) {
-            return Err(crash());
-        }
-        if inner.strikes(&who, "transaction made and reported failed", chances.commit_unknown) {
-            inner.counts.failed_commits += 1;
-            return Err(Fault::new(
-                FaultCode::CommitFailed,
-                "simulated: made, and reported as failed",
-            ));
-        }
-        Ok(places)
+        self.commit_in(commit, &ORDER)
     }
 
     fn commit_later(&mut self, commit: Commit) -> Result<(), Fault> {
@@ -208,11 +197,12 @@ impl Log for SimLog {
             if inner.strikes(&who, "cannot read its state back", chance) {
                 return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
             }
-            let end = inner.visible(topic, *partition, 0).count();
-            let from = into.from(index, 0, i64::try_from(end).unwrap_or_default())?;
-            let mut next = from;
+            let end = inner.end_of(topic, *partition);
+            let from = into.from(index, 0, end)?;
+            inner.wait_until_closed(topic, *partition, from);
+            // What was decided while it waited is to be seen too.
+            inner.settle();
             for record in inner.visible(topic, *partition, from) {
-                next = record.position.offset + 1;
                 into.take(
                     index,
                     record.key.clone(),
@@ -220,7 +210,7 @@ impl Log for SimLog {
                     record.position.offset,
                 )?;
             }
-            into.done(index, next)?;
+            into.done(index, end)?;
         }
         Ok(())
     }
@@ -235,6 +225,7 @@ impl Log for SimLog {
         for (_, p) in partitions {
             self.owned.insert(*p);
             for topic in &self.topics {
+                inner.wait_until_stable(&self.group, topic, *p);
                 let at = inner.committed(&self.group, topic, *p);
                 self.next.insert((topic.clone(), *p), at);
             }

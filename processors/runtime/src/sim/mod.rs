@@ -7,6 +7,7 @@ mod fate;
 mod group;
 mod log;
 mod rng;
+mod transaction;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,6 +20,7 @@ pub use cluster::{Chances, Cluster, Counts};
 pub use fate::Struck;
 pub use log::SimLog;
 pub use rng::Rng;
+pub use transaction::Part;
 
 /// Detail of the fault that stands for a killed process.
 const CRASH: &str = "simulated crash";

@@ -36,6 +36,7 @@ fn failed(what: &str, e: &fjall::Error) -> Fault {
 }
 
 /// The database of a stage instance.
+#[derive(Clone)]
 pub(super) struct Disk(Database);
 
 impl Disk {
@@ -70,18 +71,36 @@ impl Disk {
 }
 
 /// A database that a thread of its own opens.
-#[derive(Default)]
-pub(super) struct Opening(Option<JoinHandle<Result<Disk, Fault>>>);
+pub(super) struct Opening {
+    folder: PathBuf,
+    thread: Option<JoinHandle<Result<Disk, Fault>>>,
+    disk: Option<Disk>,
+}
 
 impl Opening {
     pub(super) fn start(folder: PathBuf) -> Self {
-        Self(Some(std::thread::spawn(move || Disk::open(&folder))))
+        let opened = folder.clone();
+        Self {
+            folder,
+            thread: Some(std::thread::spawn(move || Disk::open(&opened))),
+            disk: None,
+        }
     }
 
     /// Waits for it; `None` when it was waited for before.
-    pub(super) fn finish(&mut self) -> Option<Result<Disk, Fault>> {
+    fn finish(&mut self) -> Option<Result<Disk, Fault>> {
         let panicked = |_| Fault::new(FaultCode::Internal, "opening state panicked");
-        Some(self.0.take()?.join().map_err(panicked).flatten())
+        Some(self.thread.take()?.join().map_err(panicked).flatten())
+    }
+
+    /// The database, waited for while it is not open.
+    pub(super) fn get(&mut self) -> Result<Disk, Fault> {
+        let disk = match (self.disk.take(), self.finish()) {
+            (Some(disk), _) => disk,
+            (None, Some(disk)) => disk?,
+            (None, None) => Disk::open(&self.folder)?,
+        };
+        Ok(self.disk.insert(disk).clone())
     }
 }
 

@@ -3,18 +3,22 @@
 
 mod disk;
 mod memory;
+mod standby;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kernel::{Fault, FaultCode, Headers, RawEmit, State, Timer};
+use kernel::{Fault, FaultCode, Follow, Headers, RawEmit, State, Timer};
 use schemas::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use disk::{Disk, Opening};
+use crate::Metrics;
+
+use disk::Opening;
 use memory::Memory;
+use standby::Standby;
 
 /// Version of the envelope. A higher one found in a changelog was written by a newer build: refuse to start.
 /// 2: open actions by name; 1 counted them.
@@ -127,11 +131,11 @@ pub enum StateAt {
 /// All keys of a stage instance.
 #[derive(Default)]
 pub(crate) struct Store {
-    at: StateAt,
-    /// Being opened since the store was made: a start has the group to join meanwhile.
-    opening: Opening,
-    disk: Option<Disk>,
+    /// What of other instances' partitions is followed. Before the disk it writes to.
+    standby: Option<Standby>,
     partitions: BTreeMap<i32, Box<dyn Table>>,
+    /// Being opened since the store was made: a start has the group to join meanwhile.
+    disk: Option<Arc<Mutex<Opening>>>,
 }
 
 /// Changes of one batch, by partition and key.
@@ -142,33 +146,33 @@ pub(crate) struct Overlay {
 
 impl Store {
     pub(crate) fn at(at: StateAt) -> Self {
-        let opening = match &at {
-            StateAt::Memory => Opening::default(),
-            StateAt::Disk(folder) => Opening::start(folder.clone()),
+        let disk = match at {
+            StateAt::Memory => None,
+            StateAt::Disk(folder) => Some(Arc::new(Mutex::new(Opening::start(folder)))),
         };
         Self {
-            at,
-            opening,
+            disk,
             ..Self::default()
         }
     }
 
+    /// Follows the partitions it does not own; in memory there is nowhere to keep them.
+    pub(crate) fn follow(&mut self, stage: Arc<str>, follow: Box<dyn Follow>, metrics: Metrics) {
+        let disk = self.disk.clone();
+        self.standby = disk.map(|disk| Standby::start(stage, disk, follow, metrics));
+    }
+
     /// Takes a partition over, with what the disk holds of it, and says where its changelog is to be read from.
     pub(crate) fn own(&mut self, partition: i32, now: Timestamp) -> Result<i64, Fault> {
-        self.release(partition);
-        let mut table: Box<dyn Table> = match &self.at {
-            StateAt::Memory => Box::new(Memory::default()),
-            StateAt::Disk(folder) => {
-                let disk = match self.disk.take() {
-                    Some(disk) => disk,
-                    None => match self.opening.finish() {
-                        Some(disk) => disk?,
-                        None => Disk::open(folder)?,
-                    },
-                };
-                let table = disk.table(partition);
-                self.disk = Some(disk);
-                Box::new(table?)
+        self.partitions.remove(&partition);
+        if let Some(standby) = &self.standby {
+            standby.leave(partition);
+        }
+        let mut table: Box<dyn Table> = match &self.disk {
+            None => Box::new(Memory::default()),
+            Some(disk) => {
+                let disk = disk.lock().unwrap_or_else(PoisonError::into_inner).get()?;
+                Box::new(disk.table(partition)?)
             }
         };
         let from = table.checkpoint(now)?.unwrap_or(0);
@@ -189,6 +193,9 @@ impl Store {
     /// Gives a partition up; what is on disk stays, for when it comes back.
     pub(crate) fn release(&mut self, partition: i32) {
         self.partitions.remove(&partition);
+        if let Some(standby) = &self.standby {
+            standby.follow(partition);
+        }
     }
 
     /// Takes one changelog record in.

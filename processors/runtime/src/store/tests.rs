@@ -2,9 +2,9 @@
 
 use super::*;
 
-const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
 
-fn timer(due: i64) -> Timer {
+pub(super) fn timer(due: i64) -> Timer {
     Timer {
         name: "t".into(),
         due: Timestamp(due),
@@ -12,16 +12,16 @@ fn timer(due: i64) -> Timer {
 }
 
 /// A folder of its own, gone at the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("soma-store-{name}-{}", std::process::id()));
         let _gone = std::fs::remove_dir_all(&path);
         Self(path)
     }
 
-    fn store(&self) -> Store {
+    pub(super) fn store(&self) -> Store {
         Store::at(StateAt::Disk(self.0.clone()))
     }
 }
@@ -33,19 +33,19 @@ impl Drop for Folder {
 }
 
 /// A store with a changelog beside it.
-struct Logged {
-    store: Store,
-    log: Vec<(String, Option<Vec<u8>>)>,
+pub(super) struct Logged {
+    pub(super) store: Store,
+    pub(super) log: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Logged {
-    fn on(mut store: Store) -> Self {
+    pub(super) fn on(mut store: Store) -> Self {
         store.own(0, NOW).unwrap();
         Self { store, log: Vec::new() }
     }
 
     /// One transaction of one key; with `told`, the broker says where its changelog goes on.
-    fn put(&mut self, key: &str, state: u32, timers: Vec<Timer>, performing: u32, told: bool) {
+    pub(super) fn put(&mut self, key: &str, state: u32, timers: Vec<Timer>, performing: u32, told: bool) {
         let mut overlay = Overlay::default();
         let mut loaded = self.store.load::<u32>(&overlay, 0, key).unwrap();
         let open = (0..performing).map(|i| format!("call_{i}")).collect();
@@ -57,7 +57,7 @@ impl Logged {
         self.store.apply(overlay, |_| told.then_some(next), NOW).unwrap();
     }
 
-    fn read_back(&self, mut store: Store) -> (Store, i64) {
+    pub(super) fn read_back(&self, mut store: Store) -> (Store, i64) {
         let from = store.own(0, NOW).unwrap();
         for (key, value) in self.log.iter().skip(usize::try_from(from).unwrap()) {
             store.restore(0, key.clone(), value.as_deref()).unwrap();
@@ -67,7 +67,7 @@ impl Logged {
     }
 }
 
-fn facts(store: &mut Store) -> (Vec<(i32, String, Vec<u8>)>, Vec<(i32, String, Timer)>, Vec<String>) {
+pub(super) fn facts(store: &mut Store) -> (Vec<(i32, String, Vec<u8>)>, Vec<(i32, String, Timer)>, Vec<String>) {
     (
         store.entries().unwrap(),
         store.due(Timestamp(i64::MAX), 99).unwrap(),
@@ -75,7 +75,7 @@ fn facts(store: &mut Store) -> (Vec<(i32, String, Vec<u8>)>, Vec<(i32, String, T
     )
 }
 
-fn history(logged: &mut Logged) {
+pub(super) fn history(logged: &mut Logged) {
     logged.put("a", 7, vec![timer(5)], 1, true);
     logged.put("b", 0, vec![], 0, true);
     logged.put("c", 1, vec![timer(-3)], 0, true);

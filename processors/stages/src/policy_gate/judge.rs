@@ -31,6 +31,16 @@ impl Judge {
         }
     }
 
+    /// Another judge of the same bundle.
+    pub(super) fn another(&self) -> Self {
+        let evaluator = self.evaluator.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            evaluator: Mutex::new(evaluator.another()),
+            rules: self.rules.clone(),
+            source: self.source,
+        }
+    }
+
     /// Everything that the bundle says about the case, in a fixed order. One that fails to answer speaks against it.
     pub(super) fn answer(&self, case: &Case<'_>) -> Answer {
         let matches = self.matches(case);

@@ -135,6 +135,18 @@ impl Machine {
         }
     }
 
+    /// Another machine of the same program.
+    ///
+    /// # Errors
+    /// Its data does not fit.
+    pub(super) fn another(&self) -> Result<Self, String> {
+        Ok(Self {
+            vm: ready(&self.program, &self.data)?,
+            program: Arc::clone(&self.program),
+            data: self.data.clone(),
+        })
+    }
+
     /// Begins anew after the machine broke down.
     pub(super) fn reset(&mut self) {
         if let Ok(vm) = ready(&self.program, &self.data) {

@@ -100,6 +100,20 @@ impl PolicyGate {
         }
     }
 
+    /// Another gate like this one, nothing of which is evaluated yet: a bundle is read, proven and compiled once.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self {
+            judge: self.judge.another(),
+            revision: self.revision.clone(),
+            shelf: self.shelf.clone(),
+            traits: self.traits.clone(),
+            key: self.key.clone(),
+            signs: self.signs,
+            stopwatch: self.stopwatch,
+        }
+    }
+
     /// The Ed25519 public key that its permits are checked with.
     pub fn public_key(&self) -> [u8; 32] {
         self.key.verifying_key().to_bytes()

@@ -74,6 +74,16 @@ impl Evaluator {
         }
     }
 
+    /// Another of the same bundle: the same bytecode, nothing evaluated yet.
+    pub(super) fn another(&self) -> Self {
+        Self {
+            entries: self.entries.clone(),
+            machine: self.machine.as_ref().and_then(|machine| machine.another().ok()),
+            engine: self.pristine.clone(),
+            pristine: self.pristine.clone(),
+        }
+    }
+
     /// Each entry point and its value.
     ///
     /// # Errors
