@@ -11,6 +11,7 @@ pub mod demo;
 mod govern;
 mod handover;
 mod keyring;
+mod lookups;
 pub mod registry;
 pub mod reprocess;
 mod standing;

@@ -22,7 +22,7 @@ pub use headers::cloud_event;
 pub use log::{KafkaLog, LogConfig};
 pub use offsets::{Groups, Offsets};
 pub use registry::Registry;
-pub use tail::{From, Tail};
+pub use tail::{From, Plain, Tail};
 pub use writer::Writer;
 
 /// How to reach the brokers: their addresses and any further librdkafka properties (TLS, SASL).

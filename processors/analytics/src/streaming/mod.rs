@@ -12,15 +12,20 @@
 //! - Where all partitions are idle, the one that came furthest tells the time.
 
 pub(crate) mod dialect;
+mod enrich;
 mod explain;
 mod finals;
 mod flat;
 mod frame;
 mod groups;
+mod joined;
+mod joins;
 mod kept;
 mod keys;
 mod local;
+mod lookups;
 pub(crate) mod options;
+mod pairs;
 mod part;
 mod plan;
 mod program;
@@ -38,9 +43,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod told;
+mod views;
 mod windows;
 
 pub use local::Outcomes;
 pub use program::Program;
-pub use settings::{Declared, Schemas, Settings};
+pub use settings::{Declared, Follow, Looked, Schemas, Settings, TakeIn};
 pub use stream::Streaming;

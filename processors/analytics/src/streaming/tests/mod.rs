@@ -7,6 +7,9 @@
 )]
 
 mod exact;
+mod followed;
+mod joins;
+mod lookups;
 mod outcomes;
 mod refusals;
 mod short_way;
