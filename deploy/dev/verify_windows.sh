@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every window of the flights pipeline beside a batch computation, on servers of its own. ROWS= KILLS= INSTANCES= SEED=; KEEP=1 leaves the home.
+# Every window of the flights pipeline beside a batch computation, on servers of its own; of the hubs pipeline with PIPELINE=hubs. ROWS= KILLS= INSTANCES= SEED=; KEEP=1 leaves the home.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make verify-windows}"
@@ -28,4 +28,4 @@ set -a
 SOMA_PARTITIONS=4
 set +a
 # shellcheck disable=SC2086
-"$SOMA_LIVE_PYTHON" deploy/dev/verify_windows.py --rows "${ROWS:-3000000}" --kills "${KILLS:-20}" --seed "${SEED:-1}" --instances ${INSTANCES:-1 2 4}
+"$SOMA_LIVE_PYTHON" deploy/dev/verify_windows.py --pipeline "${PIPELINE:-flights}" --rows "${ROWS:-3000000}" --kills "${KILLS:-20}" --seed "${SEED:-1}" --instances ${INSTANCES:-1 2 4}

@@ -1,5 +1,6 @@
 //! Streaming SQL on real servers: a part of the flights data set, sent while an instance is killed with -9; every window of the six views
-//! equals ClickHouse's own computation. `make verify-windows` does the same with all of it.
+//! of pipelines/flights, and of the joins of pipelines/hubs, equals ClickHouse's own computation. `make verify-windows` and
+//! `make verify-joins` do the same with all of it.
 
 use std::process::Command;
 
@@ -7,6 +8,15 @@ use super::harness::{live, text};
 
 #[test]
 fn every_window_is_exact_over_a_kill() {
+    verify("flights");
+}
+
+#[test]
+fn every_joined_window_is_exact_over_a_kill() {
+    verify("hubs");
+}
+
+fn verify(pipeline: &str) {
     let live = live();
     let of = |name: &str| {
         live.env
@@ -17,6 +27,7 @@ fn every_window_is_exact_over_a_kill() {
     let mut command = Command::new(of("SOMA_LIVE_PYTHON"));
     command
         .arg(live.root().join("deploy/dev/verify_windows.py"))
+        .args(["--pipeline", pipeline])
         .args([
             "--rows",
             "20000",

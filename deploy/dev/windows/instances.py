@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .check import VIEWS, topic_of
-from .data import TOPIC
+from .data import AIRPORTS, TOPIC
 
 GROUP = "flights.views"
 SOURCE = TOPIC
@@ -17,31 +17,36 @@ LATE = GROUP + ".late"
 QUIET_S = 5
 
 
-def own_topics(names):
+def own_topics(names, group, views):
     """What the pipeline wrote, of these topics."""
-    results = {topic_of(view) for view in VIEWS}
-    return [n for n in names if n in results or n.startswith(GROUP + ".") or n == SOURCE + ".dlq"]
+    results = {topic_of(view) for view in views}
+    return [n for n in names if n in results or n.startswith(group + ".") or n in (SOURCE + ".dlq", AIRPORTS + ".dlq")]
 
 
 class Pipeline:
-    def __init__(self, env, soma, root, logs):
+    def __init__(self, env, soma, root, logs, name="flights", views=tuple(VIEWS)):
+        self.name, self.group, self.views = name, name + ".views", views
         self.env, self.soma, self.root, self.logs = env, soma, root, logs
         self.admin = AdminClient({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"]})
         self.running, self.starts, self.kills = {}, 0, 0
-        self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
+        self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": self.group, "enable.auto.commit": False})
 
-    def clear(self):
-        """Forgets what an earlier run wrote, and where it stood."""
-        gone = own_topics(self.admin.list_topics(timeout=20).topics)
+    def _written(self, sources):
+        names = self.admin.list_topics(timeout=20).topics
+        return own_topics(names, self.group, self.views) + [n for n in names if sources and n in (SOURCE, AIRPORTS)]
+
+    def clear(self, sources=False):
+        """Forgets what an earlier run wrote, and where it stood; with `sources`, also what it read."""
+        gone = self._written(sources)
         for done in self.admin.delete_topics(gone).values() if gone else []:
             done.result(30)
-        for done in self.admin.delete_consumer_groups([GROUP]).values():
+        for done in self.admin.delete_consumer_groups([self.group]).values():
             try:
                 done.result(30)
             except KafkaException as error:
                 if error.args[0].name() != "GROUP_ID_NOT_FOUND":
                     raise
-        while own_topics(self.admin.list_topics(timeout=20).topics):
+        while self._written(sources):
             time.sleep(0.2)
         time.sleep(1)
         self.apply()
@@ -51,10 +56,10 @@ class Pipeline:
 
     def start(self, name):
         self.starts += 1
-        log = open(self.logs / "flights-{}.log".format(name), "ab")
+        log = open(self.logs / "{}-{}.log".format(self.name, name), "ab")
         with log:
-            env = {**self.env, "SOMA_INSTANCE": name, "SOMA_FLIGHTS_ADMIN_PORT": "0"}
-            self.running[name] = subprocess.Popen([self.soma, "start", "flights"], env=env, cwd=self.root, stdout=log, stderr=log)
+            env = {**self.env, "SOMA_INSTANCE": name, "SOMA_{}_ADMIN_PORT".format(self.name.upper()): "0"}
+            self.running[name] = subprocess.Popen([self.soma, "start", self.name], env=env, cwd=self.root, stdout=log, stderr=log)
 
     def kill(self, name):
         self.kills += 1
@@ -81,7 +86,7 @@ class Pipeline:
     def stands(self):
         """(records still to read, ends of every topic it writes to)."""
         names = self.admin.list_topics(timeout=20).topics
-        partials = [n for n in names if n.startswith(GROUP + ".") and n.endswith("partials")]
+        partials = [n for n in names if n.startswith(self.group + ".") and n.endswith("partials")]
         behind = 0
         for topic in [SOURCE, *partials]:
             places = [TopicPartition(topic, p) for p in names[topic].partitions]
@@ -91,7 +96,7 @@ class Pipeline:
                 # The last transaction's marker is no record.
                 behind += max(0, left - (0 if topic == SOURCE else 1))
         ends = []
-        for topic in sorted(own_topics(names)):
+        for topic in sorted(own_topics(names, self.group, self.views)):
             ends += [self.reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1] for p in sorted(names[topic].partitions)]
         return behind, ends
 

@@ -298,7 +298,7 @@ fn lookups_stay_here_and_say_why() {
     };
     let faults = arroyo.render(&sql).unwrap_err();
     assert!(
-        faults[0].to_string().starts_with("line 6") && faults[0].detail.contains("lookup `airports`"),
+        faults[0].to_string().starts_with("line 7") && faults[0].detail.contains("lookup `airports`"),
         "{faults:?}"
     );
 }

@@ -348,7 +348,7 @@ impl World {
             .as_primitive::<arrow::datatypes::TimestampMicrosecondType>()
             .value(0);
         Flight {
-            id: batch.column(0).as_string_view().value(0).to_owned(),
+            id: batch.column(0).as_string::<i32>().value(0).to_owned(),
             date: Some(date),
             delay: None,
             distance: 1,
