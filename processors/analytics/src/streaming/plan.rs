@@ -146,8 +146,13 @@ pub(crate) fn parts(
         ));
     }
     if !leaf.children().is_empty() || leaf.name() != "DataSourceExec" {
+        let instead = if leaf.name().contains("Join") {
+            "; join a lookup ON its primary key = a column of the stream"
+        } else {
+            ""
+        };
         return Err(format!(
-            "{} below an aggregate is not something a stream can do",
+            "{} below an aggregate is not something a stream can do{instead}",
             leaf.name()
         ));
     }

@@ -325,14 +325,17 @@ fn what_a_lookup_cannot_do_is_said_with_what_to_write_instead() {
             "ON its primary key alone (code)",
         ),
         (
-            "FROM flights f JOIN airports a ON f.origin = a.code AND f.distance > a.feet",
+            "FROM flights f LEFT JOIN airports a ON f.origin = a.code AND f.distance > a.feet",
             "move other conditions into WHERE",
         ),
         (
             "FROM flights f LEFT JOIN airports a ON f.origin = a.code AND f.destination = a.state",
             "ON its primary key alone",
         ),
-        ("FROM flights f JOIN airports a ON f.origin > a.code", "stream"),
+        (
+            "FROM flights f JOIN airports a ON f.origin > a.code",
+            "its primary key = a column of the stream",
+        ),
         ("FROM flights f, airports a", "JOIN ... ON"),
         (
             "FROM flights f JOIN per_state p ON f.origin = p.state",
