@@ -93,8 +93,8 @@ class Pipeline:
             for place in self.reader.committed(places, timeout=20):
                 low, high = self.reader.get_watermark_offsets(place, timeout=20)
                 left = high - (place.offset if place.offset >= 0 else low)
-                # The last transaction's marker is no record.
-                behind += max(0, left - (0 if topic == SOURCE else 1))
+                # The markers of the last transactions are no records: one of each instance, where they ended together.
+                behind += max(0, left - (0 if topic == SOURCE else max(1, len(self.running))))
         ends = []
         for topic in sorted(own_topics(names, self.group, self.views)):
             ends += [self.reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1] for p in sorted(names[topic].partitions)]

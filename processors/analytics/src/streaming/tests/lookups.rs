@@ -357,7 +357,11 @@ fn what_a_lookup_cannot_do_is_said_with_what_to_write_instead() {
             "feet INT, PRIMARY KEY (runway)",
             "names `runway`, which is not a column",
         ),
-        ("'soma.lookup' = 'true'", "'soma.lookup' = 'false'", "`flights` is a stream without a window"),
+        (
+            "'soma.lookup' = 'true'",
+            "'soma.lookup' = 'false'",
+            "`flights` is a stream without a window",
+        ),
     ] {
         let said = plan(&format!("{}{HOURLY}", TABLES.replace(from, to))).unwrap_err();
         assert!(said.contains(says), "{to}: {said}");
