@@ -113,6 +113,8 @@ fn joined_windows_equal_a_batch_join_however_they_are_cut() {
         (4, 2, 4, 90, false),
         (4, 4, 5, 40, true),
         (4, 2, 7, 25, true),
+        // A few records between two commits: what is late is late for rows that were told.
+        (2, 2, 11, 4, true),
     ] {
         let mut world = World::new(&format!("{TABLES}{SQL}"), partitions);
         let sent = fill(&mut world, 99);
