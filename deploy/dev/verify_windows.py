@@ -70,6 +70,7 @@ def with_kills(options, env, store, pipeline):
     sent = int(store.ask("SELECT count() FROM sends"))
     pipeline.start("a")
     pipeline.start("b")
+    pipeline.settle(data.PARTITIONS)
     loading = load(env, max(1, int(sent / max(took, 1))))
     pipeline.kill_often(options.kills, options.between, options.seed)
     if loading.wait():

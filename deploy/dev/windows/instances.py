@@ -61,6 +61,18 @@ class Pipeline:
             env = {**self.env, "SOMA_INSTANCE": name, "SOMA_{}_ADMIN_PORT".format(self.name.upper()): "0"}
             self.running[name] = subprocess.Popen([self.soma, "start", self.name], env=env, cwd=self.root, stdout=log, stderr=log)
 
+    def settle(self, partitions, seconds=60):
+        """Until every partition of the source has an owner. An instance that is killed between the two rounds of a rebalance and comes back
+        under its name is given what the first round gave it, and what it was to hand over then has no owner until somebody joins or leaves."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            group = self.admin.describe_consumer_groups([self.group])[self.group].result(20)
+            owned = [p for member in group.members if member.assignment for p in member.assignment.topic_partitions if p.topic == SOURCE]
+            if len(owned) == partitions and len(group.members) == len(self.running):
+                return
+            time.sleep(0.3)
+        raise RuntimeError("not every partition of {} has an owner after {} s; see {}".format(SOURCE, seconds, self.logs))
+
     def kill(self, name):
         self.kills += 1
         process = self.running.pop(name)
