@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink verify-joins
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -100,6 +100,10 @@ verify-windows: setup build ## Every window of pipelines/flights beside ClickHou
 verify-backfill: setup build ## Windows of pipelines/flights computed again from topic, Parquet and ClickHouse, with kills on the way: ROWS= KILLS= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_windows.sh backfill
+
+verify-joins: setup build ## Every window of the joins of pipelines/hubs beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@PIPELINE=hubs deploy/dev/verify_windows.sh
 
 verify-flink: setup build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: ROWS= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test

@@ -145,7 +145,7 @@ def main():
     store, checks, dice = data.ClickHouse(env), Checks(), random.Random(options.seed)
     pipeline = Pipeline(env, env["SOMA_BIN"], ROOT, Path(env["SOMA_HOME"]) / "logs")
     data.prepare(store, options.rows, options.seed)
-    pipeline.forget()
+    pipeline.clear(sources=True)
     # Before the stream begins: of a topic that is filled while it is read, partitions that wake too late are no two times the same.
     load = subprocess.run([sys.executable, "-m", "windows.load"], env=env, cwd=ROOT / "deploy" / "dev")
     if load.returncode:
@@ -177,7 +177,7 @@ def main():
             checks.windows(store, env, view, "nothing late")
     finally:
         pipeline.stop()
-    pipeline.forget()
+    pipeline.clear(sources=True)
     print("backfill windows checked={} wrong={} kills={} runs={}".format(checks.checked, checks.wrong, backfill.kills, backfill.runs))
     return 0 if checks.checked and not checks.wrong else 1
 

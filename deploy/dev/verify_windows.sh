@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every window of the flights pipeline beside a batch computation, on servers of its own. ROWS= KILLS= INSTANCES= SEED=; KEEP=1 leaves the home.
-# With `backfill`: the same of `soma backfill`. ROWS= KILLS= SEED=
+# Every window of the flights pipeline beside a batch computation, on servers of its own; of the hubs pipeline with PIPELINE=hubs. ROWS= KILLS= INSTANCES= SEED=;
+# KEEP=1 leaves the home. With `backfill`: the same of `soma backfill`. ROWS= KILLS= SEED=
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make verify-windows}"
@@ -33,4 +33,4 @@ if [ "${1:-}" = backfill ]; then
     exit
 fi
 # shellcheck disable=SC2086
-"$SOMA_LIVE_PYTHON" deploy/dev/verify_windows.py --rows "${ROWS:-3000000}" --kills "${KILLS:-20}" --seed "${SEED:-1}" --instances ${INSTANCES:-1 2 4}
+"$SOMA_LIVE_PYTHON" deploy/dev/verify_windows.py --pipeline "${PIPELINE:-flights}" --rows "${ROWS:-3000000}" --kills "${KILLS:-20}" --seed "${SEED:-1}" --instances ${INSTANCES:-1 2 4}

@@ -1,5 +1,6 @@
 //! Brings the outside up to what this build expects: topics, schemas, tables. Safe to repeat.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -137,6 +138,9 @@ fn wanted(env: &Environment, also: &[PathBuf]) -> Result<Vec<Entry>, Fault> {
             all.push(catalogue.state(&state_topic(&pipeline.pipeline, stage.name()), partitions));
         }
     }
+    // Two pipelines may read one topic of their own.
+    let mut names = BTreeSet::new();
+    all.retain(|entry| names.insert(entry.name.clone()));
     Ok(all)
 }
 

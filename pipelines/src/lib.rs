@@ -12,6 +12,7 @@ pub mod demo;
 mod govern;
 mod handover;
 mod keyring;
+mod lookups;
 pub mod registry;
 pub mod reprocess;
 mod standing;

@@ -13,6 +13,7 @@ use schemas::topics::{Catalogue, Cleanup, Entry};
 use serde::Deserialize;
 
 use crate::config::{Pipeline, StageEntry};
+use crate::lookups::Lookups;
 use crate::registry::{self, Built, own};
 use crate::wire::Shared;
 
@@ -45,6 +46,9 @@ struct Config {
     /// Most that open windows may take in one instance.
     #[serde(default)]
     state_mb_max: Option<usize>,
+    /// Most that lookups may take in one instance.
+    #[serde(default)]
+    lookup_mb_max: Option<usize>,
 }
 
 /// A stage's SQL, planned.
@@ -121,6 +125,7 @@ fn settings(config: &Config, entry: &StageEntry, pipeline: &Pipeline) -> Setting
         idle_ms: config.idle_ms.unwrap_or(usual.idle_ms),
         allowed_lateness_ms: config.allowed_lateness_ms.unwrap_or(usual.allowed_lateness_ms),
         future_max_ms: config.future_max_ms.unwrap_or(usual.future_max_ms),
+        lookup_bytes_max: config.lookup_mb_max.map_or(usual.lookup_bytes_max, |mb| mb << 20),
         state_bytes_max: config.state_mb_max.map_or(usual.state_bytes_max, |mb| mb << 20),
         ..usual
     }
@@ -158,10 +163,12 @@ impl Planned {
         let like = self.like(catalogue);
         let plain = |name: String| Entry { name, ..like.clone() };
         let mut all = Vec::new();
-        let read = self.program.sources().into_iter().chain(self.program.lookups());
-        for source in read.filter(|t| catalogue.get(t).is_none()) {
-            all.push(catalogue.dlq(&source));
-            all.push(plain(source));
+        let sources = self.program.sources().into_iter().map(|t| (t, Cleanup::Delete));
+        // A lookup is its newest rows.
+        let lookups = self.program.lookups().into_iter().map(|t| (t, Cleanup::Compact));
+        for (name, cleanup) in sources.chain(lookups).filter(|(t, _)| catalogue.get(t).is_none()) {
+            all.push(catalogue.dlq(&name));
+            all.push(Entry { cleanup, ..plain(name) });
         }
         let results = self.program.results().into_iter();
         all.extend(
@@ -213,8 +220,14 @@ impl Planned {
 pub(crate) fn check(entry: &StageEntry, pipeline: &Pipeline) -> Result<String, Vec<ConfigFault>> {
     let planned = plan(entry, pipeline)?;
     let results: Vec<_> = planned.program.results().into_iter().map(|r| r.topic).collect();
+    let lookups = planned.program.lookups();
+    let looks_up = if lookups.is_empty() {
+        String::new()
+    } else {
+        format!(", looks up in {}", lookups.join(", "))
+    };
     let line = format!(
-        "{} reads {}, writes {}",
+        "{} reads {}{looks_up}, writes {}",
         planned.file.display(),
         planned.program.sources().join(", "),
         results.join(", ")
@@ -238,7 +251,11 @@ pub(crate) fn build(entry: &StageEntry, shared: &Shared) -> Result<Built, Fault>
         ..planned.settings
     };
     let schemas = Arc::new(Written(shared.registry.clone()));
-    let streaming = planned.program.start(settings, schemas, ids)?;
+    let lookups = Lookups::new(&shared.pipeline.connections.kafka, planned.program.lookups());
+    let streaming = planned
+        .program
+        .start(settings, schemas, ids)?
+        .following(Box::new(lookups));
     Ok(Built::Stage(Box::new(DataflowStage::new(streaming))))
 }
 

@@ -1,5 +1,6 @@
 //! Streaming SQL on real servers: a part of the flights data set, sent while an instance is killed with -9; every window of the six views
-//! equals ClickHouse's own computation. `make verify-windows` does the same with all of it.
+//! of pipelines/flights, and of the joins of pipelines/hubs, equals ClickHouse's own computation. `make verify-windows` and
+//! `make verify-joins` do the same with all of it.
 
 use std::process::Command;
 
@@ -35,11 +36,20 @@ pub(super) fn verify(script: &str, options: &[&str], figures: &str) -> (String, 
     (line.to_owned(), shown.clone())
 }
 
-#[test]
-fn every_window_is_exact_over_a_kill() {
-    let options = "--rows 20000 --kills 1 --between 6 8 --wait 90 --instances";
+fn windows_are_exact(pipeline: &str) {
+    let options = format!("--pipeline {pipeline} --rows 20000 --kills 1 --between 6 8 --wait 90 --instances");
     let options: Vec<&str> = options.split(' ').collect();
     let (line, shown) = verify("deploy/dev/verify_windows.py", &options, "windows checked=");
     assert!(line.ends_with("wrong=0") && !line.contains("checked=0 "), "{shown}");
     assert!(shown.contains("kills=1"), "{shown}");
+}
+
+#[test]
+fn every_window_is_exact_over_a_kill() {
+    windows_are_exact("flights");
+}
+
+#[test]
+fn every_joined_window_is_exact_over_a_kill() {
+    windows_are_exact("hubs");
 }

@@ -32,7 +32,7 @@ pub use log::KafkaLog;
 pub use offsets::{Groups, Offsets};
 pub use registry::Registry;
 pub use rewrite::Rewriter;
-pub use tail::{From, Tail};
+pub use tail::{From, Plain, Tail};
 pub use writer::Writer;
 
 /// How to reach the brokers: their addresses and any further librdkafka properties (TLS, SASL).

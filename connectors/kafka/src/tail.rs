@@ -1,5 +1,6 @@
 //! Reading a topic without a group, for the command line and for controls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +47,30 @@ pub enum From {
     Time(Timestamp),
 }
 
+/// A record as it is: its key not read as text, without headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// When the broker or producer stamped it.
+    pub at: Timestamp,
+    /// Key bytes; none where it has no key.
+    pub key: Vec<u8>,
+    /// Value bytes; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
 /// Reads all partitions of a topic without a group.
 pub struct Tail {
     consumer: BaseConsumer,
     partitions: usize,
     topics: Vec<Arc<str>>,
     at_end: std::collections::BTreeSet<i32>,
+    topic: String,
+    /// Where each partition goes on.
+    next: BTreeMap<i32, Offset>,
 }
 
 impl Tail {
@@ -97,7 +116,10 @@ impl Tail {
                 .map_err(|e| unavailable("offsets for time", &e))?;
         }
         consumer.assign(&wanted).map_err(|e| unavailable("assign", &e))?;
+        let next = wanted.elements().iter().map(|e| (e.partition(), e.offset())).collect();
         Ok(Self {
+            topic: topic.to_owned(),
+            next,
             consumer,
             partitions: ids.len(),
             topics: Vec::new(),
@@ -113,6 +135,8 @@ impl Tail {
         match self.consumer.poll(Duration::from_millis(wait_ms)) {
             Some(Ok(message)) => {
                 self.at_end.remove(&message.partition());
+                self.next
+                    .insert(message.partition(), Offset::Offset(message.offset() + 1));
                 Ok(Some(raw(&message, &mut self.topics)))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -122,6 +146,48 @@ impl Tail {
             Some(Err(e)) => Err(unavailable("read", &e)),
             None => Ok(None),
         }
+    }
+
+    /// As [`Tail::next`], with the key's bytes.
+    ///
+    /// # Errors
+    /// As [`Tail::next`].
+    pub fn next_plain(&mut self, wait_ms: u64) -> Result<Option<Plain>, Fault> {
+        match self.consumer.poll(Duration::from_millis(wait_ms)) {
+            Some(Ok(message)) => {
+                self.at_end.remove(&message.partition());
+                self.next
+                    .insert(message.partition(), Offset::Offset(message.offset() + 1));
+                Ok(Some(Plain {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    at: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default()),
+                    key: message.key().unwrap_or_default().to_vec(),
+                    value: message.payload().map(<[u8]>::to_vec),
+                }))
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.at_end.insert(partition);
+                Ok(None)
+            }
+            Some(Err(e)) => Err(unavailable("read", &e)),
+            None => Ok(None),
+        }
+    }
+
+    /// Goes on where it stands, so that [`Tail::is_at_end`] speaks of the ends that are there from now on.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`.
+    pub fn again(&mut self) -> Result<(), Fault> {
+        let mut wanted = TopicPartitionList::new();
+        for (partition, offset) in &self.next {
+            wanted
+                .add_partition_offset(&self.topic, *partition, *offset)
+                .map_err(|e| unavailable("assign", &e))?;
+        }
+        self.at_end.clear();
+        self.consumer.assign(&wanted).map_err(|e| unavailable("assign", &e))
     }
 
     /// Whether every partition has been read to its end.

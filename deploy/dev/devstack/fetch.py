@@ -172,10 +172,18 @@ def chdb(log, cache):
 
 def flights(log, cache):
     """The data set flights-3m: a Parquet file in an npm package (BSD-3-Clause)."""
+    _dataset(log, cache, layout.flights(cache))
+
+
+def airports(log, cache):
+    """The data set airports of the same package: a CSV file."""
+    _dataset(log, cache, layout.airports(cache))
+
+
+def _dataset(log, cache, target):
     name = "{}@{}".format(VERSIONS["flights"]["npm"], version("flights"))
     with scratch(cache) as folder:
         call(log, [layout.program("npm"), "pack", "--silent", "--pack-destination", folder, name], cwd=str(folder))
-        target = layout.flights(cache)
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
             for member in archive:
                 if member.name.endswith("/" + target.name):

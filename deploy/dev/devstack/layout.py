@@ -61,6 +61,10 @@ def flights(cache):
     return cache / "flights-{}".format(version("flights")) / "flights-3m.parquet"
 
 
+def airports(cache):
+    return cache / "airports-{}".format(version("flights")) / "airports.csv"
+
+
 def clickhouse_server(cache):
     """The built server, named by a digest of its sources: every checkout finds its own build, and a built one is not built again."""
     sources = [CLICKHOUSE / "Cargo.toml", CLICKHOUSE / "Cargo.lock"] + sorted((CLICKHOUSE / "src").rglob("*.rs"))

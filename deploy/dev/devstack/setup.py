@@ -47,6 +47,7 @@ def _steps(cache, parts, goal):
                           lambda log: fetch.venv(log, cache, layout.venv(cache, "live", requirements), requirements)))
     if goal == "test":
         steps.append(Step("flights data set", None, layout.flights(cache).exists, lambda log: fetch.flights(log, cache)))
+        steps.append(Step("airports data set", None, layout.airports(cache).exists, lambda log: fetch.airports(log, cache)))
     return [step for step in steps if (everything if step.parts is None else set(step.parts) & set(parts))]
 
 

@@ -19,7 +19,7 @@ from devstack.base import cache_root, make_dir  # noqa: E402
 PARTITIONS = int(os.environ.get("SOMA_PARTITIONS") or 4)
 DATABASE = "windows"
 TOPIC = "demo.flights"
-GROUP = "flights.views"
+AIRPORTS = "demo.airports"
 # Four records nobody can take come with so many rows.
 BAD_EVERY = 10_000
 # Out of order by less than the ten minutes of the watermark.
@@ -58,6 +58,16 @@ def parquet():
     if not path.exists():
         with open(make_dir(cache / "logs") / "setup-flights.log", "w", encoding="utf-8") as log:
             fetch.flights(log, cache)
+    return path
+
+
+def airports():
+    """The airports of the same collection, fetched once into the cache."""
+    cache = make_dir(cache_root())
+    path = layout.airports(cache)
+    if not path.exists():
+        with open(make_dir(cache / "logs") / "setup-airports.log", "w", encoding="utf-8") as log:
+            fetch.airports(log, cache)
     return path
 
 

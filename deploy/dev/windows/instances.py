@@ -8,8 +8,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .check import VIEWS, topic_of
-from .data import GROUP, TOPIC
+from .data import AIRPORTS, TOPIC
 
+GROUP = "flights.views"
 SOURCE = TOPIC
 LATE = GROUP + ".late"
 # Nothing is written for so long, and everything is read: it is done.
@@ -18,33 +19,33 @@ QUIET_S = 5
 FEW = 50
 
 
-def own_topics(names):
+def own_topics(names, group, views):
     """What the pipeline wrote, of these topics."""
-    results = {topic_of(view) for view in VIEWS}
-    return [n for n in names if n in results or n.startswith(GROUP + ".") or n == SOURCE + ".dlq"]
+    results = {topic_of(view) for view in views}
+    return [n for n in names if n in results or n.startswith(group + ".") or n in (SOURCE + ".dlq", AIRPORTS + ".dlq")]
 
 
 class Pipeline:
-    def __init__(self, env, soma, root, logs):
+    def __init__(self, env, soma, root, logs, name="flights", views=tuple(VIEWS)):
+        self.name, self.group, self.views = name, name + ".views", views
         self.env, self.soma, self.root, self.logs = env, soma, root, logs
         self.admin = AdminClient({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"]})
         self.running, self.starts, self.kills = {}, 0, 0
-        self.counter = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP + ".counter", "enable.auto.commit": False,
+        self.counter = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": self.group + ".counter", "enable.auto.commit": False,
                                  "isolation.level": "read_committed", "enable.partition.eof": True})
-        self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
+        self.reader = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": self.group, "enable.auto.commit": False})
 
-    def forget(self):
-        """Forgets an earlier run, and what it read."""
-        self.clear(SOURCE)
+    def _written(self, sources):
+        names = self.admin.list_topics(timeout=20).topics
+        return own_topics(names, self.group, self.views) + [n for n in names if sources and n in (SOURCE, AIRPORTS)]
 
-    def clear(self, *more):
-        """Forgets what an earlier run wrote, and where it stood."""
-        there = self.admin.list_topics(timeout=20).topics
-        gone = own_topics(there) + [topic for topic in more if topic in there]
+    def clear(self, sources=False):
+        """Forgets what an earlier run wrote, and where it stood; with `sources`, also what it read."""
+        gone = self._written(sources)
         for done in self.admin.delete_topics(gone).values() if gone else []:
             done.result(30)
         self.forget_group()
-        while set(gone) & set(self.admin.list_topics(timeout=20).topics):
+        while self._written(sources):
             time.sleep(0.2)
         time.sleep(1)
         self.apply()
@@ -53,7 +54,7 @@ class Pipeline:
         """An instance that ended is a member until its session runs out."""
         for left in range(20, -1, -1):
             try:
-                return self.admin.delete_consumer_groups([GROUP])[GROUP].result(30)
+                return self.admin.delete_consumer_groups([self.group])[self.group].result(30)
             except KafkaException as error:
                 if error.args[0].name() == "GROUP_ID_NOT_FOUND":
                     return None
@@ -66,10 +67,22 @@ class Pipeline:
 
     def start(self, name):
         self.starts += 1
-        log = open(self.logs / "flights-{}.log".format(name), "ab")
+        log = open(self.logs / "{}-{}.log".format(self.name, name), "ab")
         with log:
-            env = {**self.env, "SOMA_INSTANCE": name, "SOMA_FLIGHTS_ADMIN_PORT": "0"}
-            self.running[name] = subprocess.Popen([self.soma, "start", "flights"], env=env, cwd=self.root, stdout=log, stderr=log)
+            env = {**self.env, "SOMA_INSTANCE": name, "SOMA_{}_ADMIN_PORT".format(self.name.upper()): "0"}
+            self.running[name] = subprocess.Popen([self.soma, "start", self.name], env=env, cwd=self.root, stdout=log, stderr=log)
+
+    def settle(self, partitions, seconds=60):
+        """Until every partition of the source has an owner. An instance that is killed between the two rounds of a rebalance and comes back
+        under its name is given what the first round gave it, and what it was to hand over then has no owner until somebody joins or leaves."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            group = self.admin.describe_consumer_groups([self.group])[self.group].result(20)
+            owned = [p for member in group.members if member.assignment for p in member.assignment.topic_partitions if p.topic == SOURCE]
+            if len(owned) == partitions and len(group.members) == len(self.running):
+                return
+            time.sleep(0.3)
+        raise RuntimeError("not every partition of {} has an owner after {} s; see {}".format(SOURCE, seconds, self.logs))
 
     def kill(self, name):
         self.kills += 1
@@ -96,7 +109,7 @@ class Pipeline:
     def stands(self):
         """(records still to read, ends of every topic it writes to)."""
         names = self.admin.list_topics(timeout=20).topics
-        partials = [n for n in names if n.startswith(GROUP + ".") and n.endswith("partials")]
+        partials = [n for n in names if n.startswith(self.group + ".") and n.endswith("partials")]
         behind = 0
         for topic in [SOURCE, *partials]:
             places = [TopicPartition(topic, p) for p in names[topic].partitions]
@@ -107,7 +120,7 @@ class Pipeline:
                 # Markers of transactions, several where they were made at once, are no records.
                 behind += left if topic == SOURCE or left > FEW else self.records(place)
         ends = []
-        for topic in sorted(own_topics(names)):
+        for topic in sorted(own_topics(names, self.group, self.views)):
             ends += [self.reader.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1] for p in sorted(names[topic].partitions)]
         return behind, ends
 

@@ -12,7 +12,7 @@ import urllib.request
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from .data import BAD_EVERY, GROUP, PARTITIONS, TOPIC, ClickHouse
+from .data import BAD_EVERY, PARTITIONS, TOPIC, ClickHouse
 
 # In the middle of this many rows the last partition gets nothing; so long, at least, by the clock.
 IDLE_S = 14
@@ -63,13 +63,13 @@ def pause(seconds):
 
 
 class Load:
-    def __init__(self, env, rate):
+    def __init__(self, env, rate, group):
         self.producer = Producer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "enable.idempotence": True, "linger.ms": 20, "batch.size": 1 << 20,
                                   "compression.type": "lz4", "queue.buffering.max.messages": 400_000})
         self.head = b"\0" + struct.pack(">i", schema_id(env["SOMA_REGISTRY_URL"]))
         self.rate, self.began, self.sent, self.bad = rate, time.monotonic(), 0, 0
         self.paced = self.began
-        self.groups = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": GROUP, "enable.auto.commit": False})
+        self.groups = Consumer({"bootstrap.servers": env["SOMA_KAFKA_BROKERS"], "group.id": group, "enable.auto.commit": False})
 
     def send(self, partition, value):
         while True:
@@ -110,9 +110,9 @@ class Load:
             self.bad += 1
 
 
-def run(env, rate, idle_s):
+def run(env, rate, idle_s, group):
     store = ClickHouse(env)
-    load = Load(env, rate)
+    load = Load(env, rate, group)
     stretch = "at >= (SELECT idle_from FROM stretch) AND at < (SELECT idle_to FROM stretch)"
     silent = Silence(int(store.ask("SELECT count() FROM sends WHERE " + stretch)), idle_s)
     asked = """SELECT partition, id, toUnixTimestamp64Micro(date), delay, distance, origin, destination, {}
@@ -163,8 +163,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=int, default=0, help="rows a second; 0 as fast as it goes")
     parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds the silent partition is silent by the clock")
+    parser.add_argument("--group", default="flights.views", help="consumer group of the pipeline that reads it")
     options = parser.parse_args()
-    raise SystemExit(1 if run(os.environ, options.rate, options.idle) else 0)
+    raise SystemExit(1 if run(os.environ, options.rate, options.idle, options.group) else 0)
 
 
 if __name__ == "__main__":

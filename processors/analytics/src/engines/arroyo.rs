@@ -8,7 +8,9 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use kernel::ConfigFault;
 use serde_json::{Value, json};
 
+use super::support::LOOKUP_ON_ARROYO;
 use crate::streaming::dialect::{self, at};
+use crate::streaming::options::Role;
 
 /// Where Arroyo finds what the text names, and how the pipeline is to run.
 #[derive(Clone, Debug)]
@@ -40,7 +42,14 @@ impl Arroyo<'_> {
     /// # Errors
     /// What is wrong with the text, as [`crate::streaming::Program::plan`] says it.
     pub fn render(&self, sql: &str) -> Result<Vec<Post>, Vec<ConfigFault>> {
-        dialect::read(sql)?;
+        let file = dialect::read(sql)?;
+        let lookups = file.tables.values().filter(|t| t.options.role == Role::Lookup);
+        let refused: Vec<_> = lookups
+            .map(|t| ConfigFault::new(at(t.at), format!("lookup `{}`: {LOOKUP_ON_ARROYO}", t.name)))
+            .collect();
+        if !refused.is_empty() {
+            return Err(refused);
+        }
         let profile = json!({
             "name": self.name,
             "connector": "kafka",

@@ -9,6 +9,7 @@ use super::avro::{self, Field, Unit};
 use super::columns::{count, instant, shown_as, with};
 use super::expr::{self, Kind, Scope, literal, quoted};
 use super::shape::{self, Shape, Window};
+use super::support::LOOKUP_ON_FLINK;
 use crate::streaming::Declared;
 use crate::streaming::dialect::{self, File, Insert, Table, at};
 use crate::streaming::options::Role;
@@ -158,11 +159,10 @@ impl Work<'_> {
     /// The topic as it is, and over it a view with the types the file declares, each id once.
     fn source(&mut self, table: &Table) -> Did<Columns> {
         let options = &table.options;
-        if options.role != Role::Source {
-            return Err(format!(
-                "`{}` is not a stream: lookups are not in this version",
-                table.name
-            ));
+        match options.role {
+            Role::Source => {}
+            Role::Lookup => return Err(format!("`{}` is a lookup: {LOOKUP_ON_FLINK}", table.name)),
+            Role::Sink => return Err(format!("`{}` is a sink, not a stream", table.name)),
         }
         let Some(json) = self.flink.sources.get(&options.topic) else {
             return Err(format!("the schema of topic {} is not known", options.topic));

@@ -79,7 +79,7 @@ fn relation(select: &Select) -> Found<String> {
             other => Err(format!("`{other}` is not rendered; make it a CREATE VIEW")),
         },
         [one] => Err(format!(
-            "`{}` is not rendered: joins are not in this version",
+            "`{}` is not rendered: joins are not translated for another engine",
             one.joins[0]
         )),
         _ => Err("FROM names one table or view".to_owned()),

@@ -1,10 +1,11 @@
 //! Which statement runs on which engine, and with what difference: said before anything is sent.
 
+use datafusion::sql::sqlparser::ast::{Query, SetExpr, TableFactor};
 use kernel::ConfigFault;
 
 use super::expr::{self, Scope};
 use super::shape::{self, Shape, Window};
-use crate::streaming::dialect::{self, File, Table};
+use crate::streaming::dialect::{self, File, Table, name};
 use crate::streaming::options::Role;
 
 /// A distributed engine that the same file can run on.
@@ -60,7 +61,8 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
                 None => Ok(Vec::new()),
             });
         all.push((format!("view {name}"), Engine::Flink, verdict_of(verdict)));
-        all.push((format!("view {name}"), Engine::Arroyo, Verdict::Same));
+        let arroyo = query_on_arroyo(&file, query, Vec::new());
+        all.push((format!("view {name}"), Engine::Arroyo, arroyo));
     }
     for insert in &file.inserts {
         let statement = format!("insert into {}", insert.into);
@@ -75,17 +77,50 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
         let flink = shape.and_then(|shape| insert_on_flink(&file, &shape));
         all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
         let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
+        let differs = if session { vec![touching] } else { Vec::new() };
         all.push((
             statement,
             Engine::Arroyo,
-            if session {
-                Verdict::Differs(vec![touching])
-            } else {
-                Verdict::Same
-            },
+            query_on_arroyo(&file, &insert.query, differs),
         ));
     }
     Ok(all)
+}
+
+/// Why a lookup stays here.
+pub(super) const LOOKUP_ON_FLINK: &str = "Flink joins what stands now only with stores it can ask, such as JDBC; with a Kafka topic it joins what stood at the event time, which is another result, and is not rendered";
+pub(super) const LOOKUP_ON_ARROYO: &str = "lookups ask a store there; a Kafka topic is not rendered as one";
+
+/// The first lookup that a query asks, itself or through views.
+fn lookup_of(file: &File, query: &Query, depth: usize) -> Option<String> {
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return None;
+    };
+    let factors = select
+        .from
+        .iter()
+        .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+    let asked = |factor: &TableFactor| match factor {
+        TableFactor::Derived { subquery, .. } => lookup_of(file, subquery, depth + 1),
+        TableFactor::Table { name: table, .. } => {
+            let table = name(table);
+            let lookup = file.tables.get(&table).is_some_and(|t| t.options.role == Role::Lookup);
+            let view = || file.views.get(&table).filter(|_| depth < 16);
+            lookup
+                .then(|| table.clone())
+                .or_else(|| lookup_of(file, view()?, depth + 1))
+        }
+        _ => None,
+    };
+    factors.into_iter().find_map(asked)
+}
+
+/// What Arroyo does with a query.
+fn query_on_arroyo(file: &File, query: &Query, differs: Vec<String>) -> Verdict {
+    match lookup_of(file, query, 0) {
+        Some(lookup) => Verdict::No(format!("it asks lookup {lookup}: {LOOKUP_ON_ARROYO}")),
+        None => verdict_of(Ok(differs)),
+    }
 }
 
 fn verdict_of(found: Result<Vec<String>, String>) -> Verdict {
@@ -99,7 +134,7 @@ fn verdict_of(found: Result<Vec<String>, String>) -> Verdict {
 fn table_on_flink(table: &Table) -> Verdict {
     let mut notes = match table.options.role {
         Role::Sink => return Verdict::Same,
-        Role::Lookup => return Verdict::No("lookups are not rendered in this version".to_owned()),
+        Role::Lookup => return Verdict::No(LOOKUP_ON_FLINK.to_owned()),
         Role::Source => vec![
             "a late record is dropped: no revision, no late topic".to_owned(),
             "a record that cannot be read, or has no event time, stops the job: no dead letter".to_owned(),
@@ -117,7 +152,7 @@ fn table_on_flink(table: &Table) -> Verdict {
 fn table_on_arroyo(table: &Table) -> Verdict {
     let mut notes = match table.options.role {
         Role::Sink => return Verdict::Same,
-        Role::Lookup => return Verdict::No("a lookup has a form of its own there, which is not rendered".to_owned()),
+        Role::Lookup => return Verdict::No(LOOKUP_ON_ARROYO.to_owned()),
         Role::Source => vec!["a late record is dropped: no revision, no late topic".to_owned()],
     };
     if table.options.unique.is_some() {

@@ -224,7 +224,7 @@ fn what_flink_has_no_counterpart_of_is_left_out_with_the_reason() {
         ),
         (
             "tumble(INTERVAL '1 hour') AS window, count(*) AS n FROM flights JOIN out ON true GROUP BY window",
-            "joins are not",
+            "joins are not translated",
         ),
         (
             "tumble(INTERVAL '1 hour') AS window, count(*) AS n, now() AS t FROM flights GROUP BY window",
@@ -269,6 +269,39 @@ fn what_differs_is_said() {
     assert!(of("insert into out", Engine::Flink).contains("percentiles are exact"));
     assert!(of("insert into out", Engine::Arroyo).contains("a gap apart"));
     assert_eq!(of("table out", Engine::Flink), "Same");
+}
+
+#[test]
+fn lookups_stay_here_and_say_why() {
+    let sql = format!(
+        "{FLIGHTS}CREATE TABLE airports (code TEXT PRIMARY KEY, state TEXT) WITH (connector = 'kafka', type = 'source', topic = 'demo.airports', format = 'avro', 'soma.lookup' = 'true');
+         CREATE VIEW placed AS SELECT f.date, a.state FROM flights f LEFT JOIN airports a ON f.origin = a.code;
+         INSERT INTO out SELECT tumble(INTERVAL '1 hour') AS window, state, count(*) AS n FROM placed GROUP BY window, state;"
+    );
+    let all = support(&sql).unwrap();
+    for (statement, engine, why) in [
+        ("table airports", Engine::Flink, "such as JDBC"),
+        ("view placed", Engine::Flink, "joins are not translated"),
+        ("insert into out", Engine::Flink, "view placed"),
+        ("table airports", Engine::Arroyo, "lookups ask a store there"),
+        ("view placed", Engine::Arroyo, "it asks lookup airports"),
+        ("insert into out", Engine::Arroyo, "it asks lookup airports"),
+    ] {
+        let found = all.iter().find(|(s, e, _)| s == statement && *e == engine).unwrap();
+        assert!(matches!(&found.2, Verdict::No(said) if said.contains(why)), "{found:?}");
+    }
+    let arroyo = Arroyo {
+        name: "demo",
+        brokers: "b:1",
+        registry: "http://r",
+        parallelism: 2,
+        udfs: &[],
+    };
+    let faults = arroyo.render(&sql).unwrap_err();
+    assert!(
+        faults[0].to_string().starts_with("line 7") && faults[0].detail.contains("lookup `airports`"),
+        "{faults:?}"
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement, TableObject,
-    Value,
+    ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, ObjectName, Query, SqlOption, Statement,
+    TableConstraint, TableObject, Value,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -35,6 +35,8 @@ pub(crate) struct Table {
     pub(crate) name: String,
     pub(crate) at: Location,
     pub(crate) columns: Vec<Column>,
+    /// Columns of its PRIMARY KEY, in the order they are declared.
+    pub(crate) key: Vec<String>,
     /// Column of the event time, and how far the watermark stays behind, microseconds.
     pub(crate) watermark: Option<(String, i64)>,
     pub(crate) options: Options,
@@ -266,6 +268,21 @@ pub(crate) fn plain(ident: &Ident) -> String {
     }
 }
 
+/// The columns of `PRIMARY KEY (a, b)`.
+fn primary(constraints: &[TableConstraint]) -> Vec<String> {
+    let mut key = Vec::new();
+    for constraint in constraints {
+        let TableConstraint::PrimaryKey(primary) = constraint else {
+            continue;
+        };
+        key.extend(primary.columns.iter().filter_map(|c| match &c.column.expr {
+            Expr::Identifier(ident) => Some(plain(ident)),
+            _ => None,
+        }));
+    }
+    key
+}
+
 fn table(
     create: CreateTable,
     watermark: Option<(String, i64)>,
@@ -292,8 +309,15 @@ fn table(
             other => return fault(start, format!("`{other}` is no option; write name = 'value'")),
         }
     }
-    let mut columns = Vec::new();
+    let (mut columns, mut key) = (Vec::new(), primary(&create.constraints));
     for column in create.columns {
+        if column
+            .options
+            .iter()
+            .any(|o| matches!(o.option, ColumnOption::PrimaryKey(_)))
+        {
+            key.push(plain(&column.name));
+        }
         if let Some(computed) = column
             .options
             .iter()
@@ -315,6 +339,7 @@ fn table(
         name: name(&create.name),
         at: start,
         columns,
+        key,
         watermark,
         options: options(&given, start)?,
     })

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use arrow::datatypes::Field;
+
+use super::plan::View;
 use super::program::{PARTIALS, Program};
 use super::span;
 
@@ -29,31 +32,83 @@ fn lines(program: &Program, out: &mut String) -> std::fmt::Result {
             or_stage(source.idle)
         )?;
     }
-    for view in &program.views {
-        let keys = if view.keys.is_empty() {
-            "nothing (one partition)".to_owned()
-        } else {
-            view.keys.join(", ")
-        };
-        writeln!(out, "view {} over {}", view.name, view.source)?;
-        writeln!(out, "  window     {}", view.window.describe())?;
+    for lookup in &program.lookups {
         writeln!(
             out,
-            "  local      {} by {keys}, per source partition, between commits",
-            view.aggregate.names().join(", ")
+            "lookup {} <- topic {}, held whole by every instance",
+            lookup.name, lookup.topic
         )?;
-        writeln!(out, "  repartition by hash of {keys} -> topic {PARTIALS}")?;
+        let names: Vec<_> = lookup.columns.fields().iter().map(|f| f.name().as_str()).collect();
+        writeln!(out, "  decode     {}", names.join(", "))?;
+        writeln!(
+            out,
+            "  key        {}; the newest row that is read when a record is processed",
+            lookup.key.join(", ")
+        )?;
+    }
+    for view in &program.views {
+        half(view, &view.name, out)?;
         writeln!(
             out,
             "  final      merges per window and key; closes at the least watermark of partitions that are not idle"
         )?;
-        let own: Vec<_> = view.gives.iter().map(|(_, f)| f.name().as_str()).collect();
+        sink(&view.topic, &view.gives, out)?;
+    }
+    for join in &program.joins {
+        for side in &join.sides {
+            half(side, &side.name, out)?;
+        }
+        let kind = join.joined.kind.to_string().to_lowercase();
         writeln!(
             out,
-            "  sink       {} <- window_start, window_end, {}, revision, deleted",
-            view.topic,
-            own.join(", ")
+            "view {}, {kind} join of {} and {}",
+            join.name, join.sides[0].name, join.sides[1].name
         )?;
+        writeln!(
+            out,
+            "  final      merges both sides per window and key; closes at the lesser watermark of both, where neither is idle; a late record of either tells the row again"
+        )?;
+        sink(&join.topic, &join.joined.gives, out)?;
     }
     Ok(())
+}
+
+/// From the source to the repartition topic.
+fn half(view: &View, name: &str, out: &mut String) -> std::fmt::Result {
+    let key = |i: &usize| {
+        view.keys
+            .get(i - usize::from(*i > view.aggregate.pane))
+            .map_or("", String::as_str)
+    };
+    let keys: Vec<_> = view.home.iter().map(key).collect();
+    let keys = if keys.is_empty() {
+        "nothing (one partition)".to_owned()
+    } else {
+        keys.join(", ")
+    };
+    writeln!(out, "view {name} over {}", view.source)?;
+    for lookup in view.before.lookups() {
+        let else_ = if lookup.outer {
+            "without a row: nulls"
+        } else {
+            "without a row: left out"
+        };
+        writeln!(out, "  lookup     {} by its primary key; {else_}", lookup.table)?;
+    }
+    writeln!(out, "  window     {}", view.window.describe())?;
+    writeln!(
+        out,
+        "  local      {} by {keys}, per source partition, between commits",
+        view.aggregate.names().join(", ")
+    )?;
+    writeln!(out, "  repartition by hash of {keys} -> topic {PARTIALS}")
+}
+
+fn sink(topic: &str, gives: &[(usize, Field)], out: &mut String) -> std::fmt::Result {
+    let own: Vec<_> = gives.iter().map(|(_, f)| f.name().as_str()).collect();
+    writeln!(
+        out,
+        "  sink       {topic} <- window_start, window_end, {}, revision, deleted",
+        own.join(", ")
+    )
 }

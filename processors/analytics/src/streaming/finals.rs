@@ -9,6 +9,7 @@ use arrow::compute::{concat_batches, take, take_record_batch};
 use kernel::{Fault, RawEmit};
 
 use super::groups::Groups;
+use super::joined::Joined;
 use super::kept::{Kept, Written};
 use super::local::failed;
 use super::plan::View;
@@ -26,6 +27,8 @@ pub(crate) struct Finish {
     /// Topic of the view's source.
     pub(crate) source: Arc<str>,
     pub(crate) lateness: i64,
+    /// A side of a join: which, how they are joined, and the topics of both sides' sources.
+    pub(crate) join: Option<(usize, Arc<Joined>, [Arc<str>; 2])>,
 }
 
 /// State of one view in one partition.
@@ -279,7 +282,7 @@ impl Final {
     }
 }
 
-fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
+pub(crate) fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
     starts
         .as_any()
         .downcast_ref::<Int64Array>()
@@ -287,7 +290,7 @@ fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
 }
 
 /// Rows beside the start of each window they belong to that is wanted; `None` when there is none.
-fn spread(
+pub(crate) fn spread(
     finish: &Finish,
     rows: &RecordBatch,
     wanted: &dyn Fn(i64) -> bool,
@@ -339,13 +342,7 @@ fn emit(
         .collect();
     let tells = tell(&names, &starts);
     let (answer, passes) = view.after.run_masked(results).map_err(failed)?;
-    let mut out = Columns {
-        starts: Vec::new(),
-        ends: Vec::new(),
-        own: Vec::new(),
-        revisions: Vec::new(),
-        deleted: Vec::new(),
-    };
+    let mut out = Columns::default();
     let (mut chosen, mut written) = (Vec::new(), Vec::new());
     for Tell { index, revision, gone } in tells {
         let row = index as usize;
@@ -376,7 +373,7 @@ fn emit(
 }
 
 impl Columns {
-    fn put(&mut self, start: i64, end: i64, revision: i32, deleted: bool) {
+    pub(crate) fn put(&mut self, start: i64, end: i64, revision: i32, deleted: bool) {
         self.starts.push(start);
         self.ends.push(end);
         self.revisions.push(revision);

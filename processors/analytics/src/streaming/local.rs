@@ -11,6 +11,7 @@ use kernel::{Change, Fault, FaultCode, Headers, RawEmit, Refused, Slab};
 
 use super::frame::Mark;
 use super::groups::Groups;
+use super::lookups::Tables;
 use super::plan::View;
 use super::reader::Taken;
 use super::rewrite::PANE;
@@ -159,7 +160,14 @@ impl Local {
     }
 
     /// Takes a batch of its records in.
-    pub(crate) fn take(&mut self, setup: &Setup, taken: &Taken, slab: &Slab, now: i64) -> Result<(), Fault> {
+    pub(crate) fn take(
+        &mut self,
+        setup: &Setup,
+        taken: &Taken,
+        slab: &Slab,
+        now: i64,
+        tables: &Tables,
+    ) -> Result<(), Fault> {
         let times = taken
             .batch
             .column(setup.time.0)
@@ -184,7 +192,14 @@ impl Local {
                 Some(groups) => groups,
                 none => none.insert(Groups::new(&reads.view.aggregate).map_err(failed)?),
             };
-            count(&reads.view, &taken.batch, &times.values()[..], mask.as_ref(), groups).map_err(failed)?;
+            count(
+                (&reads.view, tables),
+                &taken.batch,
+                &times.values()[..],
+                mask.as_ref(),
+                groups,
+            )
+            .map_err(failed)?;
         }
         Ok(())
     }
@@ -358,7 +373,7 @@ pub(crate) fn refused(slab: &Slab, index: usize, fault: Fault) -> Refused {
 
 /// Aggregates the rows that count.
 fn count(
-    view: &View,
+    (view, tables): (&View, &Tables),
     batch: &RecordBatch,
     times: &[i64],
     mask: Option<&BooleanArray>,
@@ -386,7 +401,7 @@ fn count(
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     let input = RecordBatch::try_new_with_options(Arc::clone(&view.takes), columns, &options)?;
-    groups.update(&view.aggregate, &view.before.run(input)?)
+    groups.update(&view.aggregate, &view.before.run(input, tables)?)
 }
 
 /// Start of each time's pane. Times come nearly in order: the pane of the one before is tried first.

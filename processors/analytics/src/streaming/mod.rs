@@ -13,15 +13,20 @@
 
 pub mod backfill;
 pub(crate) mod dialect;
+mod enrich;
 mod explain;
 mod finals;
 mod flat;
 mod frame;
 mod groups;
+mod joined;
+mod joins;
 mod kept;
 mod keys;
 mod local;
+mod lookups;
 pub(crate) mod options;
+mod pairs;
 mod part;
 mod plan;
 mod program;
@@ -39,9 +44,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod told;
+mod views;
 mod windows;
 
 pub use local::Outcomes;
 pub use program::Program;
-pub use settings::{Declared, Schemas, Settings};
+pub use settings::{Declared, Follow, Looked, Schemas, Settings, TakeIn};
 pub use stream::Streaming;

@@ -69,7 +69,11 @@ pub(crate) fn options(given: &[(String, String, Location)], start: Location) -> 
             "type" => match value.as_str() {
                 "source" => role = Some(Role::Source),
                 "sink" => role = Some(Role::Sink),
-                _ => fault(*place, format!("type '{value}' is neither 'source' nor 'sink'")),
+                "lookup" => role = Some(Role::Lookup),
+                _ => fault(
+                    *place,
+                    format!("type '{value}' is neither 'source' nor 'sink' nor 'lookup'"),
+                ),
             },
             "soma.unique" => read.unique = Some(value.clone()),
             "soma.lookup" => lookup = value == "true",
@@ -90,6 +94,10 @@ pub(crate) fn options(given: &[(String, String, Location)], start: Location) -> 
     }
     match role {
         Some(Role::Source) if lookup => read.role = Role::Lookup,
+        Some(Role::Sink) if lookup => fault(
+            start,
+            "a sink is no lookup: take 'soma.lookup' out, or write type = 'source'".to_owned(),
+        ),
         Some(role) => read.role = role,
         None => fault(
             start,

@@ -12,6 +12,7 @@ use kernel::{Change, Fault, FaultCode, Flow, Headers, RawEmit, Slab};
 use super::finals::{Final, Finish};
 use super::frame::{self, Mark};
 use super::local::failed;
+use super::pairs::Sides;
 
 /// State of the partition.
 pub(crate) struct Part {
@@ -23,6 +24,19 @@ pub(crate) struct Part {
     known: Vec<bool>,
     late: Vec<RawEmit>,
     pub(crate) woke: u64,
+}
+
+/// The watermark of a view: its source's; of a join, the lesser of both sides', unless one side is idle everywhere and the other not.
+fn watermark_of(marks: &BTreeMap<String, Vec<Mark>>, finish: &Finish) -> Option<i64> {
+    let of = |topic: &Arc<str>| marks.get(&**topic).map_or(&[][..], Vec::as_slice);
+    let Some((_, _, topics)) = &finish.join else {
+        return combined(of(&finish.source));
+    };
+    let sides = topics.each_ref().map(|topic| Mark {
+        watermark: combined(of(topic)),
+        idle: !of(topic).is_empty() && of(topic).iter().all(|mark| mark.idle),
+    });
+    combined(&sides)
 }
 
 /// The watermark of a topic: the least of the partitions that are waited for; where none is, the greatest.
@@ -90,14 +104,14 @@ impl Part {
             mark.watermark = mark.watermark.max(come.watermark);
             mark.idle = come.idle;
             self.changed = true;
-            let watermark = combined(marks);
-            for (view, _) in self
-                .views
-                .iter_mut()
-                .zip(finishes)
-                .filter(|(_, f)| *f.source == *head.topic)
-            {
-                view.watermark = view.watermark.max(watermark);
+            for (view, finish) in self.views.iter_mut().zip(finishes) {
+                let joined = finish
+                    .join
+                    .as_ref()
+                    .is_some_and(|(_, _, of)| of.iter().any(|t| **t == *head.topic));
+                if joined || *finish.source == *head.topic {
+                    view.watermark = view.watermark.max(watermark_of(&self.marks, finish));
+                }
             }
         }
         Ok(())
@@ -146,16 +160,33 @@ impl Part {
     /// Tells windows, and gives the changes.
     pub(crate) fn flush(&mut self, finishes: &[Finish], partition: i32, flow: &mut Flow) -> Result<(), Fault> {
         let change = |key: String, value| Change { partition, key, value };
-        for (i, (view, finish)) in self.views.iter_mut().zip(finishes).enumerate() {
-            let written = view.flush(finish, &mut flow.emits)?;
-            if !written.is_empty() && !self.known[i] {
-                self.known[i] = true;
-                let mark = finish.view.mark.to_le_bytes().to_vec();
-                flow.changes
-                    .push(change(format!("f|{}|m", finish.view.name), Some(mark)));
+        let mut i = 0;
+        while i < finishes.len() {
+            let written = match (&finishes[i].join, &mut self.views[i..]) {
+                (Some((_, joined, _)), [left, right, ..]) => {
+                    let finals = [left, right];
+                    let finishes = [&finishes[i], &finishes[i + 1]];
+                    let mut sides = Sides {
+                        finals,
+                        finishes,
+                        joined,
+                    };
+                    sides.flush(&mut flow.emits)?.to_vec()
+                }
+                (_, [view, ..]) => vec![view.flush(&finishes[i], &mut flow.emits)?],
+                (_, []) => break,
+            };
+            for written in written {
+                let name = &finishes[i].view.name;
+                if !written.is_empty() && !self.known[i] {
+                    self.known[i] = true;
+                    let mark = finishes[i].view.mark.to_le_bytes().to_vec();
+                    flow.changes.push(change(format!("f|{name}|m"), Some(mark)));
+                }
+                let named = |(key, value)| change(format!("f|{name}|{key}"), value);
+                flow.changes.extend(written.into_iter().map(named));
+                i += 1;
             }
-            let named = |(key, value)| change(format!("f|{}|{key}", finish.view.name), value);
-            flow.changes.extend(written.into_iter().map(named));
         }
         flow.emits.append(&mut self.late);
         if std::mem::take(&mut self.changed) {

@@ -1,5 +1,6 @@
 //! Plans one view with DataFusion and takes its plan apart: steps before the aggregate, the aggregate, steps behind it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -14,6 +15,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
+use super::enrich::table_of;
 use super::groups::Aggregate;
 use super::rewrite::PANE;
 use super::steps::Steps;
@@ -38,6 +40,8 @@ pub(crate) struct View {
     pub(crate) gives: Vec<(usize, Field)>,
     /// Names of the group keys, in order of the aggregate's columns; the pane left out.
     pub(crate) keys: Vec<String>,
+    /// Columns of kept rows whose hash says which partition a row belongs to: the group keys, of a join in the other side's order.
+    pub(crate) home: Vec<usize>,
     /// Tells states of another text apart.
     pub(crate) mark: u64,
 }
@@ -49,8 +53,8 @@ pub(crate) fn with_pane(columns: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// A session that knows the sources, one partition wide, without rules that turn one aggregate into two.
-fn session(sources: &[(String, SchemaRef)], udfs: &Udfs) -> Result<SessionState> {
+/// A session that knows the tables, one partition wide, without rules that turn one aggregate into two.
+fn session(tables: &[(String, SchemaRef)], udfs: &Udfs) -> Result<SessionState> {
     let rules = Optimizer::new()
         .rules
         .into_iter()
@@ -65,23 +69,23 @@ fn session(sources: &[(String, SchemaRef)], udfs: &Udfs) -> Result<SessionState>
         .build();
     let context = SessionContext::new_with_state(state);
     udfs.register(&context);
-    for (name, columns) in sources {
-        let table = MemTable::try_new(with_pane(columns), vec![vec![]])?;
+    for (name, columns) in tables {
+        let table = MemTable::try_new(Arc::clone(columns), vec![vec![]])?;
         context.register_table(datafusion::common::TableReference::bare(name.as_str()), Arc::new(table))?;
     }
     Ok(context.state())
 }
 
-/// Plans a rewritten query.
+/// Plans a rewritten query over tables with these columns.
 pub(crate) fn physical(
     query: ast::Query,
-    sources: &[(String, SchemaRef)],
+    tables: &[(String, SchemaRef)],
     udfs: &Udfs,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|e| DataFusionError::External(Box::new(e)))?;
-    let state = session(sources, udfs)?;
+    let state = session(tables, udfs)?;
     let work = async {
         let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
         let plan = state.statement_to_plan(statement).await?;
@@ -107,8 +111,12 @@ pub(crate) struct Parts {
     pub(crate) keys: Vec<String>,
 }
 
-/// Takes a plan apart; says what it cannot do.
-pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>, window: Window) -> std::result::Result<Parts, String> {
+/// Takes a plan apart; says what it cannot do. `keys`: the primary key of each lookup.
+pub(crate) fn parts(
+    plan: &Arc<dyn ExecutionPlan>,
+    window: Window,
+    keys: &BTreeMap<String, Vec<String>>,
+) -> std::result::Result<Parts, String> {
     let (after, node) = Steps::of(plan);
     let Some(last) = node.downcast_ref::<AggregateExec>() else {
         return Err(format!("{} is not something a stream can do", node.name()));
@@ -131,10 +139,20 @@ pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>, window: Window) -> std::resul
     let Some(pane) = found else {
         return Err("the window is not in GROUP BY; add it there".to_owned());
     };
-    let (before, leaf) = Steps::of(first.input());
-    if !leaf.children().is_empty() || leaf.name() != "DataSourceExec" {
+    let (before, leaf) = Steps::stream(first.input(), keys)?;
+    if let Some(lookup) = table_of(&leaf.schema()) {
         return Err(format!(
-            "{} below an aggregate is not something a stream can do",
+            "lookup `{lookup}` stands where a stream is wanted: name the stream first, FROM stream JOIN lookup"
+        ));
+    }
+    if !leaf.children().is_empty() || leaf.name() != "DataSourceExec" {
+        let instead = if leaf.name().contains("Join") {
+            "; join a lookup ON its primary key = a column of the stream"
+        } else {
+            ""
+        };
+        return Err(format!(
+            "{} below an aggregate is not something a stream can do{instead}",
             leaf.name()
         ));
     }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use kernel::{ConfigFault, Fault};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::dialect::{self, File, Insert, at};
+use super::dialect::{self, File, Table, at};
+use super::joined::Join;
+use super::lookups::Lookup;
 use super::options::Role;
-use super::plan::{View, parts, physical};
+use super::plan::View;
 use super::results::Rows;
-use super::rewrite::{PANE, rewrite};
 use super::source::{self, Source};
+use super::views::{Planned, Planner};
 use super::{Declared, Schemas, Settings, Streaming, explain};
 use crate::udf::Udfs;
 
@@ -22,11 +23,13 @@ pub(crate) const PARTIALS: &str = "partials";
 pub(crate) const LATE: &str = "late";
 
 /// A file of streaming SQL: sources, views, and the result topics they go to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Program {
     pub(crate) sources: Vec<Source>,
     pub(crate) views: Vec<View>,
     pub(crate) rows: Vec<Rows>,
+    pub(crate) joins: Vec<Join>,
+    pub(crate) lookups: Vec<Lookup>,
 }
 
 impl Program {
@@ -47,46 +50,65 @@ impl Program {
         let mut faults = Vec::new();
         let mut tables = Vec::new();
         for table in file.tables.values().filter(|t| t.options.role != Role::Sink) {
-            match source::columns(table, sources) {
-                Ok(columns) => tables.push((table.name.clone(), columns)),
+            let lookup = table.options.role == Role::Lookup;
+            let checked = |columns: SchemaRef| match lookup {
+                true => Lookup::check(table, &columns).map(|()| columns),
+                false => Ok(columns),
+            };
+            match source::columns(table, sources).and_then(checked) {
+                Ok(columns) => tables.push((table, columns)),
                 Err(found) => faults.extend(found),
             }
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let (mut views, mut rows) = (Vec::new(), Vec::new());
+        let planner = Planner::new(&file, &tables, udfs);
+        let mut program = Self::default();
         for insert in &file.inserts {
-            match view(insert, &file, &tables, udfs) {
-                Ok((view, form)) => {
-                    views.push(view);
-                    rows.push(form);
+            match planner.insert(insert) {
+                Ok(Planned::View(view, form)) => {
+                    program.views.push(*view);
+                    program.rows.push(form);
                 }
+                Ok(Planned::Join(join)) => program.joins.push(*join),
                 Err(fault) => faults.push(fault),
             }
         }
-        faults.extend(doubled(&file, &views));
-        let mut read = Vec::new();
-        for (name, columns) in &tables {
-            let takes: Vec<_> = views.iter().filter(|v| v.source == *name).map(|v| &v.takes).collect();
-            if takes.is_empty() {
-                continue;
-            }
-            if let Some(table) = file.tables.get(name) {
-                match Source::of(table, columns, &takes, sources) {
-                    Ok(source) => read.push(source),
-                    Err(found) => faults.extend(found),
-                }
+        faults.extend(doubled(&file, &program));
+        for (table, columns) in &tables {
+            if let Err(found) = program.reads(table, columns, sources) {
+                faults.extend(found);
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
+        if faults.is_empty() { Ok(program) } else { Err(faults) }
+    }
+
+    /// What its views take of a table, if anything.
+    fn reads(
+        &mut self,
+        table: &Table,
+        columns: &SchemaRef,
+        sources: &BTreeMap<String, String>,
+    ) -> Result<(), Vec<ConfigFault>> {
+        let lookups = self.halves().flat_map(|v| v.before.lookups());
+        let asked: Vec<_> = lookups.filter(|l| l.table == table.name).map(|l| &l.leaf).collect();
+        if !asked.is_empty() {
+            let lookup = Lookup::of(table, columns, &asked, sources)?;
+            self.lookups.push(lookup);
         }
-        Ok(Self {
-            sources: read,
-            views,
-            rows,
-        })
+        let read = self.halves().filter(|v| v.source == table.name);
+        let takes: Vec<_> = read.map(|v| &v.takes).collect();
+        if !takes.is_empty() {
+            let source = Source::of(table, columns, &takes, sources)?;
+            self.sources.push(source);
+        }
+        Ok(())
+    }
+
+    /// Everything that has a local half: views, and the sides of joins.
+    pub(crate) fn halves(&self) -> impl Iterator<Item = &View> {
+        self.views.iter().chain(self.joins.iter().flat_map(|j| &j.sides))
     }
 
     /// Topics that a text reads, known before their schemas are: what to ask the registry for.
@@ -106,7 +128,7 @@ impl Program {
 
     /// Topics it reads as a whole in every instance, to look keys up in.
     pub fn lookups(&self) -> Vec<String> {
-        Vec::new()
+        self.lookups.iter().map(|l| l.topic.to_string()).collect()
     }
 
     /// Topics it writes rows to, with their schemas.
@@ -117,7 +139,8 @@ impl Program {
             avro_json: rows.avro.clone(),
             key: view.keys.clone(),
         };
-        self.views.iter().zip(&self.rows).map(declared).collect()
+        let joined = self.joins.iter().map(|j| (&j.sides[0], &j.rows));
+        self.views.iter().zip(&self.rows).chain(joined).map(declared).collect()
     }
 
     /// Its own topics between the halves: each `<pipeline>.<stage>.<suffix>`, partitioned as the sources are.
@@ -145,7 +168,7 @@ impl Program {
 }
 
 /// What two statements both claim.
-fn doubled(file: &File, views: &[View]) -> Vec<ConfigFault> {
+fn doubled(file: &File, program: &Program) -> Vec<ConfigFault> {
     let (mut names, mut topics, mut faults) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for insert in &file.inserts {
         if !names.insert(&insert.into) {
@@ -156,7 +179,7 @@ fn doubled(file: &File, views: &[View]) -> Vec<ConfigFault> {
     for table in file
         .tables
         .values()
-        .filter(|t| views.iter().any(|v| v.source == t.name))
+        .filter(|t| program.halves().any(|v| v.source == t.name))
     {
         if !topics.insert(&table.options.topic) {
             let detail = format!(
@@ -172,62 +195,6 @@ fn doubled(file: &File, views: &[View]) -> Vec<ConfigFault> {
 /// Subject of a topic's values.
 pub(crate) fn subject(topic: &str) -> String {
     format!("{topic}-value")
-}
-
-fn view(
-    insert: &Insert,
-    file: &File,
-    sources: &[(String, SchemaRef)],
-    udfs: &Udfs,
-) -> Result<(View, Rows), ConfigFault> {
-    let fault = |detail: String| ConfigFault::new(at(insert.at), detail);
-    let sink = file
-        .tables
-        .get(&insert.into)
-        .filter(|t| t.options.role == Role::Sink)
-        .ok_or_else(|| fault(format!("`{}` is no declared table of type 'sink'", insert.into)))?;
-    let mut query = insert.query.clone();
-    let found = rewrite(&mut query, file, 0)?;
-    let Some((window, window_name)) = found.window else {
-        return Err(fault(
-            "the SELECT has no window; add tumble, hop or session to its list and GROUP BY".to_owned(),
-        ));
-    };
-    if file
-        .tables
-        .get(&found.source)
-        .is_none_or(|t| t.options.role != Role::Source)
-    {
-        return Err(fault(format!("`{}` is not of type 'source'", found.source)));
-    }
-    let text = query.to_string();
-    let plan = physical(query, sources, udfs).map_err(|e| fault(e.strip_backtrace()))?;
-    let parts = parts(&plan, window).map_err(fault)?;
-    let gives: Vec<(usize, Field)> = parts
-        .answer
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| field.name() != &window_name && field.name() != PANE)
-        .map(|(i, field)| (i, field.as_ref().clone()))
-        .collect();
-    let own: Vec<Field> = gives.iter().map(|(_, field)| field.clone()).collect();
-    let rows = Rows::of(&sink.options.topic, &own).map_err(fault)?;
-    let kept = format!("{text} {window:?} {:?}", parts.aggregate.state_schema);
-    let view = View {
-        name: insert.into.clone(),
-        topic: sink.options.topic.clone(),
-        source: found.source,
-        window,
-        takes: parts.takes,
-        before: parts.before,
-        aggregate: parts.aggregate,
-        after: parts.after,
-        gives,
-        keys: parts.keys,
-        mark: xxh3_64(kept.as_bytes()),
-    };
-    Ok((view, rows))
 }
 
 /// A schema of some columns of another, in its order.

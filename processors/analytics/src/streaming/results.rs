@@ -46,6 +46,7 @@ pub(crate) struct Rows {
 }
 
 /// Columns of a batch of result rows, in order: starts, ends, the view's own, revisions, deletions.
+#[derive(Default)]
 pub(crate) struct Columns {
     pub(crate) starts: Vec<i64>,
     pub(crate) ends: Vec<i64>,

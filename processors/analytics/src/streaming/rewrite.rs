@@ -9,6 +9,8 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use kernel::ConfigFault;
 
 use super::dialect::{File, at, length, name};
+use super::joins::{self, Side};
+use super::options::Role;
 use super::windows::Window;
 
 /// Start of a record's pane, microseconds: a column every source has, first among the group keys.
@@ -20,6 +22,8 @@ pub(crate) struct Found {
     pub(crate) source: String,
     /// The window and the name its column was given.
     pub(crate) window: Option<(Window, String)>,
+    /// Two windowed aggregates that are joined; `source` is the first one's.
+    pub(crate) sides: Option<Box<[Side; 2]>>,
 }
 
 fn fault<T>(place: Location, detail: impl Into<String>) -> Result<T, ConfigFault> {
@@ -58,15 +62,19 @@ pub(crate) fn rewrite(query: &mut Query, file: &File, depth: usize) -> Result<Fo
                     "this view aggregates without a window; add tumble, hop or session to its SELECT and GROUP BY",
                 );
             }
-            let all = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
-            if !select.projection.iter().any(all) {
+            let lookups = joins::lookup_names(select);
+            if !select.projection.iter().any(|item| joins::takes_all(item, &lookups)) {
                 select.projection.push(SelectItem::UnnamedExpr(pane()));
             }
             Ok(Found { window: None, ..inner })
         }
+        (Some(_), None) if inner.sides.is_some() && (grouped(select) || select.distinct.is_some()) => fault(
+            place,
+            "a join of windows is not aggregated again; write its rows to a topic and read that",
+        ),
         (window, own) => Ok(Found {
-            source: inner.source,
             window: window.or(own),
+            ..inner
         }),
     }
 }
@@ -79,26 +87,43 @@ fn grouped(select: &Select) -> bool {
     !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty())
 }
 
-/// The one relation it reads; a view's own query is put there.
+/// What it reads; a view's own query is put there.
 fn relation(select: &mut Select, file: &File, depth: usize) -> Result<Found, ConfigFault> {
     let place = select.span().start;
     let [from] = select.from.as_mut_slice() else {
         return fault(place, "FROM names one source or view; write joins as JOIN ... ON");
     };
-    if let Some(join) = from.joins.first() {
-        let detail =
-            format!("`{join}` is not supported yet: streams are not joined with streams or lookups in this version");
-        return fault(join.span().start, detail);
+    if !joins::are_lookups(from, file)? {
+        return joins::windowed(select, file, depth);
     }
-    let (found, alias) = match &mut from.relation {
+    let [from] = select.from.as_mut_slice() else {
+        return fault(place, "FROM names one source or view");
+    };
+    let found = one_relation(&mut from.relation, file, depth)?;
+    match from.joins.first() {
+        Some(join) if found.window.is_some() => {
+            let detail = format!("`{join}`: a lookup is joined before the window, inside the view");
+            fault(join.relation.span().start, detail)
+        }
+        _ => Ok(found),
+    }
+}
+
+fn one_relation(relation: &mut TableFactor, file: &File, depth: usize) -> Result<Found, ConfigFault> {
+    let (found, alias) = match &mut *relation {
         TableFactor::Table { name: table, alias, .. } => (name(table), alias.clone()),
         TableFactor::Derived { subquery, .. } => return rewrite(subquery, file, depth + 1),
         other => return fault(other.span().start, format!("`{other}` is no source and no view")),
     };
-    if file.tables.contains_key(&found) {
+    if let Some(table) = file.tables.get(&found) {
+        if table.options.role == Role::Lookup {
+            let detail = format!("`{found}` is a lookup: it has no time of its own; join a stream with it");
+            return fault(relation.span().start, detail);
+        }
         return Ok(Found {
             source: found,
             window: None,
+            sides: None,
         });
     }
     let Some(view) = file.views.get(&found) else {
@@ -109,11 +134,11 @@ fn relation(select: &mut Select, file: &File, depth: usize) -> Result<Found, Con
             .map(String::as_str)
             .collect();
         let detail = format!("`{found}` is not declared; declared are {}", known.join(", "));
-        return fault(from.relation.span().start, detail);
+        return fault(relation.span().start, detail);
     };
     let mut subquery = Box::new(view.clone());
     let inner = rewrite(&mut subquery, file, depth + 1)?;
-    from.relation = TableFactor::Derived {
+    *relation = TableFactor::Derived {
         lateral: false,
         subquery,
         alias: alias.or_else(|| {

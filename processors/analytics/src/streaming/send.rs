@@ -33,7 +33,7 @@ pub(crate) fn sections(local: &mut Local, setup: &Setup, partitions: i32) -> Res
                 .map_err(failed)?;
         }
         let mut homes: Vec<Vec<u32>> = vec![Vec::new(); count];
-        let columns = keys::columns(&rows, aggregate.keys(), aggregate.pane);
+        let columns: Vec<_> = view.home.iter().map(|i| rows.column(*i)).collect();
         let one = count == 1 || columns.is_empty();
         if !one {
             let texts = keys::texts(&columns, rows.num_rows()).map_err(|e| failed(e.into()))?;

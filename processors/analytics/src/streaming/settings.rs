@@ -1,6 +1,9 @@
 //! What the composition root hands to a streaming query, and what the query says of the topics it needs. Reads no file.
 
+use std::sync::Arc;
+
 use kernel::Fault;
+use schemas::Timestamp;
 
 /// How one stage runs its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Settings {
     pub partitions: i32,
     /// Most bytes that open windows may take in this instance; beyond them the stage halts rather than the machine.
     pub state_bytes_max: usize,
+    /// Most bytes that lookups may take in this instance; beyond them the stage halts.
+    pub lookup_bytes_max: usize,
 }
 
 impl Settings {
@@ -38,6 +43,7 @@ impl Default for Settings {
             future_max_ms: 86_400_000,
             partitions: 1,
             state_bytes_max: 2 << 30,
+            lookup_bytes_max: 256 << 20,
         }
     }
 }
@@ -49,6 +55,41 @@ pub trait Schemas: Send + Sync {
     /// # Errors
     /// `SCHEMA_UNKNOWN` refuses the record; a `Dependency` fault makes the batch come again.
     fn writer(&self, topic: &str, id: i32) -> Result<String, Fault>;
+}
+
+/// A record of a lookup topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// When the broker or producer stamped it.
+    pub at: Timestamp,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Takes records in; an error ends the reading.
+pub type TakeIn<'a> = dyn FnMut(Vec<Looked>) -> Result<(), Fault> + 'a;
+
+/// Where the records of the lookup topics ([`super::Program::lookups`]) come from: all of them from the beginning, in order within each
+/// partition, only what is committed.
+pub trait Follow: Send {
+    /// What has come since the last call; does not wait.
+    ///
+    /// # Errors
+    /// A `Dependency` fault makes the stage wait and read its state back.
+    fn at_hand(&mut self) -> Result<Vec<Looked>, Fault>;
+    /// Everything from where it stands up to the ends the topics have now, in pieces.
+    ///
+    /// # Errors
+    /// As [`Follow::at_hand`]; what `take_in` says.
+    fn to_the_ends(&mut self, take_in: &mut TakeIn<'_>) -> Result<(), Fault>;
 }
 
 /// A result topic: its schema is to be registered before the query starts.

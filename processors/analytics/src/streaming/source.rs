@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::DataType as Sql;
 use kernel::ConfigFault;
 
 use super::dialect::{Table, at};
-use super::options::{Role, edits};
+use super::options::edits;
 use super::program::some;
 use super::reader::{decoder, prune};
 
@@ -40,8 +40,8 @@ fn micros() -> DataType {
 fn natural(kind: &DataType) -> DataType {
     match kind {
         DataType::Timestamp(..) => micros(),
-        // An enum.
-        DataType::Dictionary(..) => DataType::Utf8View,
+        // An enum, and texts.
+        DataType::Dictionary(..) | DataType::Utf8 => DataType::Utf8View,
         other => other.clone(),
     }
 }
@@ -49,7 +49,8 @@ fn natural(kind: &DataType) -> DataType {
 /// A column as views see it. What must be converted may turn out not to fit and is null then.
 fn column(name: &str, read: &Field, kind: DataType) -> Field {
     let as_it_is = match (read.data_type(), &kind) {
-        (DataType::Timestamp(TimeUnit::Microsecond, _), DataType::Timestamp(..)) => true,
+        (DataType::Timestamp(TimeUnit::Microsecond, _), DataType::Timestamp(..))
+        | (DataType::Utf8, DataType::Utf8View) => true,
         (read, kind) => read == kind,
     };
     Field::new(name, kind, read.is_nullable() || !as_it_is)
@@ -81,12 +82,6 @@ fn declared(kind: &Sql) -> Option<DataType> {
 pub(crate) fn columns(table: &Table, sources: &BTreeMap<String, String>) -> Result<SchemaRef, Vec<ConfigFault>> {
     let topic = &table.options.topic;
     let fault = |detail: String| vec![ConfigFault::new(at(table.at), detail)];
-    if table.options.role == Role::Lookup {
-        return Err(fault(format!(
-            "table `{}`: lookups are not supported yet in this version",
-            table.name
-        )));
-    }
     let json = sources.get(topic).ok_or_else(|| {
         fault(format!(
             "the registry has no schema for topic `{topic}`; write a record or register one"

@@ -1,23 +1,30 @@
-//! Filters and projections of a plan, run on a batch where they stand: no stream, no task, nothing planned again.
+//! Filters, projections and lookups of a plan, run on a batch where they stand: no stream, no task, nothing planned again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{and, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::SchemaRef;
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, JoinSide, JoinType, Result};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::joins::utils::ColumnIndex;
 use datafusion::physical_plan::projection::ProjectionExec;
+
+use super::enrich::Enrich;
+use super::lookups::Tables;
 
 /// One of them.
 #[derive(Clone, Debug)]
 enum Step {
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
     Filter(Arc<dyn PhysicalExpr>, Option<Vec<usize>>),
+    Lookup(Arc<Enrich>),
 }
 
 /// Steps from a plan's leaf upwards.
@@ -56,14 +63,49 @@ impl Steps {
                     .map(|e| collect_columns(e).iter().flat_map(|c| take(c.index())).collect())
                     .collect(),
                 Step::Filter(_, Some(columns)) => columns.iter().map(|i| take(*i)).collect(),
-                Step::Filter(_, None) => of,
+                // Lookups stand before an aggregate, and what is asked about stands behind it.
+                Step::Filter(_, None) | Step::Lookup(_) => of,
             };
         }
         of
     }
 
+    /// As [`Steps::of`], down to the stream: lookups, with the primary key of each in `keys`, are steps too.
+    pub(crate) fn stream(
+        plan: &Arc<dyn ExecutionPlan>,
+        keys: &BTreeMap<String, Vec<String>>,
+    ) -> std::result::Result<(Self, Arc<dyn ExecutionPlan>), String> {
+        let (mut own, node) = Self::of(plan);
+        let Some(join) = node.downcast_ref::<HashJoinExec>() else {
+            return Ok((own, node));
+        };
+        let enrich = Enrich::of(join, keys)?;
+        let (mut all, leaf) = Self::stream(join.left(), keys)?;
+        all.0.push(Step::Lookup(Arc::new(enrich)));
+        all.0.append(&mut own.0);
+        Ok((all, leaf))
+    }
+
+    /// The lookups among them.
+    pub(crate) fn lookups(&self) -> impl Iterator<Item = &Arc<Enrich>> {
+        self.0.iter().filter_map(|step| match step {
+            Step::Lookup(enrich) => Some(enrich),
+            _ => None,
+        })
+    }
+
+    /// Which column of what goes in a column of what comes out is, as it is or in another type.
+    pub(crate) fn trace(&self, index: usize) -> Option<usize> {
+        self.0.iter().rev().try_fold(index, |index, step| match step {
+            Step::Project(exprs, _) => column(exprs.get(index)?),
+            Step::Filter(_, Some(projection)) => projection.get(index).copied(),
+            Step::Filter(_, None) => Some(index),
+            Step::Lookup(_) => None,
+        })
+    }
+
     /// What comes out of `batch`.
-    pub(crate) fn run(&self, batch: RecordBatch) -> Result<RecordBatch> {
+    pub(crate) fn run(&self, batch: RecordBatch, tables: &Tables) -> Result<RecordBatch> {
         let mut batch = batch;
         for step in &self.0 {
             batch = match step {
@@ -71,6 +113,7 @@ impl Steps {
                 Step::Filter(predicate, projection) => {
                     filter_record_batch(&narrow(&batch, projection)?, &mask(predicate, &batch)?)?
                 }
+                Step::Lookup(enrich) => enrich.run(&batch, tables)?,
             };
         }
         Ok(batch)
@@ -90,9 +133,56 @@ impl Steps {
                     });
                     narrow(&batch, projection)?
                 }
+                Step::Lookup(enrich) => {
+                    let detail = format!("lookup `{}` stands behind the aggregate", enrich.table);
+                    return Err(DataFusionError::Internal(detail));
+                }
             };
         }
         Ok((batch, passes))
+    }
+}
+
+/// What an inner join wants of a pair of rows beside equal keys. DataFusion puts the conditions of WHERE there that speak of both.
+#[derive(Clone, Debug)]
+pub(crate) struct On {
+    predicate: Arc<dyn PhysicalExpr>,
+    /// Columns of the joined rows that it is about.
+    columns: Vec<usize>,
+}
+
+impl On {
+    /// Of a join, if it has one; an outer join's is none, for its rows stay.
+    pub(crate) fn of(join: &HashJoinExec) -> std::result::Result<Option<Self>, String> {
+        let Some(filter) = join.filter() else { return Ok(None) };
+        if *join.join_type() != JoinType::Inner {
+            let detail = format!("{}: move other conditions into WHERE", filter.expression());
+            return Err(detail);
+        }
+        let left = join.left().schema().fields().len();
+        let place = |column: &ColumnIndex| match column.side {
+            JoinSide::Left => Some(column.index),
+            JoinSide::Right => Some(left + column.index),
+            JoinSide::None => None,
+        };
+        let columns = filter.column_indices().iter().map(place).collect::<Option<_>>();
+        Ok(Some(Self {
+            predicate: Arc::clone(filter.expression()),
+            columns: columns.ok_or("a join compares what is of neither side")?,
+        }))
+    }
+
+    /// Joined rows that pass.
+    pub(crate) fn mask(&self, joined: &RecordBatch) -> Result<BooleanArray> {
+        mask(&self.predicate, &joined.project(&self.columns)?)
+    }
+}
+
+/// The column that an expression is, as it is or in another type.
+pub(crate) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    match expr.downcast_ref::<CastExpr>() {
+        Some(cast) => column(cast.expr()),
+        None => expr.downcast_ref::<Column>().map(Column::index),
     }
 }
 

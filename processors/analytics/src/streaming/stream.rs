@@ -7,13 +7,15 @@ use std::sync::Arc;
 use kernel::{Dataflow, EventTime, Fault, FaultCode, Flow, Slab};
 
 use super::finals::Finish;
+use super::joined::Join;
 use super::local::{Local, Outcomes, Reads, Setup, refused};
+use super::lookups::Lookups;
 use super::part::Part;
 use super::plan::View;
 use super::program::{LATE, PARTIALS, subject};
 use super::reader::Reader;
 use super::source::Source;
-use super::{Program, Schemas, Settings, send};
+use super::{Follow, Program, Schemas, Settings, send};
 
 /// A source as this instance reads it.
 pub(crate) struct Reading {
@@ -75,6 +77,7 @@ pub struct Streaming {
     locals: BTreeMap<(usize, i32), Local>,
     parts: BTreeMap<i32, Part>,
     outcomes: Outcomes,
+    lookups: Lookups,
 }
 
 impl Streaming {
@@ -85,7 +88,7 @@ impl Streaming {
         ids: &BTreeMap<String, i32>,
     ) -> Result<Self, Fault> {
         let late: Arc<str> = settings.topic(LATE).into();
-        let views: Vec<_> = program.views.iter().cloned().map(Arc::new).collect();
+        let views: Vec<_> = program.halves().cloned().map(Arc::new).collect();
         let (mut sources, mut of) = (Vec::new(), BTreeMap::new());
         for source in &program.sources {
             let reading = reading(source, &views, &settings, &late, schemas)?;
@@ -95,22 +98,32 @@ impl Streaming {
             );
             sources.push(reading);
         }
+        let topic_of = |view: &View| {
+            of.get(&view.source)
+                .map_or_else(|| "".into(), |(_, topic)| Arc::clone(topic))
+        };
+        let both = |join: &Join| join.sides.each_ref().map(topic_of);
+        let sides = program.joins.iter().flat_map(|join| {
+            (0..2).map(move |which| (&join.rows, Some((which, Arc::clone(&join.joined), both(join)))))
+        });
+        let forms = program.rows.iter().map(|rows| (rows, None)).chain(sides);
         let mut finishes = Vec::new();
-        for (view, rows) in views.iter().zip(&program.rows) {
+        for (view, (rows, join)) in views.iter().zip(forms) {
             let id = ids.get(&subject(&view.topic)).ok_or_else(|| {
                 let detail = format!("the schema of `{}` was not registered", subject(&view.topic));
                 Fault::new(FaultCode::ConfigInvalid, detail)
             })?;
-            let (lateness, source) = of.get(&view.source).cloned().unwrap_or_else(|| (0, "".into()));
             finishes.push(Finish {
-                lateness,
-                source,
+                lateness: of.get(&view.source).map_or(0, |(lateness, _)| *lateness),
+                source: topic_of(view),
                 topic: view.topic.as_str().into(),
                 id: *id,
                 rows: rows.clone(),
                 view: Arc::clone(view),
+                join,
             });
         }
+        let lookups = Lookups::new(&program.lookups, &settings, schemas)?;
         Ok(Self {
             partials: settings.topic(PARTIALS).into(),
             late,
@@ -121,7 +134,15 @@ impl Streaming {
             locals: BTreeMap::new(),
             parts: BTreeMap::new(),
             outcomes: Outcomes::default(),
+            lookups,
         })
+    }
+
+    /// The same, with somebody who reads the topics of its lookups.
+    #[must_use]
+    pub fn following(mut self, follow: Box<dyn Follow>) -> Self {
+        self.lookups.follow = Some(follow);
+        self
     }
 
     /// What became of the records so far.
@@ -137,11 +158,12 @@ impl Streaming {
 
     fn take(&mut self, source: usize, slab: &Slab, now: i64) -> Result<(), Fault> {
         let Reading { setup, reader } = &mut self.sources[source];
+        let tables = &self.lookups.tables;
         let local = self.locals.entry((source, slab.partition)).or_default();
         let mut bad = Vec::new();
         reader.read(
             slab,
-            &mut |taken| local.take(setup, &taken, slab, now),
+            &mut |taken| local.take(setup, &taken, slab, now, tables),
             &mut |index, fault| {
                 bad.push(refused(slab, index, fault));
             },
@@ -186,6 +208,7 @@ impl Dataflow for Streaming {
     }
 
     fn on_batch(&mut self, slabs: &[Slab], now: EventTime) -> Result<(), Fault> {
+        self.lookups.keep_up()?;
         for slab in slabs.iter().filter(|slab| !slab.is_empty()) {
             if slab.topic == self.partials {
                 self.part(slab.partition);
@@ -213,16 +236,20 @@ impl Dataflow for Streaming {
 
     fn gauges(&self) -> Vec<(&'static str, usize)> {
         let of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        vec![
+        let mut all = vec![
             ("state_bytes", self.open_window_bytes()),
             ("late", of(self.outcomes.late)),
             ("duplicate", of(self.outcomes.duplicate)),
             ("woke", of(self.outcomes.woke)),
-        ]
+        ];
+        self.lookups.gauges(&mut all);
+        all
     }
 
     fn flush(&mut self, now: EventTime) -> Result<Flow, Fault> {
         let mut flow = Flow::default();
+        self.lookups.keep_up()?;
+        self.lookups.flush(&self.owned, &mut flow);
         self.flush_locals(now.0, &mut flow)?;
         for (partition, part) in &mut self.parts {
             if self.owned.contains(partition) {
@@ -244,6 +271,10 @@ impl Dataflow for Streaming {
     fn restore(&mut self, partition: i32, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
         let (kind, rest) = key.split_once('|').unwrap_or((key, ""));
         match kind {
+            "k" => {
+                let (topic, rest) = rest.split_once('|').unwrap_or((rest, ""));
+                self.lookups.restore(topic, rest, value)
+            }
             "l" | "s" => {
                 let (topic, rest) = rest.split_once('|').unwrap_or((rest, ""));
                 let Some(source) = self.sources.iter().position(|s| *s.setup.topic == *topic) else {
@@ -265,6 +296,7 @@ impl Dataflow for Streaming {
 
     fn begin(&mut self, partition: i32) {
         self.owned.insert(partition);
+        self.lookups.begin();
         for source in 0..self.sources.len() {
             self.locals.entry((source, partition)).or_default();
         }
@@ -274,6 +306,7 @@ impl Dataflow for Streaming {
     fn release(&mut self, partition: i32) {
         self.owned.remove(&partition);
         self.parts.remove(&partition);
+        self.lookups.release(partition);
         self.locals.retain(|(_, p), _| *p != partition);
     }
 }

@@ -13,6 +13,7 @@ use kernel::{EventTime, Fault, FaultCode, Slab};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::super::lookups::Tables;
 use super::super::plan::View;
 use super::super::program::some;
 use super::super::reader::{ROWS, Taken};
@@ -258,7 +259,7 @@ impl Backfill {
         self.locals
             .entry(0)
             .or_default()
-            .take(&self.setup, &taken, &slab, now.0)?;
+            .take(&self.setup, &taken, &slab, now.0, &Tables::default())?;
         self.settle(0)
     }
 }

@@ -26,6 +26,7 @@ use schemas::Timestamp;
 use super::finals::{Final, Finish};
 use super::groups::Groups;
 use super::local::{Local, Outcomes, Setup, failed};
+use super::lookups::Tables;
 use super::plan::View;
 use super::program::{LATE, Program, subject};
 use super::reader::Reader;
@@ -83,6 +84,13 @@ fn invalid(detail: String) -> Fault {
     Fault::new(FaultCode::ConfigInvalid, detail)
 }
 
+fn joined(view: &str, what: &str) -> Fault {
+    let detail = format!(
+        "view `{view}` {what}: the rows it was joined with are not kept as they were, and a backfill computes views of one source alone; read its topics again with a new pipeline"
+    );
+    invalid(detail)
+}
+
 impl Program {
     /// Names of its views: those of their sink tables.
     pub fn views(&self) -> Vec<String> {
@@ -95,17 +103,23 @@ impl Program {
     /// `CONFIG_INVALID` when there is no such view or no such range.
     pub fn backfill(&self, ask: &Ask, settings: &Settings, schemas: &Arc<dyn Schemas>) -> Result<Backfill, Fault> {
         let found = self.views.iter().zip(&self.rows).find(|(v, _)| v.name == ask.view);
+        if self.joins.iter().any(|j| j.name == ask.view) {
+            return Err(joined(&ask.view, "joins two views"));
+        }
         let Some((view, rows)) = found else {
             let detail = format!("there is no view `{}`; there are {}", ask.view, self.views().join(", "));
             return Err(invalid(detail));
         };
+        if view.before.lookups().next().is_some() {
+            return Err(joined(&ask.view, "looks keys up in a topic"));
+        }
         if ask.from >= ask.to {
             let (from, to) = (Timestamp(ask.from), Timestamp(ask.to));
             return Err(invalid(format!("the range from {from} to {to} holds no window")));
         }
         let source = self.sources.iter().find(|s| s.name == view.source);
         let source = source.ok_or_else(|| invalid(format!("view `{}` reads no source of its own", view.name)))?;
-        let views: Vec<_> = self.views.iter().cloned().map(Arc::new).collect();
+        let views: Vec<_> = self.halves().cloned().map(Arc::new).collect();
         let late: Arc<str> = settings.topic(LATE).into();
         let Reading { mut setup, mut reader } = reading(source, &views, settings, &late, schemas)?;
         let which = setup.reads.iter().position(|r| r.view.name == ask.view).unwrap_or(0);
@@ -150,6 +164,7 @@ fn finish(view: &View, rows: &Rows, source: &Arc<str>) -> Finish {
         topic: view.topic.as_str().into(),
         source: Arc::clone(source),
         lateness: 0,
+        join: None,
     }
 }
 
@@ -233,7 +248,7 @@ impl Backfill {
         let local = self.locals.entry(slab.partition).or_default();
         self.reader.read(
             slab,
-            &mut |taken| local.take(setup, &taken, slab, now.0),
+            &mut |taken| local.take(setup, &taken, slab, now.0, &Tables::default()),
             &mut |_, _| outcomes.refused += 1,
         )?;
         self.settle(slab.partition)

@@ -102,7 +102,7 @@ pub(super) fn fill(world: &mut World, seed: u64) -> Vec<Vec<Flight>> {
 }
 
 /// Flights that count for a view: once each, without those that were too late for it.
-fn counted(world: &World, sent: &[Vec<Flight>], view: &str) -> Vec<Flight> {
+pub(super) fn counted(world: &World, sent: &[Vec<Flight>], view: &str) -> Vec<Flight> {
     let mut late = std::collections::BTreeSet::new();
     for emit in &world.late {
         let said = |name: &str| emit.headers.text(name).unwrap().to_owned();

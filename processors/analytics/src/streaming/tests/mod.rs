@@ -8,6 +8,9 @@
 
 mod backfill;
 mod exact;
+mod followed;
+mod joins;
+mod lookups;
 mod outcomes;
 mod refusals;
 mod short_way;

@@ -68,7 +68,7 @@ fn what_a_select_cannot_do_is_said_where_it_stands() {
         (
             "SELECT tumble(INTERVAL '1 hour') AS w, count(*) AS n FROM flights JOIN out ON true GROUP BY w",
             "line 5",
-            "not supported yet",
+            "`flights` is a stream without a window: join a stream with a lookup",
         ),
         (
             "SELECT tumble(INTERVAL '1 hour') AS w, count(*) AS n FROM flights WHERE false GROUP BY w",
@@ -120,7 +120,12 @@ INSERT INTO out SELECT tumble(INTERVAL '1 hour') AS w, count(*) AS n FROM flight
             "option `soma.idle`: `soon` is no length of time",
         ),
         ("'avro')", "'json')", "line 3", "format 'json'"),
-        ("'source'", "'sauce'", "line 3", "neither 'source' nor 'sink'"),
+        (
+            "'source'",
+            "'sauce'",
+            "line 3",
+            "neither 'source' nor 'sink' nor 'lookup'",
+        ),
         (
             "date - INTERVAL",
             "delay - INTERVAL",

@@ -6,12 +6,14 @@
 use kernel::{Dataflow, Slab};
 use schemas::Timestamp;
 
+use super::followed::{Follower, KNOWN};
 use super::world::{MINUTE, World, encode, flights};
 
 const SOURCE: &str =
     "CREATE TABLE flights (id TEXT, date TIMESTAMP, delay BIGINT, distance BIGINT, origin TEXT, destination TEXT,
   WATERMARK FOR date AS date - INTERVAL '10 minutes'
 ) WITH (connector = 'kafka', type = 'source', topic = 'demo.flights', format = 'avro');
+CREATE TABLE airports (code TEXT PRIMARY KEY, state TEXT) WITH (connector = 'kafka', type = 'lookup', topic = 'demo.airports', format = 'avro');
 CREATE TABLE out WITH (connector = 'kafka', type = 'sink', topic = 'demo.out', format = 'avro');
 INSERT INTO out ";
 
@@ -23,6 +25,7 @@ fn cpu() -> f64 {
 
 fn measure(name: &str, select: &str) {
     let mut world = World::new(&format!("{SOURCE}{select};"), 1);
+    world.airports.write_all(KNOWN);
     let all = flights();
     let begin = all[0].date.unwrap();
     let mut slabs = Vec::new();
@@ -47,7 +50,8 @@ fn measure(name: &str, select: &str) {
     let mut query = world
         .program
         .start(world.settings.clone(), world.registry(), ids)
-        .unwrap();
+        .unwrap()
+        .following(Box::new(Follower::of(&world.airports)));
     query.begin(0);
     let now = Timestamp(world.now);
     let (mut best, mut flushing) = (f64::MAX, 0.0);
@@ -80,6 +84,14 @@ fn speed() {
     measure(
         "count per minute",
         "SELECT tumble(INTERVAL '1 minute') AS w, count(*) AS n FROM flights GROUP BY w",
+    );
+    measure(
+        "count per minute and looked up state",
+        "SELECT tumble(INTERVAL '1 minute') AS w, a.state, count(*) AS n FROM flights f LEFT JOIN airports a ON f.origin = a.code GROUP BY w, a.state",
+    );
+    measure(
+        "count per minute and origin",
+        "SELECT tumble(INTERVAL '1 minute') AS w, origin, count(*) AS n FROM flights GROUP BY w, origin",
     );
     measure(
         "count and average per minute, origin and destination",

@@ -10,10 +10,13 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use kernel::{Dataflow, Fault, FaultCode, Flow, RawEmit, Refused, Slab};
 use schemas::Timestamp;
 
+use super::followed::{AIRPORT, AIRPORT_ID, AIRPORTS, Follower, Log};
 use crate::streaming::reader::decoder;
 use crate::streaming::{Outcomes, Program, Schemas, Settings, Streaming};
 
 pub(super) const TOPIC: &str = "demo.flights";
+/// Flights once more, in a topic of their own.
+pub(super) const OTHER: &str = "demo.landings";
 pub(super) const MINUTE: i64 = 60_000_000;
 pub(super) const HOUR: i64 = 60 * MINUTE;
 pub(super) const AVRO: &str = r#"{"type":"record","name":"Flight","namespace":"demo","fields":[
@@ -65,7 +68,7 @@ impl Chance {
     }
 }
 
-fn long(out: &mut Vec<u8>, value: i64) {
+pub(super) fn long(out: &mut Vec<u8>, value: i64) {
     let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while left >= 0x80 {
         out.push((left & 0x7f) as u8 | 0x80);
@@ -74,7 +77,7 @@ fn long(out: &mut Vec<u8>, value: i64) {
     out.push(left as u8);
 }
 
-fn text(out: &mut Vec<u8>, value: &str) {
+pub(super) fn text(out: &mut Vec<u8>, value: &str) {
     long(out, value.len() as i64);
     out.extend(value.as_bytes());
 }
@@ -101,8 +104,10 @@ struct Registry;
 
 impl Schemas for Registry {
     fn writer(&self, _topic: &str, id: i32) -> Result<String, Fault> {
-        if id == ID {
-            return Ok(AVRO.to_owned());
+        match id {
+            ID => return Ok(AVRO.to_owned()),
+            AIRPORT_ID => return Ok(AIRPORT.to_owned()),
+            _ => {}
         }
         Err(Fault::new(
             FaultCode::SchemaUnknown,
@@ -116,6 +121,9 @@ pub(super) struct World {
     pub(super) program: Program,
     pub(super) settings: Settings,
     pub(super) source: Vec<Vec<Vec<u8>>>,
+    pub(super) other: Vec<Vec<Vec<u8>>>,
+    /// What was written to the lookup topic.
+    pub(super) airports: Log,
     partials: Vec<Vec<Vec<u8>>>,
     pub(super) state: Vec<Vec<(String, Option<Vec<u8>>)>>,
     pub(super) results: Vec<RawEmit>,
@@ -123,20 +131,26 @@ pub(super) struct World {
     pub(super) refused: Vec<Refused>,
     pub(super) outcomes: Outcomes,
     pub(super) now: i64,
-    read: Vec<(usize, usize)>,
+    read: Vec<[usize; 3]>,
 }
 
 /// An instance: the query's part, its partitions, and how far it read since the last commit.
 struct Instance {
     query: Streaming,
     owned: Vec<usize>,
-    read: HashMap<usize, (usize, usize)>,
+    read: HashMap<usize, [usize; 3]>,
     told: Outcomes,
+}
+
+/// The schemas of the topics.
+pub(super) fn schemas() -> BTreeMap<String, String> {
+    let all = [(TOPIC, AVRO), (OTHER, AVRO), (AIRPORTS, AIRPORT)];
+    all.map(|(topic, schema)| (topic.to_owned(), schema.to_owned())).into()
 }
 
 /// Plans a file over the flights.
 pub(super) fn program(sql: &str) -> Program {
-    Program::plan(sql, &BTreeMap::from([(TOPIC.to_owned(), AVRO.to_owned())])).unwrap()
+    Program::plan(sql, &schemas()).unwrap()
 }
 
 impl World {
@@ -151,6 +165,8 @@ impl World {
             program: program(sql),
             settings,
             source: vec![Vec::new(); partitions],
+            other: vec![Vec::new(); partitions],
+            airports: Log::default(),
             partials: vec![Vec::new(); partitions],
             state: vec![Vec::new(); partitions],
             results: Vec::new(),
@@ -158,7 +174,7 @@ impl World {
             refused: Vec::new(),
             outcomes: Outcomes::default(),
             now: "2001-02-10T00:00:00Z".parse::<Timestamp>().unwrap().0,
-            read: vec![(0, 0); partitions],
+            read: vec![[0; 3]; partitions],
         }
     }
 
@@ -179,6 +195,9 @@ impl World {
                 destination: "ZZZ".to_owned(),
             };
             self.send(partition, &last);
+            if self.program.sources().iter().any(|topic| topic == OTHER) {
+                self.other[partition].push(encode(&last));
+            }
         }
     }
 
@@ -188,7 +207,8 @@ impl World {
         let mut query = self
             .program
             .start(self.settings.clone(), Arc::new(Registry), ids)
-            .unwrap();
+            .unwrap()
+            .following(Box::new(Follower::of(&self.airports)));
         for partition in &owned {
             let log = &self.state[*partition];
             let newest: HashMap<&str, usize> = log.iter().enumerate().map(|(i, (key, _))| (key.as_str(), i)).collect();
@@ -229,17 +249,22 @@ impl World {
     fn feed(&self, instance: &mut Instance, chance: &mut Chance, most: usize) {
         for partition in &instance.owned {
             let read = instance.read.get_mut(partition).unwrap();
-            let slab = Self::slab(TOPIC, *partition, &self.source[*partition], read.0, chance.below(most));
-            read.0 += slab.len();
+            let slab = Self::slab(TOPIC, *partition, &self.source[*partition], read[0], chance.below(most));
+            read[0] += slab.len();
+            let other = Self::slab(OTHER, *partition, &self.other[*partition], read[2], chance.below(most));
+            read[2] += other.len();
             let frames = Self::slab(
                 "demo.views.partials",
                 *partition,
                 &self.partials[*partition],
-                read.1,
+                read[1],
                 chance.below(6),
             );
-            read.1 += frames.len();
-            instance.query.on_batch(&[slab, frames], Timestamp(self.now)).unwrap();
+            read[1] += frames.len();
+            instance
+                .query
+                .on_batch(&[slab, other, frames], Timestamp(self.now))
+                .unwrap();
         }
     }
 
@@ -284,7 +309,8 @@ impl World {
             } else if crashes || chance.below(3) == 0 {
                 self.commit(&mut all[i]);
             }
-            let done = |(p, read): (usize, &(usize, usize))| *read == (self.source[p].len(), self.partials[p].len());
+            let ends = |p: usize| [&self.source[p], &self.partials[p], &self.other[p]].map(Vec::len);
+            let done = |(p, read): (usize, &[usize; 3])| *read == ends(p);
             quiet = if self.read.iter().enumerate().all(done) {
                 quiet + 1
             } else {
@@ -322,7 +348,7 @@ impl World {
             .as_primitive::<arrow::datatypes::TimestampMicrosecondType>()
             .value(0);
         Flight {
-            id: batch.column(0).as_string_view().value(0).to_owned(),
+            id: batch.column(0).as_string::<i32>().value(0).to_owned(),
             date: Some(date),
             delay: None,
             distance: 1,
@@ -394,6 +420,11 @@ pub(super) fn lines(batch: &RecordBatch) -> Vec<String> {
 
 /// What plain DataFusion says of the same flights, in batch.
 pub(super) fn batch(flights: &[Flight], sql: &str) -> Vec<String> {
+    batch_of(&[("flights", table(flights))], sql)
+}
+
+/// Flights as a table.
+pub(super) fn table(flights: &[Flight]) -> RecordBatch {
     use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
     use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
     let time = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
@@ -417,11 +448,17 @@ pub(super) fn batch(flights: &[Flight], sql: &str) -> Vec<String> {
         Arc::new(StringArray::from_iter_values(flights.iter().map(|f| &f.origin))),
         Arc::new(StringArray::from_iter_values(flights.iter().map(|f| &f.destination))),
     ];
-    let table = RecordBatch::try_new(schema, columns).unwrap();
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+/// What plain DataFusion says of these tables, in batch.
+pub(super) fn batch_of(tables: &[(&str, RecordBatch)], sql: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let context = datafusion::prelude::SessionContext::new();
-        context.register_batch("flights", table).unwrap();
+        for (name, table) in tables {
+            context.register_batch(*name, table.clone()).unwrap();
+        }
         let found = context.sql(sql).await.unwrap().collect().await.unwrap();
         let mut out: Vec<String> = found.iter().flat_map(lines).collect();
         out.sort();

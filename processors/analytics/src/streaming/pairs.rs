@@ -1,0 +1,216 @@
+//! The final half of a join of two windowed aggregates in one partition. Both sides have one watermark, the lesser of their sources'.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take;
+use kernel::{Fault, RawEmit};
+
+use super::finals::{Final, Finish, aggregate_starts, spread};
+use super::groups::Groups;
+use super::joined::{Joined, Put};
+use super::kept::Written;
+use super::keys;
+use super::local::failed;
+use super::results::Columns;
+
+/// Both sides' state, what they are run with, and how they are joined.
+pub(crate) struct Sides<'a> {
+    pub(crate) finals: [&'a mut Final; 2],
+    pub(crate) finishes: [&'a Finish; 2],
+    pub(crate) joined: &'a Joined,
+}
+
+/// A row to write: its place in the answer, revision, and whether it is no row any more.
+struct Tell {
+    index: u32,
+    revision: i32,
+    deleted: bool,
+}
+
+impl Sides<'_> {
+    /// Tells what is to be told; gives the changes of each side's state.
+    pub(crate) fn flush(&mut self, emits: &mut Vec<RawEmit>) -> Result<[Vec<Written>; 2], Fault> {
+        let watermark = self.finals[0].watermark;
+        let before = self.finals[0].told_until;
+        if self.finals.iter().all(|f| f.pending.is_empty()) && watermark == before {
+            return Ok([Vec::new(), Vec::new()]);
+        }
+        let until = watermark.unwrap_or(i64::MIN);
+        let fresh = [self.fresh(0)?, self.fresh(1)?];
+        self.tell_due(&fresh, before.unwrap_or(i64::MIN), until, emits)?;
+        if let Some(before) = before {
+            self.tell_again(&fresh, before, emits)?;
+        }
+        let window = self.finishes[0].view.window;
+        let lateness = self.finishes.iter().map(|f| f.lateness).max().unwrap_or(0);
+        let dead = until.saturating_sub(window.kept(lateness));
+        let mut written = [Vec::new(), Vec::new()];
+        for (which, rows) in fresh.into_iter().enumerate() {
+            let aggregate = &self.finishes[which].view.aggregate;
+            let kept = self.finals[which].kept.add(aggregate, rows, dead)?;
+            written[which].extend(kept.into_iter().map(|(key, value)| (format!("r|{key}"), value)));
+            let told = self.finals[which].told.changes(dead);
+            written[which].extend(told.into_iter().map(|(key, value)| (format!("t|{key}"), value)));
+            if watermark != before {
+                self.finals[which].told_until = watermark;
+                written[which].push(("u".to_owned(), Some(until.to_le_bytes().to_vec())));
+            }
+        }
+        Ok(written)
+    }
+
+    /// Rows of a side since the last commit, put together.
+    fn fresh(&mut self, which: usize) -> Result<RecordBatch, Fault> {
+        let aggregate = &self.finishes[which].view.aggregate;
+        let mut groups = Groups::new(aggregate).map_err(failed)?;
+        for batch in std::mem::take(&mut self.finals[which].pending) {
+            groups.merge(aggregate, &batch, None).map_err(failed)?;
+        }
+        groups.rows(aggregate).map_err(failed)
+    }
+
+    /// Windows of both sides that are `wanted`, of kept rows of panes in `panes` and of `fresh` ones, joined.
+    fn put(
+        &self,
+        (from, to): (i64, i64),
+        fresh: Option<&[RecordBatch; 2]>,
+        wanted: &dyn Fn(i64) -> bool,
+        names: Option<&HashSet<(String, i64)>>,
+    ) -> Result<Put, Fault> {
+        let mut sides = Vec::with_capacity(2);
+        for which in 0..2 {
+            let finish = self.finishes[which];
+            let aggregate = &finish.view.aggregate;
+            let mut groups = Groups::new(aggregate).map_err(failed)?;
+            let fresh = fresh.map(|f| &f[which]);
+            for batch in self.finals[which].kept.between(from, to).chain(fresh) {
+                if let Some((rows, starts)) = spread(finish, batch, wanted)? {
+                    groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
+                }
+            }
+            sides.push(self.joined.side(which, &finish.view, groups).map_err(failed)?);
+        }
+        let chosen = |name: &(String, i64)| names.is_none_or(|names| names.contains(name));
+        self.joined.put(&sides[0], &sides[1], &chosen).map_err(failed)
+    }
+
+    /// Windows whose end the watermark passed since the last time.
+    fn tell_due(
+        &self,
+        fresh: &[RecordBatch; 2],
+        before: i64,
+        until: i64,
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<(), Fault> {
+        if until <= before {
+            return Ok(());
+        }
+        let window = self.finishes[0].view.window;
+        let due = |start: i64| {
+            let end = window.end(start, start);
+            end > before && end <= until
+        };
+        let first = before.saturating_sub(window.width()).saturating_add(1);
+        let put = self.put((first, until), Some(fresh), &due, None)?;
+        let tells = passing(&put).map(|index| Tell {
+            index,
+            revision: 0,
+            deleted: false,
+        });
+        let tells = tells.collect();
+        self.emit(&put, tells, emits)
+    }
+
+    /// Windows that were told before, and in which a key of either side changed.
+    fn tell_again(&mut self, fresh: &[RecordBatch; 2], before: i64, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+        let window = self.finishes[0].view.window;
+        let was_told = |start: i64| window.end(start, start) <= before;
+        let (mut names, mut touched) = (HashSet::new(), BTreeSet::new());
+        for (which, rows) in fresh.iter().enumerate() {
+            let finish = self.finishes[which];
+            if let Some((rows, starts)) = spread(finish, rows, &was_told)? {
+                let starts = aggregate_starts(&starts);
+                touched.extend(starts.iter().copied());
+                names.extend(
+                    self.joined
+                        .touched(which, &finish.view, &rows, starts)
+                        .map_err(failed)?,
+                );
+            }
+        }
+        let (Some(least), Some(most)) = (touched.first(), touched.last()) else {
+            return Ok(());
+        };
+        let panes = (*least, most.saturating_add(window.width()));
+        let is_touched = |start: i64| touched.contains(&start);
+        let old = self.put(panes, None, &is_touched, Some(&names))?;
+        let new = self.put(panes, Some(fresh), &is_touched, Some(&names))?;
+        let stood: HashSet<&(String, i64)> = passing(&old).map(|i| &old.names[i as usize]).collect();
+        let stands: HashSet<&(String, i64)> = passing(&new).map(|i| &new.names[i as usize]).collect();
+        let told = &mut self.finals[0].told;
+        let mut revised = |name: &(String, i64)| {
+            let key = keys::with_start(&name.0, name.1);
+            let revision = match (told.revision(&key), stood.contains(name)) {
+                (Some(revision), _) => revision + 1,
+                (None, stood) => i32::from(stood),
+            };
+            if revision > 0 {
+                told.put(&key, window.end(name.1, name.1), revision);
+                if !stands.contains(name) {
+                    told.remove(&key, revision);
+                }
+            }
+            revision
+        };
+        let gone = |index: &u32| !stands.contains(&old.names[*index as usize]);
+        let mut tells = |put: &Put, chosen: Vec<u32>, deleted| {
+            let tell = |index: u32| Tell {
+                index,
+                revision: revised(&put.names[index as usize]),
+                deleted,
+            };
+            chosen.into_iter().map(tell).collect::<Vec<_>>()
+        };
+        let deleted = tells(&old, passing(&old).filter(gone).collect(), true);
+        let again = tells(&new, passing(&new).collect(), false);
+        self.emit(&old, deleted, emits)?;
+        self.emit(&new, again, emits)
+    }
+
+    fn emit(&self, put: &Put, tells: Vec<Tell>, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+        if tells.is_empty() {
+            return Ok(());
+        }
+        let finish = self.finishes[0];
+        let mut out = Columns::default();
+        let mut keys_of = Vec::with_capacity(tells.len());
+        for tell in &tells {
+            let (name, start) = &put.names[tell.index as usize];
+            let end = finish.view.window.end(*start, *start);
+            keys_of.push(keys::with_start(name, *start));
+            out.put(*start, end, tell.revision, tell.deleted);
+        }
+        let chosen: UInt32Array = tells.iter().map(|t| Some(t.index)).collect();
+        for (i, _) in &self.joined.gives {
+            out.own
+                .push(take(put.answer.column(*i), &chosen, None).map_err(|e| failed(e.into()))?);
+        }
+        let rows = finish.rows.write(finish.id, out)?;
+        emits.extend(rows.into_iter().zip(keys_of).map(|(value, key)| RawEmit {
+            topic: Arc::clone(&finish.topic),
+            partition: None,
+            key,
+            value: Some(value),
+            headers: kernel::Headers::default(),
+        }));
+        Ok(())
+    }
+}
+
+/// Rows that are no matter of a WHERE.
+fn passing(put: &Put) -> impl Iterator<Item = u32> + '_ {
+    let passes = |row: &u32| put.passes.as_ref().is_none_or(|p| p.value(*row as usize));
+    (0u32..).take(put.names.len()).filter(passes)
+}
