@@ -3,9 +3,12 @@
 //! bundles on its shelf, the constitutions, and who holds which roles.
 
 mod adjudicate;
+#[cfg(test)]
+mod alike;
 mod answer;
 mod approval;
 mod bundle;
+mod bytecode;
 mod case;
 pub mod constitution;
 mod cyclonedx;
@@ -19,6 +22,7 @@ mod moderation;
 mod recursion;
 mod rego;
 mod rules;
+mod runner;
 pub mod sbom;
 mod shelf;
 mod tally;

@@ -13,7 +13,7 @@ use super::machine::Machine;
 use super::recursion::recursive;
 
 /// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
-const EVALUATION_MAX: Duration = Duration::from_millis(500);
+pub(super) const EVALUATION_MAX: Duration = Duration::from_millis(500);
 /// Work units between looks at the clock.
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
