@@ -35,7 +35,9 @@ pub fn canonical(json: &str) -> Result<String, String> {
 /// # Errors
 /// It holds a number JSON cannot carry.
 pub fn canonical_value(value: &Value) -> Result<String, String> {
-    serde_json_canonicalizer::to_string(value).map_err(|e| format!("not canonical JSON: {e}"))
+    let mut text = String::with_capacity(256);
+    crate::canonical::write(value, &mut text)?;
+    Ok(text)
 }
 
 /// Digest of one action: tool, operation and canonical arguments. What a verdict, a permit and an approval are bound to.
@@ -56,8 +58,8 @@ pub fn canonical_action(tool: &str, operation: &str, arguments: &str) -> String 
 /// # Errors
 /// A step cannot be written as JSON.
 pub fn plan(run_id: &str, steps: &[Step]) -> Result<String, String> {
-    let text = serde_json::to_string(steps).map_err(|e| e.to_string())?;
-    Ok(sha256_hex(&["plan", run_id, &canonical(&text)?]))
+    let value = serde_json::to_value(steps).map_err(|e| e.to_string())?;
+    Ok(sha256_hex(&["plan", run_id, &canonical_value(&value)?]))
 }
 
 /// Partition of a key among `partitions`, as librdkafka's default partitioner has it: CRC-32 of the key's bytes.

@@ -1,10 +1,13 @@
 //! What is put before the gate, taken from a plan or a proposal.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use kernel::EventTime;
 use schemas::records::{ApprovalRef, Autonomy, Done, Plan, Proposal, ProposedStep, Subject};
 use schemas::{Timestamp, Usd, digest};
+
+use super::Traits;
 
 /// What is put before the gate, from a plan or a proposal.
 pub(super) struct Case<'a> {
@@ -32,9 +35,25 @@ pub(super) struct Case<'a> {
     pub(super) strikes: Vec<Timestamp>,
     /// Seconds since each step that counts in the tenant's other runs, by what is counted, the newest first.
     pub(super) tallies: BTreeMap<&'a str, Vec<i64>>,
-    /// What the tools of its steps say of them, in the order of the steps; null where nothing is known.
-    pub(super) traits: Vec<serde_json::Value>,
+    /// What tools say of their calls.
+    pub(super) know: Option<Traits>,
+    /// The same of its steps, once somebody has asked.
+    pub(super) traits: OnceCell<Vec<serde_json::Value>>,
     pub(super) now: Timestamp,
+}
+
+impl Case<'_> {
+    /// What the tools of its steps say of them, in the order of the steps; null where nothing is known. It costs as much as the rest of
+    /// a judgement: only for who looks at it.
+    pub(super) fn traits(&self) -> &[serde_json::Value] {
+        self.traits.get_or_init(|| {
+            let of = |s: &ProposedStep| match &self.know {
+                Some(know) => know(&s.tool, &s.operation, &s.arguments),
+                None => serde_json::Value::Null,
+            };
+            self.steps.iter().map(of).collect()
+        })
+    }
 }
 
 /// Arguments of a step, read.
@@ -96,7 +115,8 @@ pub(super) fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         constitutions: Vec::new(),
         strikes: Vec::new(),
         tallies: BTreeMap::new(),
-        traits: Vec::new(),
+        know: None,
+        traits: OnceCell::new(),
         now,
     }
 }
@@ -122,7 +142,8 @@ pub(super) fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         constitutions: Vec::new(),
         strikes: Vec::new(),
         tallies: BTreeMap::new(),
-        traits: Vec::new(),
+        know: None,
+        traits: OnceCell::new(),
         now,
     }
 }

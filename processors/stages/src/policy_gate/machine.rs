@@ -139,15 +139,15 @@ impl Machine {
     /// # Errors
     /// A builtin failed, or it took too long.
     pub(super) fn ask(&mut self, input: Value) -> Result<Value, String> {
-        match self.ask_runner(input.clone()) {
+        match self.ask_runner(input.clone(), None) {
             Some(answer) => answer,
             None => self.ask_machine(input),
         }
     }
 
-    /// The same from the runner alone; none when it comes to something it does not know.
-    pub(super) fn ask_runner(&mut self, input: Value) -> Option<Result<Value, String>> {
-        match self.runner.as_mut()?.ask(input) {
+    /// The same from the runner alone; none when it comes to something it does not know, or looks at `unasked`.
+    pub(super) fn ask_runner(&mut self, input: Value, unasked: Option<&Arc<str>>) -> Option<Result<Value, String>> {
+        match self.runner.as_mut()?.ask(input, unasked) {
             Ok(answer) => Some(Ok(answer)),
             Err(Halt::Failed(error)) => Some(Err(error)),
             Err(Halt::Unknown) => None,
