@@ -269,6 +269,61 @@ fn the_runner_holds_of_each_construct_what_machine_and_interpreter_hold() {
     assert!(answered > 1000, "{answered}");
 }
 
+/// Each looks at what the tool says of a step, or at the step as a whole.
+const LOOKS: [&str; 14] = [
+    "step.traits.effect == \"changes\"",
+    "step[\"traits\"].effect == \"changes\"",
+    "k := \"traits\"; step[k].effect == \"changes\"",
+    "some k, v in step; k == \"traits\"; v.effect == \"changes\"",
+    "contains(json.marshal(step), \"changes\")",
+    "contains(json.marshal(input), \"changes\")",
+    "contains(sprintf(\"%v\", [[step]]), \"changes\")",
+    "object.get(step, [\"traits\", \"effect\"], \"\") == \"changes\"",
+    "f(step) == \"changes\"",
+    "some s in q; s.traits.effect == \"changes\"",
+    "object.filter(step, [\"traits\"]) == {\"traits\": {\"effect\": \"changes\"}}",
+    "{\"effect\": \"changes\"} in [x | some x in step]",
+    "every v in step { v != {\"effect\": \"changes\"} }",
+    "[x | some x in input.steps][0] != object.union(step, {\"traits\": {\"effect\": \"changes\"}})",
+];
+
+#[test]
+fn who_looks_at_what_a_tool_says_is_told_and_who_does_not_costs_nothing() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let mut draw = Draw(2);
+    let rule = |looks: &str| {
+        format!(
+            "package soma.gate\n\ndeny contains f if {{\n\tsome step in input.steps\n\t{}\n\tf := {{\"rule\": \"looks\", \"description\": \"x\"}}\n}}\n\n\
+             escalate contains {{\"rule\": \"r\", \"description\": \"x\"}} if count(input.steps) > 100\n\nf(x) := x.traits.effect\n\n\
+             q contains step if some step in input.steps\n",
+            looks.replace("; ", "\n\t")
+        )
+    };
+    for (n, looks) in LOOKS.iter().chain(&["step.tool == \"http\""]).enumerate() {
+        let bundle =
+            || super::tests::parse(&[("a/gate.rego", &rule(looks))]).unwrap_or_else(|f| panic!("{looks}: {f:?}"));
+        let asked = std::sync::Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let gate = PolicyGate::new(bundle(), [9; 32], || 0).with_traits(std::sync::Arc::new(move |_, _, arguments| {
+            count.fetch_add(1, Ordering::Relaxed);
+            json!({"effect": if arguments.len() % 2 == 0 { "changes" } else { "reads" }})
+        }));
+        let (mut rego, mut found) = (bundle().rego(), 0);
+        for _ in 0..20 {
+            let plan = Input::Plan(Box::new(draw.plan()));
+            let verdict = gate.judge(&plan, super::tests::NOW, &Members::default()).unwrap();
+            let before = asked.load(Ordering::Relaxed);
+            let all = rego.findings(&gate.document(&plan, super::tests::NOW)).unwrap();
+            asked.store(before, Ordering::Relaxed);
+            let ours = verdict.violations.iter().filter(|v| v.rule == "looks").count();
+            assert_eq!(ours, all.len(), "{looks}");
+            found += ours;
+        }
+        assert!(found > 0, "{looks} finds nothing");
+        assert_eq!(asked.load(Ordering::Relaxed) == 0, n == LOOKS.len(), "{looks}");
+    }
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn how_long() {

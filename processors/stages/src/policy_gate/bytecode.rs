@@ -89,13 +89,29 @@ pub(super) struct Rule {
     pub(super) first_is_enough: bool,
 }
 
+/// A builtin, and what is known of it.
+pub(super) struct Builtin {
+    pub(super) kind: Kind,
+    pub(super) call: BuiltinFcn,
+}
+
+/// Builtins that are worked out here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `regex.match`
+    Matches,
+    /// `count`
+    Count,
+    Other,
+}
+
 /// A program.
 pub(super) struct Code {
     pub(super) ops: Vec<Op>,
     pub(super) rules: Vec<Rule>,
     /// The rule that is asked for.
     pub(super) asked: usize,
-    pub(super) builtins: Vec<(String, BuiltinFcn)>,
+    pub(super) builtins: Vec<Builtin>,
 }
 
 impl Code {
@@ -105,7 +121,12 @@ impl Code {
             Instruction::CallRule { rule_index, .. } => usize::from(*rule_index),
             _ => return None,
         };
-        let names = program.builtin_info_table.iter().map(|b| b.name.clone());
+        let names = program.builtin_info_table.iter().map(|b| match b.name.as_str() {
+            "regex.match" => Kind::Matches,
+            "count" => Kind::Count,
+            _ => Kind::Other,
+        });
+        let builtins = names.zip(program.resolved_builtins.iter().copied());
         let mut code = Self {
             ops: Vec::with_capacity(program.instructions.len()),
             rules: program
@@ -114,7 +135,7 @@ impl Code {
                 .map(|r| rule(program, r))
                 .collect::<Option<_>>()?,
             asked,
-            builtins: names.zip(program.resolved_builtins.iter().copied()).collect(),
+            builtins: builtins.map(|(kind, call)| Builtin { kind, call }).collect(),
         };
         for instruction in &program.instructions {
             code.ops.push(op(program, *instruction, data)?);

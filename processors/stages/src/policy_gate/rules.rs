@@ -46,6 +46,19 @@ pub(super) enum Level {
     Critical,
 }
 
+impl Level {
+    /// The severity of a name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "low" => Some(Self::Low),
+            "medium" => Some(Self::Medium),
+            "high" => Some(Self::High),
+            "critical" => Some(Self::Critical),
+            _ => None,
+        }
+    }
+}
+
 impl From<Level> for Severity {
     fn from(level: Level) -> Self {
         match level {

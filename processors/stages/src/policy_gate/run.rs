@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use regorus::Value;
 use regorus::rvm::instructions::{GuardMode, LoopMode};
+use regorus::value::Set;
 
 use super::bytecode::{Comparison, Key, Op, Register, Rule, Walk};
 use super::rego::EVALUATION_MAX;
 
 /// Instructions between looks at the clock.
 const CHECK_INTERVAL: u32 = 1024;
+/// Sets that are kept as lists within one evaluation.
+const LISTS_MAX: usize = 32;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub(super) enum Halt {
 /// Items a loop goes through.
 enum Items {
     Array(Value, usize),
+    List(Arc<[Value]>, usize),
     Pairs(std::vec::IntoIter<(Value, Value)>),
 }
 
@@ -64,6 +68,8 @@ pub(super) struct Run {
     /// Values of rules that were asked for.
     pub(super) known: Vec<Option<Value>>,
     pub(super) answered: Vec<Answered>,
+    /// Sets that were gone through, as lists.
+    pub(super) listed: Vec<(Arc<Set>, Arc<[Value]>)>,
     pub(super) ran: u32,
     pub(super) until: Option<Instant>,
     /// Whether the rule under way is at its first body.
@@ -82,6 +88,7 @@ impl Run {
             outer: (0, 0),
             known: Vec::new(),
             answered: Vec::new(),
+            listed: Vec::new(),
             ran: 0,
             until: None,
             first: true,
@@ -195,9 +202,9 @@ impl Run {
                             &value[key]
                         }
                     };
-                }
-                if matches!(value, Value::String(_)) && self.shows(value) {
-                    return Err(Halt::Unknown);
+                    if matches!(value, Value::String(_)) && self.shows(value) {
+                        return Err(Halt::Unknown);
+                    }
                 }
                 let value = value.clone();
                 Ok(self.set(*dest, value))
@@ -223,13 +230,8 @@ impl Run {
     fn build(&mut self, op: &Op) -> Result<bool, Halt> {
         match op {
             Op::Count(dest, collection) => {
-                let count = match self.register(*collection) {
-                    Value::Array(items) => Value::from(items.len()),
-                    Value::Object(fields) => Value::from(fields.len()),
-                    Value::Set(items) => Value::from(items.len()),
-                    _ => Value::Undefined,
-                };
-                Ok(self.set(*dest, count))
+                let count = length(self.register(*collection));
+                Ok(self.set(*dest, count.map_or(Value::Undefined, Value::from)))
             }
             Op::Push(array, value) => {
                 let value = self.register(*value).clone();
@@ -299,7 +301,8 @@ impl Run {
         self.set(walk.result, Value::Bool(false));
         let collection = self.register(walk.collection);
         let is_collection = matches!(collection, Value::Array(_) | Value::Object(_) | Value::Set(_));
-        let Some(mut items) = items(collection) else {
+        let collection = collection.clone();
+        let Some(mut items) = self.items(&collection) else {
             let nothing = match (mode, is_collection) {
                 (LoopMode::Every, true) => Value::Bool(true),
                 (LoopMode::Every, false) => Value::Undefined,
@@ -320,12 +323,46 @@ impl Run {
         walk.body
     }
 
+    /// The items of a collection; none when it is empty or none at all. A set's are listed once: most rules go through the same.
+    fn items(&mut self, collection: &Value) -> Option<Items> {
+        if length(collection).is_none_or(|length| length == 0) {
+            return None;
+        }
+        match collection {
+            Value::Array(_) => Some(Items::Array(collection.clone(), 0)),
+            Value::Set(set) => {
+                let listed = self.listed.iter().find(|(of, _)| Arc::ptr_eq(of, set));
+                let list = match listed {
+                    Some((_, list)) => Arc::clone(list),
+                    None => {
+                        let list: Arc<[Value]> = set.iter().cloned().collect();
+                        if self.listed.len() < LISTS_MAX {
+                            self.listed.push((Arc::clone(set), Arc::clone(&list)));
+                        }
+                        list
+                    }
+                };
+                Some(Items::List(list, 0))
+            }
+            Value::Object(fields) => {
+                let pairs: Vec<_> = fields.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+                Some(Items::Pairs(pairs.into_iter()))
+            }
+            _ => None,
+        }
+    }
+
     /// Puts the next item in its registers; false when there is none.
     fn item(&mut self, items: &mut Items, walk: &Walk) -> bool {
         let next = match items {
             Items::Array(array, at) => {
                 let Value::Array(all) = array else { return false };
                 let item = all.get(*at).cloned().map(|value| (Value::from(*at), value));
+                *at += 1;
+                item
+            }
+            Items::List(all, at) => {
+                let item = all.get(*at).map(|value| (value.clone(), value.clone()));
                 *at += 1;
                 item
             }
@@ -373,11 +410,8 @@ impl Run {
         let empty = if is_set { Value::new_set() } else { Value::new_array() };
         self.set(walk.result, empty);
         let walks = walk.collection != walk.result;
-        let mut found = if walks {
-            items(self.register(walk.collection))
-        } else {
-            None
-        };
+        let collection = self.register(walk.collection).clone();
+        let mut found = if walks { self.items(&collection) } else { None };
         let begins = found.as_mut().is_some_and(|items| self.item(items, &walk));
         self.comprehensions.push(Comprehension {
             is_set,
@@ -464,13 +498,12 @@ fn compared(how: Comparison, a: &Value, b: &Value) -> Value {
     })
 }
 
-/// The items of a collection; none when it is empty or none at all.
-fn items(collection: &Value) -> Option<Items> {
-    let pairs = |pairs: Vec<(Value, Value)>| (!pairs.is_empty()).then(|| Items::Pairs(pairs.into_iter()));
+/// How many items a collection has.
+pub(super) fn length(collection: &Value) -> Option<usize> {
     match collection {
-        Value::Array(array) => (!array.is_empty()).then(|| Items::Array(collection.clone(), 0)),
-        Value::Object(fields) => pairs(fields.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
-        Value::Set(set) => pairs(set.iter().map(|v| (v.clone(), v.clone())).collect()),
+        Value::Array(items) => Some(items.len()),
+        Value::Object(fields) => Some(fields.len()),
+        Value::Set(items) => Some(items.len()),
         _ => None,
     }
 }

@@ -9,9 +9,9 @@ use regex::{Regex, RegexBuilder};
 use regorus::Value;
 use regorus::unstable::{Expr, Ref, Source, Span};
 
-use super::bytecode::{Code, Op, Register, Rule};
+use super::bytecode::{Code, Kind, Op, Register, Rule};
 pub(super) use super::run::Halt;
-use super::run::{Answered, Run};
+use super::run::{Answered, Run, length};
 
 /// Answers of functions that are kept within one evaluation.
 const ANSWERS_MAX: usize = 64;
@@ -79,6 +79,7 @@ impl Runner {
         run.known.clear();
         run.known.resize(code.rules.len(), None);
         run.answered.clear();
+        run.listed.clear();
         (run.window, run.outer, run.ran, run.until) = (0, (0, 0), 0, None);
         self.rule(&code, code.asked)
     }
@@ -243,23 +244,28 @@ impl Runner {
     }
 
     fn builtin(&self, code: &Code, index: usize, from: &[Register]) -> Result<Value, Halt> {
-        let (name, builtin) = code.builtins.get(index).ok_or(Halt::Unknown)?;
+        let builtin = code.builtins.get(index).ok_or(Halt::Unknown)?;
         let run = &self.run;
         if from.iter().any(|r| *run.register(*r) == Value::Undefined) {
             return Ok(Value::Undefined);
         }
-        if name == "regex.match"
-            && let [pattern, text] = from
-            && let Some(matches) = self.matches(run.register(*pattern), run.register(*text))
-        {
-            return Ok(Value::Bool(matches));
+        let known = match (builtin.kind, from) {
+            (Kind::Matches, [pattern, text]) => {
+                let matches = self.matches(run.register(*pattern), run.register(*text));
+                matches.map(Value::Bool)
+            }
+            (Kind::Count, [of]) => length(run.register(*of)).map(Value::from),
+            _ => None,
+        };
+        if let Some(known) = known {
+            return Ok(known);
         }
         if from.iter().any(|r| run.shows(run.register(*r))) {
             return Err(Halt::Unknown);
         }
         let arguments: Vec<_> = from.iter().map(|r| run.register(*r).clone()).collect();
         let places = self.places.get(..arguments.len()).ok_or(Halt::Unknown)?;
-        (builtin.0)(&self.place, places, &arguments, true).map_err(|error| Halt::Failed(error.to_string()))
+        (builtin.call.0)(&self.place, places, &arguments, true).map_err(|error| Halt::Failed(error.to_string()))
     }
 
     /// Whether a pattern occurs, for patterns that compile: regorus' builtin makes the space a match needs anew each time.
