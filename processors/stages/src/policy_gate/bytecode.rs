@@ -72,6 +72,8 @@ pub(super) enum Op {
 /// One way a rule is defined: what takes its arguments apart, and its bodies, each with whether the next is its `else`.
 #[derive(Clone, Debug)]
 pub(super) struct Definition {
+    /// The rule whose items it goes through before anything else: where there are none it comes to nothing.
+    pub(super) over: Option<usize>,
     pub(super) arguments: Option<usize>,
     pub(super) bodies: Vec<(usize, bool)>,
 }
@@ -102,6 +104,8 @@ pub(super) enum Kind {
     Matches,
     /// `count`
     Count,
+    /// `is_number`
+    IsNumber,
     Other,
 }
 
@@ -124,6 +128,7 @@ impl Code {
         let names = program.builtin_info_table.iter().map(|b| match b.name.as_str() {
             "regex.match" => Kind::Matches,
             "count" => Kind::Count,
+            "is_number" => Kind::IsNumber,
             _ => Kind::Other,
         });
         let builtins = names.zip(program.resolved_builtins.iter().copied());
@@ -141,7 +146,27 @@ impl Code {
             code.ops.push(op(program, *instruction, data)?);
         }
         code.fold();
+        code.look_ahead();
         Some(code)
+    }
+
+    /// Notes which definitions of sets are nothing but a walk through another rule's items.
+    fn look_ahead(&mut self) {
+        for rule in self.rules.iter_mut().filter(|rule| rule.is_set && !rule.is_function) {
+            for definition in &mut rule.definitions {
+                let (None, [(body, _)]) = (definition.arguments, definition.bodies.as_slice()) else {
+                    continue;
+                };
+                let op = |n: usize| self.ops.get(body + n);
+                if let (Some(Op::Begin(_)), Some(Op::Rule(items, of)), Some(Op::Loop(LoopMode::ForEach, walk))) =
+                    (op(0), op(1), op(2))
+                    && walk.collection == *items
+                    && matches!(self.ops.get(walk.end), Some(Op::Return))
+                {
+                    definition.over = Some(*of);
+                }
+            }
+        }
     }
 
     /// A path into the bundle's data is a constant. Only where the two stand together and nothing jumps in between.
@@ -187,6 +212,7 @@ fn rule(program: &Program, info: &RuleInfo) -> Option<Rule> {
         let bodies = bodies.iter().enumerate();
         let bodies = bodies.map(|(i, at)| (*at as usize, is_else(i + 1).unwrap_or(false)));
         definitions.push(Definition {
+            over: None,
             arguments: info
                 .destructuring_blocks
                 .get(n)

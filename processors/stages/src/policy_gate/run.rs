@@ -95,6 +95,16 @@ impl Run {
         }
     }
 
+    /// The registers behind the first few are undefined; most are still.
+    pub(super) fn clear(&mut self, retained: usize, all: usize) {
+        self.registers.resize(self.window + all, Value::Undefined);
+        for register in &mut self.registers[self.window + retained..] {
+            if !matches!(register, Value::Undefined) {
+                *register = Value::Undefined;
+            }
+        }
+    }
+
     pub(super) fn register(&self, register: Register) -> &Value {
         &self.registers[self.window + usize::from(register)]
     }
@@ -179,14 +189,14 @@ impl Run {
                 if self.compares(a, b) {
                     return Err(Halt::Unknown);
                 }
-                Ok(*a != Value::Undefined && *b != Value::Undefined && a == b)
+                Ok(!matches!(a, Value::Undefined) && !matches!(b, Value::Undefined) && a == b)
             }
             Op::Guard(register, mode) => {
                 let value = self.register(*register);
                 Ok(match mode {
                     GuardMode::Not => is_not(value),
                     GuardMode::Condition => !matches!(value, Value::Bool(false) | Value::Undefined),
-                    GuardMode::NotUndefined => *value != Value::Undefined,
+                    GuardMode::NotUndefined => !matches!(value, Value::Undefined),
                 })
             }
             Op::Path(dest, root, path) => {
@@ -273,7 +283,7 @@ impl Run {
 
     fn defined(&self, register: Register) -> Option<Value> {
         let value = self.register(register);
-        (*value != Value::Undefined).then(|| value.clone())
+        (!matches!(value, Value::Undefined)).then(|| value.clone())
     }
 
     pub(super) fn begin(&mut self, rule: &Rule, result: Register) -> bool {
@@ -354,21 +364,41 @@ impl Run {
 
     /// Puts the next item in its registers; false when there is none.
     fn item(&mut self, items: &mut Items, walk: &Walk) -> bool {
-        let next = match items {
+        let (key, value) = match items {
             Items::Array(array, at) => {
                 let Value::Array(all) = array else { return false };
-                let item = all.get(*at).cloned().map(|value| (Value::from(*at), value));
+                let Some(value) = all.get(*at).cloned() else {
+                    return false;
+                };
                 *at += 1;
-                item
+                (
+                    if walk.key == walk.value {
+                        Value::Undefined
+                    } else {
+                        Value::from(*at - 1)
+                    },
+                    value,
+                )
             }
             Items::List(all, at) => {
-                let item = all.get(*at).map(|value| (value.clone(), value.clone()));
+                let Some(value) = all.get(*at).cloned() else {
+                    return false;
+                };
                 *at += 1;
-                item
+                (
+                    if walk.key == walk.value {
+                        Value::Undefined
+                    } else {
+                        value.clone()
+                    },
+                    value,
+                )
             }
-            Items::Pairs(pairs) => pairs.next(),
+            Items::Pairs(pairs) => match pairs.next() {
+                Some(pair) => pair,
+                None => return false,
+            },
         };
-        let Some((key, value)) = next else { return false };
         if walk.key != walk.value {
             self.set(walk.key, key);
         }
@@ -485,7 +515,7 @@ fn is_not(value: &Value) -> bool {
 }
 
 fn compared(how: Comparison, a: &Value, b: &Value) -> Value {
-    if *a == Value::Undefined || *b == Value::Undefined {
+    if matches!(a, Value::Undefined) || matches!(b, Value::Undefined) {
         return Value::Undefined;
     }
     Value::Bool(match how {

@@ -148,11 +148,15 @@ impl Runner {
     fn definitions(&mut self, code: &Code, rule: &Rule, retained: usize) -> Result<Value, Halt> {
         let mut found: Option<Value> = None;
         for (n, definition) in rule.definitions.iter().enumerate() {
+            if let Some(over) = definition.over
+                && n > 0
+                && length(&self.rule(code, over)?).is_none_or(|length| length == 0)
+            {
+                continue;
+            }
             for (i, (body, next_is_else)) in definition.bodies.iter().enumerate() {
                 self.run.first = n == 0 && i == 0;
-                let window = self.run.window;
-                self.run.registers.truncate(window + retained);
-                self.run.registers.resize(window + rule.registers, Value::Undefined);
+                self.run.clear(retained, rule.registers);
                 if let Some(arguments) = definition.arguments
                     && let Came::ToNothing = self.go(code, rule, arguments)?
                 {
@@ -246,7 +250,7 @@ impl Runner {
     fn builtin(&self, code: &Code, index: usize, from: &[Register]) -> Result<Value, Halt> {
         let builtin = code.builtins.get(index).ok_or(Halt::Unknown)?;
         let run = &self.run;
-        if from.iter().any(|r| *run.register(*r) == Value::Undefined) {
+        if from.iter().any(|r| matches!(run.register(*r), Value::Undefined)) {
             return Ok(Value::Undefined);
         }
         let known = match (builtin.kind, from) {
@@ -254,6 +258,7 @@ impl Runner {
                 let matches = self.matches(run.register(*pattern), run.register(*text));
                 matches.map(Value::Bool)
             }
+            (Kind::IsNumber, [of]) => Some(Value::Bool(matches!(run.register(*of), Value::Number(_)))),
             (Kind::Count, [of]) => length(run.register(*of)).map(Value::from),
             _ => None,
         };
