@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::records::Step;
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
 /// SHA-256 of the parts, each preceded by its length so that ("ab","c") and ("a","bc") differ. 64 hex digits.
 pub fn sha256_hex(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
@@ -13,7 +15,9 @@ pub fn sha256_hex(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hex::encode(hash.finalize())
+    let digits = hash.finalize().into_iter();
+    let digits = digits.flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    String::from_utf8_lossy(&digits.collect::<Vec<_>>()).into_owned()
 }
 
 /// An id: the prefix and the first 32 hex digits of the digest of `parts`.
@@ -90,7 +94,6 @@ pub fn run_id(tenant: &str, idempotency_key: &str) -> String {
 
 /// Four hex digits.
 fn tail(n: u16) -> [u8; 4] {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
     [12, 8, 4, 0].map(|shift| DIGITS[usize::from(n >> shift & 15)])
 }
 

@@ -57,6 +57,8 @@ pub(super) enum Op {
     Array(Register, Vec<Register>),
     Items(Register, Vec<Register>),
     Object(Register, Vec<(Key, Register)>),
+    /// An object whose names are all known: its form, and where the values are, in the order of the names.
+    Form(Register, Value, Vec<Register>),
     Builtin(Register, usize, Vec<Register>),
     Function(Register, usize, Vec<Register>),
     Rule(Register, usize),
@@ -324,6 +326,13 @@ fn op_of_many(program: &Program, instruction: Instruction) -> Option<Op> {
             let template = literal(object.template_literal_idx)?;
             if template.as_object().ok()?.len() != fields.len() {
                 return None;
+            }
+            let names = fields.iter().map(|(key, _)| key);
+            let alike = |(name, key): (&Value, &Key)| matches!(key, Key::Is(key) if key == name);
+            let in_order = template.as_object().ok()?.keys_sorted().zip(names).all(alike);
+            if in_order && object.field_pairs().is_empty() {
+                let values = fields.iter().map(|(_, value)| *value);
+                return Some(Op::Form(object.dest, template.clone(), values.collect()));
             }
             fields.extend(object.field_pairs().iter().map(|(key, value)| (Key::In(*key), *value)));
             Some(Op::Object(object.dest, fields))

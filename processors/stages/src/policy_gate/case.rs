@@ -24,6 +24,8 @@ pub(super) struct Case<'a> {
     pub(super) subject: Subject,
     pub(super) subject_id: &'a str,
     pub(super) steps: Vec<ProposedStep>,
+    /// Whether the digests of the steps were made here.
+    pub(super) digested: bool,
     /// The arguments of the steps, read once.
     pub(super) arguments: Vec<Arguments>,
     pub(super) approvals: Vec<ApprovalRef>,
@@ -109,6 +111,7 @@ pub(super) fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         subject: Subject::Plan,
         subject_id: &plan.plan_id,
         steps: steps.collect(),
+        digested: true,
         arguments,
         approvals: Vec::new(),
         done: &[],
@@ -136,6 +139,7 @@ pub(super) fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         subject: proposal.subject,
         subject_id: &proposal.subject_id,
         steps: proposal.steps.clone(),
+        digested: false,
         arguments: proposal.steps.iter().map(|s| Arguments::of(&s.arguments)).collect(),
         approvals: approvals(proposal),
         done: &proposal.done,

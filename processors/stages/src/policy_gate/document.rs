@@ -46,11 +46,11 @@ const STEP_FIELDS: [&str; 10] = [
 ];
 const URL_FIELDS: [&str; 7] = ["credentials", "host", "loopback", "path", "port", "scheme", "valid"];
 
-/// The names of its fields, made once.
+/// Empty forms of its objects, made once.
 pub(super) struct Form {
-    fields: [Value; FIELDS.len()],
-    step: [Value; STEP_FIELDS.len()],
-    url: [Value; URL_FIELDS.len()],
+    fields: Value,
+    step: Value,
+    url: Value,
     /// Stands for what tools say of a step, until somebody looks.
     unasked: Value,
 }
@@ -60,9 +60,9 @@ impl Form {
     pub(super) fn new(unasked: &Arc<str>) -> Self {
         Self {
             unasked: Value::String(Arc::clone(unasked)),
-            fields: FIELDS.map(Value::from),
-            step: STEP_FIELDS.map(Value::from),
-            url: URL_FIELDS.map(Value::from),
+            fields: empty(&FIELDS),
+            step: empty(&STEP_FIELDS),
+            url: empty(&URL_FIELDS),
         }
     }
 
@@ -77,7 +77,7 @@ impl Form {
             json!({"rule": m.violation.rule, "step_id": m.violation.step_id, "escalate": m.decision == Decision::Escalate})
         });
         // In the order of the names.
-        object(
+        filled(
             &self.fields,
             [
                 text(case.actor),
@@ -106,7 +106,7 @@ impl Form {
 
     fn step(&self, step: &ProposedStep, arguments: &Json, subject: Subject, traits: Option<&Json>) -> Value {
         let compensation = subject == Subject::Step && step.step_id.ends_with(".compensation");
-        object(
+        filled(
             &self.step,
             [
                 Value::Bool(step.approval_required),
@@ -138,7 +138,7 @@ impl Form {
             Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
             None => false,
         };
-        object(
+        filled(
             &self.url,
             [
                 Value::Bool(!url.username().is_empty() || url.password().is_some()),
@@ -154,9 +154,21 @@ impl Form {
     }
 }
 
-fn object<const N: usize>(names: &[Value; N], values: [Value; N]) -> Value {
-    let fields: std::collections::BTreeMap<_, _> = names.iter().cloned().zip(values).collect();
-    Value::from(fields)
+fn empty(names: &[&str]) -> Value {
+    let fields = names.iter().map(|name| (Value::from(*name), Value::Null));
+    Value::from(fields.collect::<std::collections::BTreeMap<_, _>>())
+}
+
+/// An object of the form with these values, in the order of its names.
+pub(super) fn filled(form: &Value, values: impl IntoIterator<Item = Value>) -> Value {
+    let mut object = form.clone();
+    if let Ok(fields) = object.as_object_mut() {
+        fields
+            .iter_mut()
+            .zip(values)
+            .for_each(|((_, field), value)| *field = value);
+    }
+    object
 }
 
 fn text(text: &str) -> Value {

@@ -238,7 +238,7 @@ impl PolicyGate {
         case.tallies = subject.members.tallies().ages(case.tenant, case.run_id, case.now);
         case.know = self.traits.clone();
         let mut findings = subject.findings;
-        findings.extend(judge::digest_findings(&mut case.steps, &case.arguments));
+        findings.extend(judge::digest_findings(&mut case.steps, &case.arguments, case.digested));
         findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
         let mut said = self.judge.answer(&case);
         over.bundles.iter().for_each(|b| said.add(b.judge.answer(&case)));

@@ -8,9 +8,10 @@ use regorus::rvm::instructions::{GuardMode, LoopMode};
 use regorus::value::Set;
 
 use super::bytecode::{Comparison, Key, Op, Register, Rule, Walk};
+use super::document::filled;
 use super::rego::EVALUATION_MAX;
 
-/// Instructions between looks at the clock.
+/// Calls and turns of loops between looks at the clock.
 const CHECK_INTERVAL: u32 = 1024;
 /// Sets that are kept as lists within one evaluation.
 const LISTS_MAX: usize = 32;
@@ -265,6 +266,15 @@ impl Run {
             Op::Items(dest, from) => {
                 let items: Option<std::collections::BTreeSet<_>> = from.iter().map(|r| self.defined(*r)).collect();
                 Ok(self.set(*dest, items.map_or(Value::Undefined, Value::from)))
+            }
+            Op::Form(dest, form, from) => {
+                let defined = from.iter().all(|r| !matches!(self.register(*r), Value::Undefined));
+                let object = if defined {
+                    filled(form, from.iter().map(|r| self.register(*r).clone()))
+                } else {
+                    Value::Undefined
+                };
+                Ok(self.set(*dest, object))
             }
             Op::Object(dest, from) => {
                 let field = |(key, value): &(Key, Register)| {

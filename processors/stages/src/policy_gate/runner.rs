@@ -126,6 +126,7 @@ impl Runner {
 
     /// Goes through the definitions of a rule, in registers of its own.
     fn define(&mut self, code: &Code, rule: &Rule, arguments: &[Value]) -> Result<Value, Halt> {
+        self.run.tick()?;
         let outer = (self.run.window, self.run.outer, self.run.first);
         let window = self.run.registers.len();
         self.run.window = window;
@@ -193,7 +194,6 @@ impl Runner {
         let mut at = from;
         loop {
             let op = code.ops.get(at).ok_or(Halt::Unknown)?;
-            self.run.tick()?;
             let passes = match op {
                 Op::Return => return Ok(Came::ToItsEnd),
                 Op::Rule(dest, index) => {
@@ -215,6 +215,7 @@ impl Runner {
                     continue;
                 }
                 Op::Next => {
+                    self.run.tick()?;
                     at = self.run.next()?;
                     continue;
                 }
@@ -224,6 +225,7 @@ impl Runner {
                     continue;
                 }
                 Op::Yield(value) => {
+                    self.run.tick()?;
                     at = self.run.take(*value)?.unwrap_or(at + 1);
                     continue;
                 }
