@@ -316,27 +316,7 @@ fn op_of_many(program: &Program, instruction: Instruction) -> Option<Op> {
             let items = given.get_set_create_params(params_index)?;
             Some(Op::Items(items.dest, items.element_registers().to_vec()))
         }
-        I::ObjectCreate { params_index } => {
-            let object = given.get_object_create_params(params_index)?;
-            let literals = object.literal_key_field_pairs().iter();
-            let mut fields = literals
-                .map(|(key, value)| Some((Key::Is(literal(*key)?), *value)))
-                .collect::<Option<Vec<_>>>()?;
-            // What stands in the template beside the keys that are set is not for us to guess.
-            let template = literal(object.template_literal_idx)?;
-            if template.as_object().ok()?.len() != fields.len() {
-                return None;
-            }
-            let names = fields.iter().map(|(key, _)| key);
-            let alike = |(name, key): (&Value, &Key)| matches!(key, Key::Is(key) if key == name);
-            let in_order = template.as_object().ok()?.keys_sorted().zip(names).all(alike);
-            if in_order && object.field_pairs().is_empty() {
-                let values = fields.iter().map(|(_, value)| *value);
-                return Some(Op::Form(object.dest, template.clone(), values.collect()));
-            }
-            fields.extend(object.field_pairs().iter().map(|(key, value)| (Key::In(*key), *value)));
-            Some(Op::Object(object.dest, fields))
-        }
+        I::ObjectCreate { params_index } => object(program, params_index),
         I::BuiltinCall { params_index } => {
             let call = given.get_builtin_call_params(params_index)?;
             let builtin = program.get_builtin_info(call.builtin_index)?;
@@ -349,6 +329,40 @@ fn op_of_many(program: &Program, instruction: Instruction) -> Option<Op> {
             let rule = usize::from(call.func_rule_index);
             Some(Op::Function(call.dest, rule, call.arg_registers().to_vec()))
         }
+        I::LoopStart { .. } | I::ComprehensionBegin { .. } => walk(program, instruction),
+        _ => None,
+    }
+}
+
+/// An object, made from a form where its names are all known.
+fn object(program: &Program, params_index: u16) -> Option<Op> {
+    let literal = |index: u16| program.literals.get(usize::from(index)).cloned();
+    let object = program.instruction_data.get_object_create_params(params_index)?;
+    let literals = object.literal_key_field_pairs().iter();
+    let mut fields = literals
+        .map(|(key, value)| Some((Key::Is(literal(*key)?), *value)))
+        .collect::<Option<Vec<_>>>()?;
+    // What stands in the template beside the keys that are set is not for us to guess.
+    let template = literal(object.template_literal_idx)?;
+    if template.as_object().ok()?.len() != fields.len() {
+        return None;
+    }
+    let names = fields.iter().map(|(key, _)| key);
+    let alike = |(name, key): (&Value, &Key)| matches!(key, Key::Is(key) if key == name);
+    let in_order = template.as_object().ok()?.keys_sorted().zip(names).all(alike);
+    if in_order && object.field_pairs().is_empty() {
+        let values = fields.iter().map(|(_, value)| *value);
+        return Some(Op::Form(object.dest, template, values.collect()));
+    }
+    fields.extend(object.field_pairs().iter().map(|(key, value)| (Key::In(*key), *value)));
+    Some(Op::Object(object.dest, fields))
+}
+
+/// Where a loop or a comprehension begins.
+fn walk(program: &Program, instruction: Instruction) -> Option<Op> {
+    use Instruction as I;
+    let given = &program.instruction_data;
+    match instruction {
         I::LoopStart { params_index } => {
             let params = given.get_loop_params(params_index)?;
             let walk = Walk {

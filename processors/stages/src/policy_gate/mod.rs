@@ -30,6 +30,7 @@ mod shelf;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod walks;
 
 use ed25519_dalek::{Signature, Signer, SigningKey};
 use kernel::members::Members;
