@@ -238,6 +238,8 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         topics::POLICIES.name,
         topics::CONSTITUTIONS.name,
         topics::STRIKES.name,
+        topics::TALLIES.name,
+        topics::SBOMS.name,
     ] {
         create(&at, &runtime, topic, 1, Cleanup::Compact)?;
     }

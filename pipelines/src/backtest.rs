@@ -1,20 +1,16 @@
 //! Another policy over recorded history: every plan and proposal that was judged, judged again with it, at the time it was judged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernel::Fault;
 use kernel::members::Members;
 use schemas::records::{Decision, Plan, Proposal, Subject, Verdict};
 use serde::Serialize;
-use stages::policy_gate::{Input, PolicyGate, verdict_id};
+use stages::policy_gate::{Input, PolicyGate, digest_of, verdict_id};
 
 /// What was put before the gate.
-pub(crate) enum Put {
-    /// A plan.
-    Plan(Box<Plan>),
-    /// A proposal.
-    Proposal(Box<Proposal>),
-}
+pub(crate) struct Put(pub(crate) Input);
 
 /// A verdict that would come out otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,46 +53,43 @@ pub(crate) struct Backtest {
 }
 
 impl Put {
-    /// Run, kind, subject, cause and digest: what a verdict's id is made of.
-    fn parts(&self) -> (&str, &'static str, &str, &str, String) {
-        match self {
-            Put::Plan(p) => {
-                let digest = schemas::digest::plan(&p.run_id, &p.steps).unwrap_or_default();
-                (&p.run_id, "PLAN", &p.plan_id, "plan", digest)
-            }
-            Put::Proposal(p) => {
-                let (kind, digest) = match (p.subject, p.steps.as_slice()) {
-                    (Subject::Step, [s]) => {
-                        let own = schemas::digest::action(&s.tool, &s.operation, &s.arguments);
-                        ("STEP", own.unwrap_or_default())
-                    }
-                    (Subject::Step, _) => ("STEP", p.subject_digest.clone()),
-                    (Subject::Plan, _) => ("PLAN", p.subject_digest.clone()),
-                };
-                (&p.run_id, kind, &p.subject_id, &p.proposal_id, digest)
+    pub(crate) fn plan(plan: Plan) -> Self {
+        Self(Input::Plan(Box::new(plan)))
+    }
+
+    pub(crate) fn proposal(proposal: Proposal) -> Self {
+        Self(Input::Proposal(Box::new(proposal)))
+    }
+
+    /// Run, kind, subject and cause: what a verdict's id is made of, beside the digest.
+    fn parts(&self) -> (&str, &'static str, &str, &str) {
+        match &self.0 {
+            Input::Plan(p) => (&p.run_id, "PLAN", &p.plan_id, "plan"),
+            Input::Proposal(p) => {
+                let kind = if p.subject == Subject::Step { "STEP" } else { "PLAN" };
+                (&p.run_id, kind, &p.subject_id, &p.proposal_id)
             }
         }
+    }
+
+    /// The id of the verdict on it that policies of a revision gave.
+    fn verdict_id(&self, digest: &str, revision: &str) -> String {
+        let (run, kind, subject, cause) = self.parts();
+        verdict_id(run, kind, subject, digest, revision, cause)
     }
 
     /// Whether a verdict is about this.
     pub(crate) fn was_judged(&self, verdict: &Verdict) -> bool {
-        let (run, kind, subject, cause, digest) = self.parts();
-        verdict_id(run, kind, subject, &digest, &verdict.policy_revision, cause) == verdict.verdict_id
+        let id = |digest: String| self.verdict_id(&digest, &verdict.policy_revision);
+        digest_of(&self.0).is_ok_and(|digest| id(digest) == verdict.verdict_id)
     }
 
     fn tools(&self) -> String {
-        let tools: BTreeSet<&str> = match self {
-            Put::Plan(p) => p.steps.iter().map(|s| s.tool.as_str()).collect(),
-            Put::Proposal(p) => p.steps.iter().map(|s| s.tool.as_str()).collect(),
+        let tools: BTreeSet<&str> = match &self.0 {
+            Input::Plan(p) => p.steps.iter().map(|s| s.tool.as_str()).collect(),
+            Input::Proposal(p) => p.steps.iter().map(|s| s.tool.as_str()).collect(),
         };
         tools.into_iter().collect::<Vec<_>>().join(",")
-    }
-
-    pub(crate) fn input(&self) -> Input {
-        match self {
-            Put::Plan(p) => Input::Plan(p.clone()),
-            Put::Proposal(p) => Input::Proposal(p.clone()),
-        }
     }
 }
 
@@ -108,8 +101,8 @@ fn upper(decision: Decision) -> &'static str {
     }
 }
 
-fn rules(verdict: &Verdict) -> BTreeSet<String> {
-    verdict.violations.iter().map(|v| v.rule.clone()).collect()
+fn rules(verdict: &Verdict) -> BTreeSet<&str> {
+    verdict.violations.iter().map(|v| v.rule.as_str()).collect()
 }
 
 fn decisions(verdict: &Verdict) -> Vec<(&str, Decision)> {
@@ -118,6 +111,9 @@ fn decisions(verdict: &Verdict) -> Vec<(&str, Decision)> {
 }
 
 /// Judges what was put once more, at the time it was judged; the verdict that gives.
+///
+/// # Errors
+/// It cannot be digested.
 pub(crate) fn judge(
     gate: &PolicyGate,
     members: &Members,
@@ -125,14 +121,25 @@ pub(crate) fn judge(
     then: &Verdict,
     into: &mut Backtest,
 ) -> Result<Verdict, Fault> {
-    let now = gate.judge(&put.input(), then.decided_at, members)?;
+    Ok(judge_digested(gate, members, (put, digest_of(&put.0)?), then, into))
+}
+
+fn judge_digested(
+    gate: &PolicyGate,
+    members: &Members,
+    (put, digest): (&Put, String),
+    then: &Verdict,
+    into: &mut Backtest,
+) -> Verdict {
+    let now = gate.judge_digested(&put.0, digest, then.decided_at, members);
     into.judged += 1;
     let (before, after) = (rules(then), rules(&now));
     if decisions(then) == decisions(&now) {
         into.reworded += usize::from(before != after);
-        return Ok(now);
+        return now;
     }
-    let (run_id, subject, subject_id, ..) = put.parts();
+    let of = |rules: Vec<&&str>| rules.into_iter().map(|r| (*r).to_owned()).collect();
+    let (run_id, subject, subject_id, _) = put.parts();
     into.changes.push(Change {
         verdict_id: then.verdict_id.clone(),
         run_id: run_id.to_owned(),
@@ -142,12 +149,15 @@ pub(crate) fn judge(
         tools: put.tools(),
         before: upper(then.decision),
         after: upper(now.decision),
-        rules_new: after.difference(&before).cloned().collect(),
-        rules_gone: before.difference(&after).cloned().collect(),
+        rules_new: of(after.difference(&before).collect()),
+        rules_gone: of(before.difference(&after).collect()),
         reason: now.reason.clone(),
     });
-    Ok(now)
+    now
 }
+
+/// How much of history a core takes at a time.
+const SHARE: usize = 256;
 
 /// Judges history with other gates of the same policies, one for each core, while these people hold these roles.
 ///
@@ -159,27 +169,34 @@ pub(crate) fn run(
     puts: &[Put],
     verdicts: &[Verdict],
 ) -> Result<Backtest, Fault> {
-    let by_id: BTreeMap<&str, &Verdict> = verdicts.iter().map(|v| (v.verdict_id.as_str(), v)).collect();
+    let by_id: HashMap<&str, &Verdict> = verdicts.iter().map(|v| (v.verdict_id.as_str(), v)).collect();
     let revisions: BTreeSet<&str> = verdicts.iter().map(|v| v.policy_revision.as_str()).collect();
-    let share = puts.len().div_ceil(gates.len().max(1)).max(1);
+    let taken = AtomicUsize::new(0);
     let parts = std::thread::scope(|scope| {
         let working: Vec<_> = gates
             .into_iter()
-            .zip(puts.chunks(share))
-            .map(|(gate, puts)| {
-                let (by_id, revisions) = (&by_id, &revisions);
+            .map(|gate| {
+                let (by_id, revisions, taken) = (&by_id, &revisions, &taken);
                 scope.spawn(move || {
-                    let mut found = Backtest::default();
-                    for put in puts {
-                        let (run, kind, subject, cause, digest) = put.parts();
-                        let id = |revision: &&str| verdict_id(run, kind, subject, &digest, revision, cause);
-                        let then: Vec<_> = revisions.iter().filter_map(|r| by_id.get(id(r).as_str())).collect();
-                        found.unmatched += usize::from(then.is_empty());
-                        for verdict in then {
-                            judge(&gate, members, put, verdict, &mut found)?;
+                    let mut done = Vec::new();
+                    loop {
+                        let share = taken.fetch_add(1, Ordering::Relaxed);
+                        let Some(puts) = puts.chunks(SHARE).nth(share) else {
+                            return Ok::<_, Fault>(done);
+                        };
+                        let mut found = Backtest::default();
+                        for put in puts {
+                            let digest = digest_of(&put.0)?;
+                            let then = revisions.iter();
+                            let then = then.filter_map(|r| by_id.get(put.verdict_id(&digest, r).as_str()));
+                            let then: Vec<_> = then.collect();
+                            found.unmatched += usize::from(then.is_empty());
+                            for verdict in then {
+                                judge_digested(&gate, members, (put, digest.clone()), verdict, &mut found);
+                            }
                         }
+                        done.push((share, found));
                     }
-                    Ok::<_, Fault>(found)
                 })
             })
             .collect();
@@ -187,7 +204,9 @@ pub(crate) fn run(
         let done = working.into_iter().map(|w| w.join().map_err(panicked)?);
         done.collect::<Result<Vec<_>, _>>()
     })?;
-    Ok(parts.into_iter().fold(Backtest::default(), |mut all, part| {
+    // In the order of history, whoever judged it.
+    let parts: BTreeMap<_, _> = parts.into_iter().flatten().collect();
+    Ok(parts.into_values().fold(Backtest::default(), |mut all, part| {
         all.judged += part.judged;
         all.reworded += part.reworded;
         all.unmatched += part.unmatched;

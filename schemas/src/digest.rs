@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::records::Step;
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
 /// SHA-256 of the parts, each preceded by its length so that ("ab","c") and ("a","bc") differ. 64 hex digits.
 pub fn sha256_hex(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
@@ -13,7 +15,9 @@ pub fn sha256_hex(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hex::encode(hash.finalize())
+    let digits = hash.finalize().into_iter();
+    let digits = digits.flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    String::from_utf8_lossy(&digits.collect::<Vec<_>>()).into_owned()
 }
 
 /// An id: the prefix and the first 32 hex digits of the digest of `parts`.
@@ -35,7 +39,9 @@ pub fn canonical(json: &str) -> Result<String, String> {
 /// # Errors
 /// It holds a number JSON cannot carry.
 pub fn canonical_value(value: &Value) -> Result<String, String> {
-    serde_json_canonicalizer::to_string(value).map_err(|e| format!("not canonical JSON: {e}"))
+    let mut text = String::with_capacity(256);
+    crate::canonical::write(value, &mut text)?;
+    Ok(text)
 }
 
 /// Digest of one action: tool, operation and canonical arguments. What a verdict, a permit and an approval are bound to.
@@ -56,8 +62,8 @@ pub fn canonical_action(tool: &str, operation: &str, arguments: &str) -> String 
 /// # Errors
 /// A step cannot be written as JSON.
 pub fn plan(run_id: &str, steps: &[Step]) -> Result<String, String> {
-    let text = serde_json::to_string(steps).map_err(|e| e.to_string())?;
-    Ok(sha256_hex(&["plan", run_id, &canonical(&text)?]))
+    let value = serde_json::to_value(steps).map_err(|e| e.to_string())?;
+    Ok(sha256_hex(&["plan", run_id, &canonical_value(&value)?]))
 }
 
 /// Partition of a key among `partitions`, as librdkafka's default partitioner has it: CRC-32 of the key's bytes.
@@ -88,7 +94,6 @@ pub fn run_id(tenant: &str, idempotency_key: &str) -> String {
 
 /// Four hex digits.
 fn tail(n: u16) -> [u8; 4] {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
     [12, 8, 4, 0].map(|shift| DIGITS[usize::from(n >> shift & 15)])
 }
 

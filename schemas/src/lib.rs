@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod aliases;
+mod canonical;
 pub mod digest;
 mod json;
 pub mod permit;

@@ -232,8 +232,9 @@ fn try_on_history(args: &Args, cx: &Context) -> Done {
     let verdicts = all::<Verdict>(cx, topics::VERDICTS.name, since, |v| mine(&v.tenant))?;
     let plans = all::<Plan>(cx, topics::PLANS.name, since, |p| mine(&p.tenant))?;
     let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, since, |p| mine(&p.tenant))?;
-    let mut puts: Vec<_> = plans.into_iter().map(|p| Put::Plan(Box::new(p))).collect();
-    puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
+    let puts = plans.into_iter().map(Put::plan);
+    let puts = puts.chain(proposals.into_iter().map(Put::proposal));
+    let puts: Vec<_> = puts.collect();
     let (held, shelf) = (members::as_they_stand(cx)?, policies::shelf(cx)?);
     // Nobody sees its signatures.
     let gate = |bundle| govern::trial(bundle).with_shelf(shelf.clone());
@@ -366,11 +367,12 @@ fn documents(
     let began = run.created_at.plus_ms(-60_000);
     let plans = all::<Plan>(cx, topics::PLANS.name, began, |p| p.run_id == run.run_id)?;
     let proposals = all::<Proposal>(cx, topics::PROPOSALS.name, began, |p| p.run_id == run.run_id)?;
-    let mut puts: Vec<_> = plans.into_iter().map(|p| Put::Plan(Box::new(p))).collect();
-    puts.extend(proposals.into_iter().map(|p| Put::Proposal(Box::new(p))));
+    let puts = plans.into_iter().map(Put::plan);
+    let puts = puts.chain(proposals.into_iter().map(Put::proposal));
+    let puts: Vec<_> = puts.collect();
     let of = |v: &Verdict| {
         let put = puts.iter().find(|p| p.was_judged(v))?;
-        Some((v.verdict_id.clone(), gate.document(&put.input(), v.decided_at)))
+        Some((v.verdict_id.clone(), gate.document(&put.0, v.decided_at)))
     };
     Ok(verdicts.iter().filter_map(of).collect())
 }

@@ -229,12 +229,12 @@ fn follow(shadow: &mut Shadow, length: Option<i64>, cx: &Context) -> Result<(), 
     while !ended.load(Ordering::SeqCst) && length.is_none_or(|length| began.elapsed() < length) {
         while let Some(plan) = plans.next(0)? {
             if shadow.is_wanted(&plan.tenant) {
-                shadow.put(&plan.run_id.clone(), Put::Plan(Box::new(plan)))?;
+                shadow.put(&plan.run_id.clone(), Put::plan(plan))?;
             }
         }
         while let Some(proposal) = proposals.next(0)? {
             if shadow.is_wanted(&proposal.tenant) {
-                shadow.put(&proposal.run_id.clone(), Put::Proposal(Box::new(proposal)))?;
+                shadow.put(&proposal.run_id.clone(), Put::proposal(proposal))?;
             }
         }
         // The verdicts' wait is the loop's pace.

@@ -140,7 +140,7 @@ impl Answer {
 }
 
 /// A finding as a policy writes it.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
     rule: String,
@@ -163,6 +163,44 @@ struct Raw {
     deputies: Vec<Deputy>,
     #[serde(default)]
     strike: bool,
+}
+
+impl Raw {
+    /// A finding with the fields most have; none when it has others, or is none.
+    fn plain(item: &Value) -> Option<Self> {
+        let mut raw = Self {
+            rule: String::new(),
+            description: String::new(),
+            severity: rules::severity(),
+            weight: rules::weight(),
+            step_id: None,
+            approvers: Vec::new(),
+            roles: Vec::new(),
+            quorum: one(),
+            within_s: 0,
+            deputies: Vec::new(),
+            strike: false,
+        };
+        let Value::Object(fields) = item else { return None };
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.to_string()),
+            _ => None,
+        };
+        let mut named = 0;
+        for (name, value) in fields.iter() {
+            let Value::String(name) = name else { return None };
+            match (name.as_ref(), value) {
+                ("rule", value) => (raw.rule, named) = (text(value)?, named + 1),
+                ("description", value) => (raw.description, named) = (text(value)?, named + 1),
+                ("step_id", value) => raw.step_id = Some(text(value)?),
+                ("strike", Value::Bool(strike)) => raw.strike = *strike,
+                ("weight", Value::Number(weight)) => raw.weight = weight.as_f64()?,
+                ("severity", Value::String(severity)) => raw.severity = Level::named(severity)?,
+                _ => return None,
+            }
+        }
+        (named == 2).then_some(raw)
+    }
 }
 
 fn one() -> i32 {
@@ -191,7 +229,10 @@ pub(super) fn ask_faults(quorum: i32, within_s: i64, deputies: &[Deputy]) -> Opt
 }
 
 pub(super) fn finding(item: &Value, decision: Decision, source: Source, steps: &[&str]) -> Result<Finding, String> {
-    let raw: Raw = read(item, "{rule, description, ...}")?;
+    let raw = match Raw::plain(item) {
+        Some(raw) => raw,
+        None => read(item, "{rule, description, ...}")?,
+    };
     if !(0.0..=1.0).contains(&raw.weight) {
         return Err(format!("rule {}: weight {} is not from 0 to 1", raw.rule, raw.weight));
     }
@@ -300,4 +341,40 @@ pub(super) fn in_order(obligations: &mut Vec<Obligation>) {
     };
     obligations.sort_by_cached_key(key);
     obligations.dedup();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_finding_is_read_as_any_other_and_the_rest_is_left_to_the_reader() {
+        let whole =
+            json!({"rule": "r", "description": "d", "severity": "high", "weight": 0.1, "step_id": "a", "strike": true});
+        for without in ["", "severity", "weight", "step_id", "strike"] {
+            let mut finding = whole.clone();
+            finding.as_object_mut().unwrap().remove(without);
+            let item = Value::from(finding);
+            let (plain, read): (_, Raw) = (Raw::plain(&item).unwrap(), read(&item, "").unwrap());
+            assert_eq!(format!("{plain:?}"), format!("{read:?}"));
+        }
+        for (name, value) in [
+            ("rule", json!(1)),
+            ("description", json!(null)),
+            ("severity", json!("dire")),
+            ("weight", json!("1")),
+            ("strike", json!(null)),
+            ("quorum", json!(2)),
+            ("unknown", json!(1)),
+        ] {
+            let mut finding = whole.clone();
+            finding[name] = value;
+            assert!(Raw::plain(&Value::from(finding)).is_none(), "{name}");
+        }
+        assert!(Raw::plain(&Value::from(json!({"rule": "r"}))).is_none());
+        assert!(Raw::plain(&Value::from(json!(["rule"]))).is_none());
+    }
 }

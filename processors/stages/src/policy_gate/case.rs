@@ -1,10 +1,13 @@
 //! What is put before the gate, taken from a plan or a proposal.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use kernel::EventTime;
 use schemas::records::{ApprovalRef, Autonomy, Done, Plan, Proposal, ProposedStep, Subject};
 use schemas::{Timestamp, Usd, digest};
+
+use super::Traits;
 
 /// What is put before the gate, from a plan or a proposal.
 pub(super) struct Case<'a> {
@@ -21,6 +24,8 @@ pub(super) struct Case<'a> {
     pub(super) subject: Subject,
     pub(super) subject_id: &'a str,
     pub(super) steps: Vec<ProposedStep>,
+    /// Whether the digests of the steps were made here.
+    pub(super) digested: bool,
     /// The arguments of the steps, read once.
     pub(super) arguments: Vec<Arguments>,
     pub(super) approvals: Vec<ApprovalRef>,
@@ -32,9 +37,25 @@ pub(super) struct Case<'a> {
     pub(super) strikes: Vec<Timestamp>,
     /// Seconds since each step that counts in the tenant's other runs, by what is counted, the newest first.
     pub(super) tallies: BTreeMap<&'a str, Vec<i64>>,
-    /// What the tools of its steps say of them, in the order of the steps; null where nothing is known.
-    pub(super) traits: Vec<serde_json::Value>,
+    /// What tools say of their calls.
+    pub(super) know: Option<Traits>,
+    /// The same of its steps, once somebody has asked.
+    pub(super) traits: OnceCell<Vec<serde_json::Value>>,
     pub(super) now: Timestamp,
+}
+
+impl Case<'_> {
+    /// What the tools of its steps say of them, in the order of the steps; null where nothing is known. It costs as much as the rest of
+    /// a judgement: only for who looks at it.
+    pub(super) fn traits(&self) -> &[serde_json::Value] {
+        self.traits.get_or_init(|| {
+            let of = |s: &ProposedStep| match &self.know {
+                Some(know) => know(&s.tool, &s.operation, &s.arguments),
+                None => serde_json::Value::Null,
+            };
+            self.steps.iter().map(of).collect()
+        })
+    }
 }
 
 /// Arguments of a step, read.
@@ -90,13 +111,15 @@ pub(super) fn plan_case(plan: &Plan, now: EventTime) -> Case<'_> {
         subject: Subject::Plan,
         subject_id: &plan.plan_id,
         steps: steps.collect(),
+        digested: true,
         arguments,
         approvals: Vec::new(),
         done: &[],
         constitutions: Vec::new(),
         strikes: Vec::new(),
         tallies: BTreeMap::new(),
-        traits: Vec::new(),
+        know: None,
+        traits: OnceCell::new(),
         now,
     }
 }
@@ -116,13 +139,15 @@ pub(super) fn proposal_case(proposal: &Proposal, now: EventTime) -> Case<'_> {
         subject: proposal.subject,
         subject_id: &proposal.subject_id,
         steps: proposal.steps.clone(),
+        digested: false,
         arguments: proposal.steps.iter().map(|s| Arguments::of(&s.arguments)).collect(),
         approvals: approvals(proposal),
         done: &proposal.done,
         constitutions: Vec::new(),
         strikes: Vec::new(),
         tallies: BTreeMap::new(),
-        traits: Vec::new(),
+        know: None,
+        traits: OnceCell::new(),
         now,
     }
 }

@@ -6,13 +6,13 @@ use kernel::FaultCode;
 use regorus::Value;
 use schemas::digest;
 use schemas::records::{Decision, ProposedStep, Subject};
-use serde_json::json;
 
 use super::answer::{self, Answer, Finding, Source};
 use super::bundle::{Bundle, DENY, OBLIGE, TALLY, WAIVE};
 use super::case::{Arguments, Case};
+use super::document::Form;
 use super::rego::Evaluator;
-use super::rules::WeightedRule;
+use super::rules::{Text, WeightedRule};
 
 /// The policies of one bundle, ready to judge.
 pub(super) struct Judge {
@@ -20,12 +20,15 @@ pub(super) struct Judge {
     rules: Vec<WeightedRule>,
     /// Where the bundle stands.
     source: Source,
+    form: Form,
 }
 
 impl Judge {
     pub(super) fn new(bundle: Bundle, source: Source) -> Self {
+        let evaluator = Evaluator::of(&bundle);
         Self {
-            evaluator: Mutex::new(Evaluator::of(&bundle)),
+            form: Form::new(evaluator.unasked()),
+            evaluator: Mutex::new(evaluator),
             rules: bundle.rules,
             source,
         }
@@ -35,6 +38,7 @@ impl Judge {
     pub(super) fn another(&self) -> Self {
         let evaluator = self.evaluator.lock().unwrap_or_else(PoisonError::into_inner);
         Self {
+            form: Form::new(evaluator.unasked()),
             evaluator: Mutex::new(evaluator.another()),
             rules: self.rules.clone(),
             source: self.source,
@@ -46,7 +50,7 @@ impl Judge {
         let matches = self.matches(case);
         let steps: Vec<_> = case.steps.iter().map(|s| s.step_id.as_str()).collect();
         let mut answer = self
-            .rego(document(case, &matches), &steps)
+            .rego(|whole| self.form.of(case, &matches, whole), &steps)
             .unwrap_or_else(|error| Answer {
                 findings: vec![Finding::unanswered(&error)],
                 ..Answer::default()
@@ -57,14 +61,18 @@ impl Judge {
 
     /// The input document as the policies are given it.
     pub(super) fn document(&self, case: &Case<'_>) -> serde_json::Value {
-        document(case, &self.matches(case))
+        serde_json::to_value(self.form.of(case, &self.matches(case), true)).unwrap_or_default()
     }
 
     fn matches(&self, case: &Case<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         // Canonical text, so that an escape such as \u002d cannot hide a pattern.
-        let text = |(s, read)| canonical_or_raw(s, read);
+        let text = |(s, read)| {
+            let (text, step_id) = canonical_or_raw(s, read);
+            (Text::of(text), step_id)
+        };
         let texts: Vec<_> = case.steps.iter().zip(&case.arguments).map(text).collect();
+        let goal = Text::of(case.goal);
         for rule in &self.rules {
             let decision = if rule.escalate {
                 Decision::Escalate
@@ -74,7 +82,7 @@ impl Judge {
             let finding = |violation| Finding::of(decision, violation, self.source);
             // A human who approved the plan has seen the goal; asking again at every step would say nothing new.
             if !rule.escalate || case.subject == Subject::Plan {
-                found.extend(rule.violation(case.tenant, case.goal, None).map(finding));
+                found.extend(rule.violation(case.tenant, &goal, None).map(finding));
             }
             for (text, step_id) in &texts {
                 found.extend(rule.violation(case.tenant, text, Some(step_id)).map(finding));
@@ -83,9 +91,9 @@ impl Judge {
         found
     }
 
-    fn rego(&self, document: serde_json::Value, steps: &[&str]) -> Result<Answer, String> {
+    fn rego(&self, document: impl Fn(bool) -> Value, steps: &[&str]) -> Result<Answer, String> {
         let mut evaluator = self.evaluator.lock().unwrap_or_else(PoisonError::into_inner);
-        let sets = evaluator.ask(Value::from(document))?;
+        let sets = evaluator.ask(document)?;
         drop(evaluator);
         let mut answer = Answer::default();
         for (entry, set) in &sets {
@@ -130,94 +138,14 @@ pub(super) fn is_exact(arguments: &str) -> bool {
     !arguments.contains("${steps.")
 }
 
-fn document(case: &Case<'_>, matches: &[Finding]) -> serde_json::Value {
-    let traits = case.traits.iter().chain(std::iter::repeat(&serde_json::Value::Null));
-    let steps = case.steps.iter().zip(&case.arguments).zip(traits);
-    let steps: Vec<_> = steps
-        .map(|((s, read), traits)| step_document(s, &read.value, case.subject, traits))
-        .collect();
-    let rules: Vec<_> = matches
-        .iter()
-        .map(|m| json!({"rule": m.violation.rule, "step_id": m.violation.step_id, "escalate": m.decision == Decision::Escalate}))
-        .collect();
-    json!({
-        "subject": {"kind": case.subject, "id": case.subject_id},
-        "tenant": case.tenant,
-        "actor": case.actor,
-        "roles": case.roles,
-        "goal": case.goal,
-        "capsule": case.capsule,
-        "autonomy": case.autonomy,
-        "region": case.region,
-        "data_classes": case.data_classes,
-        // Rego compares numbers; the exact text stands in the plan.
-        "budget_usd": case.budget_usd.map(|b| b.0 as f64 / 1e6),
-        "steps": steps,
-        "approval": case.approvals.first(),
-        "approvals": case.approvals,
-        "done": case.done,
-        "rules": rules,
-        "constitutions": case.constitutions,
-        "tallies": case.tallies,
-        "strikes": case.strikes.iter().map(|at| json!({"at": at, "age_s": case.now.micros_since(*at) / 1_000_000})).collect::<Vec<_>>(),
-        "now": case.now,
-    })
-}
-
-fn step_document(
-    step: &ProposedStep,
-    arguments: &serde_json::Value,
-    subject: Subject,
-    traits: &serde_json::Value,
-) -> serde_json::Value {
-    json!({
-        "step_id": step.step_id,
-        "tool": step.tool,
-        "operation": step.operation,
-        "url": url_facts(arguments),
-        "arguments": arguments,
-        "digest": step.digest,
-        "traits": traits,
-        "approval_required": step.approval_required,
-        "exact": is_exact(&step.arguments),
-        "compensation": subject == Subject::Step && step.step_id.ends_with(".compensation"),
-    })
-}
-
-/// The target of `arguments.url` as the HTTP client would read it, so that policy and client cannot disagree about the host.
-/// Null when there is no such text; `valid` is false when it is no URL.
-fn url_facts(arguments: &serde_json::Value) -> serde_json::Value {
-    let Some(text) = arguments.get("url").and_then(|u| u.as_str()) else {
-        return serde_json::Value::Null;
-    };
-    let Ok(url) = url::Url::parse(text) else {
-        return json!({"valid": false});
-    };
-    let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    json!({
-        "valid": true,
-        "scheme": url.scheme(),
-        "host": url.host_str().unwrap_or_default(),
-        "port": url.port_or_known_default(),
-        "path": url.path(),
-        "loopback": loopback,
-        "credentials": !url.username().is_empty() || url.password().is_some(),
-    })
-}
-
 /// Arguments in canonical form, where they have one, and the step's id.
 fn canonical_or_raw<'a>(step: &'a ProposedStep, read: &'a Arguments) -> (&'a str, &'a str) {
     let text = read.canonical.as_deref().unwrap_or(&step.arguments);
     (text, &step.step_id)
 }
 
-/// Steps whose digest is not the digest of what they say, or whose arguments are not a JSON object.
-pub(super) fn digest_findings(steps: &mut [ProposedStep], arguments: &[Arguments]) -> Vec<Finding> {
+/// Steps whose digest is not the digest of what they say, unless the gate itself `digested` them, or whose arguments are not a JSON object.
+pub(super) fn digest_findings(steps: &mut [ProposedStep], arguments: &[Arguments], digested: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (step, read) in steps.iter_mut().zip(arguments) {
         let code = FaultCode::PermitInvalid.as_str();
@@ -229,10 +157,15 @@ pub(super) fn digest_findings(steps: &mut [ProposedStep], arguments: &[Arguments
                 continue;
             }
         };
-        let own = digest::canonical_action(&step.tool, &step.operation, text);
         if !read.value.is_object() {
             findings.push(deny("arguments are not a JSON object".into()));
-        } else if own != step.digest {
+            continue;
+        }
+        if digested {
+            continue;
+        }
+        let own = digest::canonical_action(&step.tool, &step.operation, text);
+        if own != step.digest {
             findings.push(deny(format!(
                 "digest {} is not that of the arguments, {own}",
                 step.digest

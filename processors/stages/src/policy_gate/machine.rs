@@ -16,7 +16,9 @@ use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde_json::Value as Json;
 
+use super::bytecode::Code;
 use super::rego::timer;
+use super::runner::{Halt, Runner};
 
 /// The module that asks for everything at once: rules that several entry points rest on are evaluated once.
 const QUESTION: &str = "data.soma_question.answers";
@@ -79,6 +81,8 @@ fn watch(name: &str, builtin: Builtin) -> Option<Builtin> {
 
 /// A bundle, compiled.
 pub(super) struct Machine {
+    /// What runs it; none when it holds something only the machine knows.
+    runner: Option<Runner>,
     vm: RegoVM,
     program: Arc<Program>,
     data: Value,
@@ -106,6 +110,11 @@ impl Machine {
         if let Some(why) = unseen(&program, &constant) {
             return Err(why);
         }
+        let data = engine.get_data();
+        let entry = program
+            .get_entry_point(QUESTION)
+            .ok_or("its entry point is not there")?;
+        let runner = Code::of(&program, entry, &data).and_then(Runner::new);
         let names: Vec<_> = program.builtin_info_table.iter().map(|b| b.name.clone()).collect();
         for (name, builtin) in names.iter().zip(&mut program.resolved_builtins) {
             let original: BuiltinFcn = *builtin;
@@ -116,9 +125,13 @@ impl Machine {
             return Err("a builtin is not resolved".to_owned());
         }
         let program = Arc::new(program);
-        let data = engine.get_data();
         let vm = ready(&program, &data)?;
-        Ok(Self { vm, program, data })
+        Ok(Self {
+            runner,
+            vm,
+            program,
+            data,
+        })
     }
 
     /// The values of the entry points for an input, in their order. One that is undefined makes the whole undefined: an error.
@@ -126,6 +139,23 @@ impl Machine {
     /// # Errors
     /// A builtin failed, or it took too long.
     pub(super) fn ask(&mut self, input: Value) -> Result<Value, String> {
+        match self.ask_runner(input.clone(), None) {
+            Some(answer) => answer,
+            None => self.ask_machine(input),
+        }
+    }
+
+    /// The same from the runner alone; none when it comes to something it does not know, or looks at `unasked`.
+    pub(super) fn ask_runner(&mut self, input: Value, unasked: Option<&Arc<str>>) -> Option<Result<Value, String>> {
+        match self.runner.as_mut()?.ask(input, unasked) {
+            Ok(answer) => Some(Ok(answer)),
+            Err(Halt::Failed(error)) => Some(Err(error)),
+            Err(Halt::Unknown) => None,
+        }
+    }
+
+    /// The same from regorus' machine.
+    pub(super) fn ask_machine(&mut self, input: Value) -> Result<Value, String> {
         ERRED.take();
         self.vm.set_input(input);
         let answer = self.vm.execute_entry_point_by_index(0).map_err(|e| e.to_string());
@@ -141,6 +171,7 @@ impl Machine {
     /// Its data does not fit.
     pub(super) fn another(&self) -> Result<Self, String> {
         Ok(Self {
+            runner: self.runner.as_ref().and_then(Runner::another),
             vm: ready(&self.program, &self.data)?,
             program: Arc::clone(&self.program),
             data: self.data.clone(),

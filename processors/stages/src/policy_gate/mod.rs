@@ -3,12 +3,16 @@
 //! bundles on its shelf, the constitutions, and who holds which roles.
 
 mod adjudicate;
+#[cfg(test)]
+mod alike;
 mod answer;
 mod approval;
 mod bundle;
+mod bytecode;
 mod case;
 pub mod constitution;
 mod cyclonedx;
+mod document;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -19,11 +23,14 @@ mod moderation;
 mod recursion;
 mod rego;
 mod rules;
+mod run;
+mod runner;
 pub mod sbom;
 mod shelf;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod walks;
 
 use ed25519_dalek::{Signature, Signer, SigningKey};
 use kernel::members::Members;
@@ -56,7 +63,7 @@ pub struct PolicyGate {
     judge: Judge,
     revision: String,
     shelf: Shelf,
-    traits: Traits,
+    traits: Option<Traits>,
     key: SigningKey,
     signs: bool,
     stopwatch: fn() -> u64,
@@ -93,7 +100,7 @@ impl PolicyGate {
             judge: Judge::new(bundle, Source::Base),
             revision,
             shelf: Shelf::default(),
-            traits: std::sync::Arc::new(|_, _, _| serde_json::Value::Null),
+            traits: None,
             key: SigningKey::from_bytes(&signing_key),
             signs: true,
             stopwatch,
@@ -131,7 +138,10 @@ impl PolicyGate {
 
     /// The same gate that tells policies what the tools say of their calls.
     pub fn with_traits(self, traits: Traits) -> Self {
-        Self { traits, ..self }
+        Self {
+            traits: Some(traits),
+            ..self
+        }
     }
 
     /// Revision of the bundle it was deployed with.
@@ -144,9 +154,18 @@ impl PolicyGate {
     /// # Errors
     /// `RECORD_INVALID` for a plan that has no digest.
     pub fn judge(&self, input: &Input, now: EventTime, members: &Members) -> Result<Verdict, Fault> {
+        Ok(self.judge_digested(input, digest_of(input)?, now, members))
+    }
+
+    /// The same of what was digested already: `digest` is what [`digest_of`] gave of it.
+    pub fn judge_digested(&self, input: &Input, digest: String, now: EventTime, members: &Members) -> Verdict {
+        self.judged(input, digest, now, members).0
+    }
+
+    fn judged(&self, input: &Input, digest: String, now: EventTime, members: &Members) -> Judged {
         match input {
-            Input::Plan(plan) => Ok(self.judge_plan(plan, now, members)?.0),
-            Input::Proposal(proposal) => Ok(self.judge_proposal(proposal, now, members).0),
+            Input::Plan(plan) => self.judge_plan(plan, digest, now, members),
+            Input::Proposal(proposal) => self.judge_proposal(proposal, digest, now, members),
         }
     }
 
@@ -158,52 +177,41 @@ impl PolicyGate {
         };
         let over = self.shelf.over(case.tenant, case.capsule);
         case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
-        case.traits = self.traits_of(&case);
+        case.know = self.traits.clone();
         self.judge.document(&case)
     }
 
-    fn traits_of(&self, case: &Case<'_>) -> Vec<serde_json::Value> {
-        let of = |s: &ProposedStep| (self.traits)(&s.tool, &s.operation, &s.arguments);
-        case.steps.iter().map(of).collect()
-    }
-
-    fn judge_plan(&self, plan: &Plan, now: EventTime, members: &Members) -> Result<Judged, Fault> {
+    fn judge_plan(&self, plan: &Plan, digest: String, now: EventTime, members: &Members) -> Judged {
         let case = plan_case(plan, now);
-        let own = digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))?;
-        let findings = plan_findings(plan, &own);
-        Ok(self.verdict(
+        let findings = plan_findings(plan, &digest);
+        self.verdict(
             case,
             Subjected {
                 run_id: &plan.run_id,
                 asked_at: None,
                 members,
                 cause: "plan",
-                digest: own,
+                digest,
                 findings,
             },
-        ))
+        )
     }
 
-    fn judge_proposal(&self, proposal: &Proposal, now: EventTime, members: &Members) -> Judged {
+    fn judge_proposal(&self, proposal: &Proposal, digest: String, now: EventTime, members: &Members) -> Judged {
         let mut case = proposal_case(proposal, now);
         let deny = |detail: &str| Finding::own(Decision::Deny, FaultCode::PermitInvalid.as_str(), detail, None);
         let mut findings = Vec::new();
-        let digest = match (proposal.subject, proposal.steps.as_slice()) {
+        match (proposal.subject, proposal.steps.as_slice()) {
             (Subject::Step, [step]) => {
-                let own = digest::action(&step.tool, &step.operation, &step.arguments).unwrap_or_default();
-                if step.step_id != proposal.subject_id || own != proposal.subject_digest {
+                if step.step_id != proposal.subject_id || digest != proposal.subject_digest {
                     findings.push(deny(
                         "the proposal's subject_id and subject_digest are not those of its step",
                     ));
                 }
-                own
             }
-            (Subject::Step, _) => {
-                findings.push(deny("a proposal of a step carries exactly that step"));
-                proposal.subject_digest.clone()
-            }
-            (Subject::Plan, _) => proposal.subject_digest.clone(),
-        };
+            (Subject::Step, _) => findings.push(deny("a proposal of a step carries exactly that step")),
+            (Subject::Plan, _) => {}
+        }
         if self.allowed_before(proposal, &digest) {
             for approval in &mut case.approvals {
                 approval.digest.clone_from(&digest);
@@ -243,9 +251,9 @@ impl PolicyGate {
         case.constitutions = over.constitutions.iter().map(|c| c.shown()).collect();
         case.strikes = subject.members.strikes(case.tenant, case.actor, case.now);
         case.tallies = subject.members.tallies().ages(case.tenant, case.run_id, case.now);
-        case.traits = self.traits_of(&case);
+        case.know = self.traits.clone();
         let mut findings = subject.findings;
-        findings.extend(judge::digest_findings(&mut case.steps, &case.arguments));
+        findings.extend(judge::digest_findings(&mut case.steps, &case.arguments, case.digested));
         findings.extend(case.steps.iter().filter(|s| s.approval_required).map(judge::required));
         let mut said = self.judge.answer(&case);
         over.bundles.iter().for_each(|b| said.add(b.judge.answer(&case)));
@@ -309,7 +317,7 @@ impl PolicyGate {
             decision,
             score,
             severity: rules::band(score),
-            reason: reason(&violations, |_| true),
+            reason: reason(violations.iter()),
             violations,
             policy_revision: revision,
             constitution_hash: shelf::constitution_hash(&over.constitutions),
@@ -347,12 +355,11 @@ impl PolicyGate {
         } else {
             String::new()
         };
-        let against: Vec<_> = all.iter().map(|f| f.violation.clone()).collect();
         StepVerdict {
             step_id: step.step_id.clone(),
             decision,
             digest: step.digest.clone(),
-            reason: reason(&against, mine),
+            reason: reason(all.iter().map(|f| &f.violation).filter(|v| mine(v))),
             signature,
             obligations: binding,
         }
@@ -369,18 +376,15 @@ impl Processor for PolicyGate {
 
     fn step(&self, _state: &mut (), input: &Delivery<Input>, fx: &mut Effects<'_>) -> Result<(), Fault> {
         let members = fx.controls().members();
-        let ((verdict, tallied), tools, actor) = match &input.input {
+        let (verdict, tallied) = self.judged(&input.input, digest_of(&input.input)?, fx.now(), members);
+        let (tools, actor) = match &input.input {
             Input::Plan(plan) => {
-                let tools: Vec<_> = plan.steps.iter().map(|s| s.tool.as_str()).collect();
-                (self.judge_plan(plan, fx.now(), members)?, join(tools), &plan.actor)
+                let tools = plan.steps.iter().map(|s| s.tool.as_str());
+                (join(tools.collect()), &plan.actor)
             }
             Input::Proposal(proposal) => {
-                let tools: Vec<_> = proposal.steps.iter().map(|s| s.tool.as_str()).collect();
-                (
-                    self.judge_proposal(proposal, fx.now(), members),
-                    join(tools),
-                    &proposal.actor,
-                )
+                let tools = proposal.steps.iter().map(|s| s.tool.as_str());
+                (join(tools.collect()), &proposal.actor)
             }
         };
         let rules = join(verdict.violations.iter().map(|v| v.rule.as_str()).collect());
@@ -410,6 +414,22 @@ impl Processor for PolicyGate {
             Input::Plan(plan) => moderation::strike(plan, &verdict, fx),
             Input::Proposal(_) => Ok(()),
         }
+    }
+}
+
+/// The digest of what is put before the gate: of its steps, of its one step, or the one a proposal of a plan names.
+///
+/// # Errors
+/// `RECORD_INVALID` for a plan that has no digest.
+pub fn digest_of(input: &Input) -> Result<String, Fault> {
+    match input {
+        Input::Plan(plan) => {
+            digest::plan(&plan.run_id, &plan.steps).map_err(|e| Fault::new(FaultCode::RecordInvalid, e))
+        }
+        Input::Proposal(proposal) => Ok(match (proposal.subject, proposal.steps.as_slice()) {
+            (Subject::Step, [step]) => digest::action(&step.tool, &step.operation, &step.arguments).unwrap_or_default(),
+            _ => proposal.subject_digest.clone(),
+        }),
     }
 }
 
@@ -457,12 +477,8 @@ fn strongest(findings: &[Finding], mine: impl Fn(&Finding) -> bool) -> Decision 
     }
 }
 
-fn reason(violations: &[Violation], mine: impl Fn(&Violation) -> bool) -> String {
-    let texts: Vec<_> = violations
-        .iter()
-        .filter(|v| mine(v))
-        .map(|v| format!("{}: {}", v.rule, v.description))
-        .collect();
+fn reason<'a>(violations: impl Iterator<Item = &'a Violation>) -> String {
+    let texts: Vec<_> = violations.map(|v| format!("{}: {}", v.rule, v.description)).collect();
     texts.join("; ")
 }
 

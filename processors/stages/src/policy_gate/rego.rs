@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
@@ -13,7 +14,7 @@ use super::machine::Machine;
 use super::recursion::recursive;
 
 /// Longest one evaluation may take. Policies take microseconds; one that takes this long is broken, and the gate denies.
-const EVALUATION_MAX: Duration = Duration::from_millis(500);
+pub(super) const EVALUATION_MAX: Duration = Duration::from_millis(500);
 /// Work units between looks at the clock.
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
@@ -61,16 +62,23 @@ pub(super) struct Evaluator {
     engine: Engine,
     /// What the engine is replaced by when it breaks down.
     pristine: Engine,
+    /// In place of what a document leaves out.
+    unasked: Arc<str>,
+    /// Documents are given whole: its policies look at what is left out, or nothing here can tell.
+    whole: bool,
 }
 
 impl Evaluator {
     pub(super) fn of(bundle: &Bundle) -> Self {
         let entries = bundle.entries();
+        let machine = Machine::of(&bundle.engine, &entries).ok();
         Self {
-            machine: Machine::of(&bundle.engine, &entries).ok(),
+            whole: machine.is_none(),
+            machine,
             engine: bundle.engine.clone(),
             pristine: bundle.engine.clone(),
             entries,
+            unasked: Arc::from("what the tool says was not asked for"),
         }
     }
 
@@ -81,16 +89,33 @@ impl Evaluator {
             machine: self.machine.as_ref().and_then(|machine| machine.another().ok()),
             engine: self.pristine.clone(),
             pristine: self.pristine.clone(),
+            unasked: Arc::clone(&self.unasked),
+            whole: self.whole,
         }
     }
 
-    /// Each entry point and its value.
+    /// What stands in a document for what it leaves out.
+    pub(super) fn unasked(&self) -> &Arc<str> {
+        &self.unasked
+    }
+
+    /// Each entry point and its value. `document` gives the input, whole or without what costs most: that it is asked for again when a
+    /// policy looks at what is left out.
     ///
     /// # Errors
     /// The evaluation fails, takes too long or breaks down.
-    pub(super) fn ask(&mut self, input: Value) -> Result<Vec<(&'static str, Value)>, String> {
+    pub(super) fn ask(&mut self, document: impl Fn(bool) -> Value) -> Result<Vec<(&'static str, Value)>, String> {
         if let Some(machine) = &mut self.machine {
-            let answer = catch_unwind(AssertUnwindSafe(|| machine.ask(input))).unwrap_or_else(|panic| {
+            let (unasked, wants_whole) = (&self.unasked, &mut self.whole);
+            let question = || {
+                if !*wants_whole && let Some(answer) = machine.ask_runner(document(false), Some(unasked)) {
+                    return answer;
+                }
+                // From now on at once: what policies look at, they mostly look at again.
+                *wants_whole = true;
+                machine.ask(document(true))
+            };
+            let answer = catch_unwind(AssertUnwindSafe(question)).unwrap_or_else(|panic| {
                 machine.reset();
                 Err(broke_down(&*panic))
             })?;
@@ -100,7 +125,7 @@ impl Evaluator {
             return Ok(self.entries.iter().copied().zip(values.iter().cloned()).collect());
         }
         asked(&mut self.engine, &self.pristine, |engine| {
-            engine.set_input(input);
+            engine.set_input(document(true));
             let value = |entry: &&'static str| {
                 let value = engine.eval_rule((*entry).to_owned()).map_err(|e| e.to_string())?;
                 Ok((*entry, value))

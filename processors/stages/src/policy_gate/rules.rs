@@ -18,6 +18,9 @@ pub(super) struct WeightedRule {
     tenant: String,
     /// Text looked for, whatever its case.
     pub(super) pattern: String,
+    /// The same in lower case.
+    #[serde(skip)]
+    wanted: String,
     /// Taken off the score, 0 to 1.
     #[serde(default = "weight")]
     weight: f64,
@@ -41,6 +44,19 @@ pub(super) enum Level {
     Medium,
     High,
     Critical,
+}
+
+impl Level {
+    /// The severity of a name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "low" => Some(Self::Low),
+            "medium" => Some(Self::Medium),
+            "high" => Some(Self::High),
+            "critical" => Some(Self::Critical),
+            _ => None,
+        }
+    }
 }
 
 impl From<Level> for Severity {
@@ -76,13 +92,16 @@ struct File {
 
 /// Reads a `rules.yaml`, noting every fault.
 pub(super) fn read(path: &str, text: &str, faults: &mut Vec<ConfigFault>) -> Vec<WeightedRule> {
-    let rules = match serde_yaml_ng::from_str::<File>(text) {
+    let mut rules = match serde_yaml_ng::from_str::<File>(text) {
         Ok(file) => file.rules,
         Err(error) => {
             faults.push(ConfigFault::new(path, format!("not a list of weighted rules: {error}")));
             return Vec::new();
         }
     };
+    for rule in &mut rules {
+        rule.wanted = rule.pattern.chars().map(lower).collect();
+    }
     for (i, rule) in rules.iter().enumerate() {
         let mut fault =
             |key: &str, detail: String| faults.push(ConfigFault::new(format!("{path}: rules[{i}].{key}"), detail));
@@ -110,11 +129,11 @@ pub(super) fn read(path: &str, text: &str, faults: &mut Vec<ConfigFault>) -> Vec
 
 impl WeightedRule {
     /// The violation, when the pattern occurs in the text of this tenant.
-    pub(super) fn violation(&self, tenant: &str, text: &str, step_id: Option<&str>) -> Option<Violation> {
+    pub(super) fn violation(&self, tenant: &str, text: &Text<'_>, step_id: Option<&str>) -> Option<Violation> {
         if self.tenant != "*" && self.tenant != tenant {
             return None;
         }
-        let excerpt = excerpt(text, &self.pattern)?;
+        let excerpt = text.excerpt(&self.wanted)?;
         let description = match self.description.as_str() {
             "" => format!("`{}` occurs in the text", self.pattern),
             text => text.to_owned(),
@@ -132,16 +151,41 @@ impl WeightedRule {
     }
 }
 
-/// The first match with at most 40 characters either side.
-fn excerpt(text: &str, pattern: &str) -> Option<String> {
-    let lower = |c: char| c.to_lowercase().next().unwrap_or(c);
-    let text: Vec<char> = text.chars().collect();
-    let wanted: Vec<char> = pattern.chars().map(lower).collect();
-    let at = text
-        .windows(wanted.len())
-        .position(|w| w.iter().zip(&wanted).all(|(a, b)| lower(*a) == *b))?;
-    let end = (at + wanted.len() + EXCERPT).min(text.len());
-    Some(text[at.saturating_sub(EXCERPT)..end].iter().collect())
+/// The first lower-case form of a character.
+fn lower(c: char) -> char {
+    c.to_lowercase().next().unwrap_or(c)
+}
+
+/// A text that patterns are looked for in.
+pub(super) struct Text<'a> {
+    text: &'a str,
+    /// In lower case, when each character is a byte.
+    plain: Option<String>,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        Self {
+            text,
+            plain: text.is_ascii().then(|| text.to_ascii_lowercase()),
+        }
+    }
+
+    /// The first match with at most 40 characters either side.
+    fn excerpt(&self, wanted: &str) -> Option<String> {
+        if let Some(plain) = &self.plain {
+            let at = plain.find(wanted)?;
+            let end = (at + wanted.len() + EXCERPT).min(plain.len());
+            return self.text.get(at.saturating_sub(EXCERPT)..end).map(str::to_owned);
+        }
+        let text: Vec<char> = self.text.chars().collect();
+        let wanted: Vec<char> = wanted.chars().collect();
+        let at = text
+            .windows(wanted.len())
+            .position(|w| w.iter().zip(&wanted).all(|(a, b)| lower(*a) == *b))?;
+        let end = (at + wanted.len() + EXCERPT).min(text.len());
+        Some(text[at.saturating_sub(EXCERPT)..end].iter().collect())
+    }
 }
 
 /// 1 minus the weights, not below 0, six decimals.

@@ -11,7 +11,7 @@ use super::*;
 
 pub(super) const NOW: Timestamp = Timestamp(1_000_000_000);
 
-fn shipped() -> Vec<(String, String)> {
+pub(super) fn shipped() -> Vec<(String, String)> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines/policies/base");
     let files = std::fs::read_dir(root).unwrap().map(|entry| {
         let path = entry.unwrap().path();
