@@ -272,7 +272,13 @@ impl<D: Dataflow> DataflowStage<D> {
             Polled::Assigned(parts) => self.fresh.extend(parts),
             Polled::Revoked(parts) => {
                 // What was read is committed while it is still ours; where that fails, the next owner reads it.
-                let drained = if self.lost { Ok(()) } else { self.drain(cx) };
+                // A transaction under way is settled first, whatever became of it: made after the group has gone on, it would carry the new
+                // generation, and the coordinator asks for no more than that.
+                let drained = if self.lost {
+                    self.settle(cx, true).map(drop)
+                } else {
+                    self.drain(cx)
+                };
                 self.release(cx, &parts)?;
                 drained?;
             }

@@ -18,6 +18,8 @@ pub struct SimLog {
     next: BTreeMap<(String, i32), i64>,
     paused: bool,
     later: Option<Later>,
+    /// Partitions it was told are lost, and has not given up yet: until then the client lets nothing of them be committed.
+    lost: BTreeSet<i32>,
 }
 
 /// A transaction beside other work.
@@ -40,6 +42,7 @@ impl SimLog {
             next: BTreeMap::new(),
             paused: false,
             later: None,
+            lost: BTreeSet::new(),
         }
     }
 }
@@ -59,6 +62,13 @@ impl SimLog {
         let chances = inner.chances;
         if inner.dies(&who, "dies before its transaction", chances.crash_before) {
             return Err(crash());
+        }
+        let offsets = commit.offsets.iter().map(|p| p.partition);
+        let mut touched = offsets.chain(commit.raw.iter().filter_map(|r| r.partition));
+        if touched.any(|p| self.lost.contains(&p)) {
+            inner.counts.fenced += 1;
+            let detail = "simulated: the group has gone on without this instance";
+            return Err(Fault::new(FaultCode::TransactionAborted, detail));
         }
         let freeze = inner.freezes.remove(&who);
         let parts = inner.begin(&who, (&self.group, &self.instance), commit, (order, self.clock.now()));
@@ -95,6 +105,9 @@ impl Log for SimLog {
         let mut inner = self.cluster.lock();
         inner.tick();
         if let Some(event) = inner.next_event(&self.group, &self.instance) {
+            if let Polled::Lost(parts) = &event {
+                self.lost.extend(parts.iter().map(|p| p.1));
+            }
             return Ok(event);
         }
         let chances = inner.chances;
@@ -237,6 +250,7 @@ impl Log for SimLog {
         let numbers: BTreeSet<i32> = partitions.iter().map(|p| p.1).collect();
         let subscribed: BTreeSet<String> = partitions.iter().map(|p| p.0.clone()).collect();
         self.owned.retain(|p| !numbers.contains(p));
+        self.lost.retain(|p| !numbers.contains(p));
         let (subscribed, numbers): (Vec<_>, Vec<_>) = (subscribed.into_iter().collect(), numbers.into_iter().collect());
         let mut inner = self.cluster.lock();
         inner.release(&self.group, &subscribed, &self.instance, &numbers);
