@@ -138,7 +138,7 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &[u8]) -> R
     }
 }
 
-/// Reads the topic with the client's settings of a streaming stage, and counts bytes: what the client alone can do.
+/// Reads the topic record by record, with long queues, and counts bytes: what the client's crate alone can do.
 pub(crate) fn consume(options: &Consume) -> Result<String, String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &options.brokers)
