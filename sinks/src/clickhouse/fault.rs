@@ -43,7 +43,7 @@ fn exception(text: &str) -> Option<u32> {
 
 fn hint(code: Option<u32>) -> &'static str {
     match code {
-        Some(60 | 81) => " (apply the migrations: `soma deploy`)",
+        Some(16 | 60 | 81) => " (apply the migrations: `soma deploy`)",
         Some(193 | 192 | 516) => " (check user and password in the sink's configuration)",
         _ => "",
     }

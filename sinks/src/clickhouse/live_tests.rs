@@ -356,3 +356,58 @@ async fn an_insert_whose_answer_was_lost_is_not_made_twice() {
     );
     drop_database(&config).await;
 }
+
+/// What a kill in the middle of an insert can leave behind, made by hand: the server knows the token, fed the minutes, and has no
+/// rows. Both for who was there, and does not know how it ended, and for who comes after.
+#[tokio::test]
+#[ignore = "needs the servers: make live"]
+async fn rows_whose_token_is_known_and_which_are_not_there_are_kept_and_counted_once() {
+    let config = config();
+    migrate(&config).await.unwrap();
+    let server = Server::new(&config).unwrap();
+    let forget = async |offsets: &str| {
+        let sql = format!("ALTER TABLE events DELETE WHERE _offset IN ({offsets}) SETTINGS mutations_sync = 1");
+        server.client.query_raw(&sql).execute().await.unwrap();
+    };
+    let relay = crate::testing::Relay::new(&config.url).await;
+    let through = Config {
+        url: relay.url(),
+        timeout_ms: 2_000,
+        ..config.clone()
+    };
+    let (decoder, all) = (Plain::of::<Event>(), events(0..12));
+    let mut a = ClickHouseSink::connect(&through).await.unwrap();
+    a.write(&all[0..2], &decoder).await.unwrap();
+    relay.mute();
+    assert_eq!(
+        a.write(&all[2..5], &decoder).await.unwrap_err().code,
+        FaultCode::StoreUnavailable
+    );
+    let there = "SELECT count() FROM events";
+    for _ in 0..100 {
+        if count(&config, there).await == json!(5) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    forget("2, 3, 4").await;
+    assert_eq!(count(&config, there).await, json!(2));
+    relay.mend();
+    a.write(&all[2..5], &decoder).await.unwrap();
+    a.write(&all[5..8], &decoder).await.unwrap();
+    // Its successor finds two goes spent: the token and the one after it.
+    forget("5, 6, 7").await;
+    let mut b = ClickHouseSink::connect(&config).await.unwrap();
+    b.write(&all[5..9], &decoder).await.unwrap();
+    forget("5, 6, 7, 8").await;
+    let mut c = ClickHouseSink::connect(&config).await.unwrap();
+    c.write(&all[5..10], &decoder).await.unwrap();
+    c.write(&all[10..12], &decoder).await.unwrap();
+    assert_eq!(
+        count(&config, "SELECT tuple(count(), uniqExact(_offset), countIf(_again)) FROM events").await,
+        json!([12, 12, 8])
+    );
+    let minutes = "SELECT tuple(sum(events), max(_next)) FROM events_1m";
+    assert_eq!(count(&config, minutes).await, json!([12, 12]));
+    drop_database(&config).await;
+}

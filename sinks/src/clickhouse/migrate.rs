@@ -32,6 +32,10 @@ pub(super) const FILES: &[(&str, &str)] = &[
         "0005_views.sql",
         include_str!("../../migrations/clickhouse/0005_views.sql"),
     ),
+    (
+        "0006_whole.sql",
+        include_str!("../../migrations/clickhouse/0006_whole.sql"),
+    ),
 ];
 
 /// The record of what was applied. `insert` recognises a second instance's row by its token.
@@ -119,6 +123,21 @@ fn pending<'a>(
     Ok(pending)
 }
 
+/// What a view's query says of rows that are counted already.
+pub(super) const AGAIN: &str = "WHERE NOT _again";
+
+/// What feeds the minute tables of a table of facts: each one's name, and its view's query.
+pub(super) fn feeds(facts: &str) -> Vec<(String, String)> {
+    let sql = include_str!("../../migrations/clickhouse/0006_whole.sql");
+    let from = [format!("\nFROM {facts}\n"), format!("\nFROM {facts} AS ")];
+    let feed = |statement: &String| {
+        let (view, query) = statement.strip_prefix("ALTER TABLE ")?.split_once(" MODIFY QUERY\n")?;
+        let table = view.strip_suffix("_feed")?;
+        from.iter().any(|f| query.contains(f)).then(|| (table.to_owned(), query.to_owned()))
+    };
+    statements(sql).iter().filter_map(feed).collect()
+}
+
 /// The statements of a file: comment lines dropped, each statement ended by `;` at the end of a line.
 fn statements(sql: &str) -> Vec<String> {
     let lines: Vec<_> = sql
@@ -145,6 +164,7 @@ mod tests {
                 let harmless = statement.starts_with("CREATE TABLE IF NOT EXISTS")
                     || statement.starts_with("CREATE OR REPLACE VIEW")
                     || statement.contains(" IF NOT EXISTS ")
+                    || (statement.starts_with("ALTER TABLE") && statement.contains("_feed MODIFY QUERY"))
                     // Filled from what was kept before: its token lets it in once.
                     || (statement.starts_with("INSERT INTO") && statement.contains("insert_deduplication_token = "));
                 assert!(harmless, "{name}: {statement}");
@@ -162,6 +182,19 @@ mod tests {
         }
         let names: Vec<_> = FILES.iter().map(|(name, _)| *name).collect();
         assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn the_feeds_of_facts_are_known_and_pass_over_rows_kept_again() {
+        let names = |facts| feeds(facts).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names("verdicts"), ["verdicts_1m", "rules_1m"]);
+        assert_eq!((names("events"), names("metrics")), (vec!["events_1m".to_owned()], vec![]));
+        for facts in ["events", "runs", "verdicts", "outcomes", "audit"] {
+            for (table, query) in feeds(facts) {
+                assert_eq!(query.matches(AGAIN).count(), 1, "{table}: {query}");
+                assert!(query.contains("max(_offset) + 1 AS _next"), "{table}: {query}");
+            }
+        }
     }
 
     #[test]

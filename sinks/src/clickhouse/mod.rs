@@ -5,6 +5,7 @@
 
 mod fault;
 mod migrate;
+mod minutes;
 mod positions;
 mod read;
 mod rows;

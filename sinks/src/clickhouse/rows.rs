@@ -17,6 +17,8 @@ pub(crate) trait Stored: Record {
     const TOPIC: Topic<Self>;
     /// The row of a record.
     fn row(self, raw: &RawRecord) -> Self::Row;
+    /// Marks a row as one that the minute tables have counted already.
+    fn again(row: &mut Self::Row);
 }
 
 macro_rules! row {
@@ -29,6 +31,7 @@ macro_rules! row {
             _partition: i32,
             _offset: i64,
             _at: i64,
+            _again: bool,
         }
     };
 }
@@ -48,7 +51,12 @@ macro_rules! stored {
                     _partition: raw.position.partition,
                     _offset: raw.position.offset,
                     _at: raw.at.0,
+                    _again: false,
                 }
+            }
+
+            fn again(row: &mut $row) {
+                row._again = true;
             }
         }
     };

@@ -9,7 +9,7 @@ use schemas::topics;
 
 use super::positions::{self, Kept};
 use super::rows::Stored;
-use super::{Config, Server};
+use super::{Config, Server, minutes};
 use crate::batch;
 
 /// Keeps `soma.events`, `soma.runs`, `soma.verdicts`, `soma.outcomes`, `soma.metrics`, `soma.audit` and `soma.checkpoints`.
@@ -19,7 +19,7 @@ pub struct ClickHouseSink {
 }
 
 /// A partition of a topic.
-type Place = (String, i32);
+pub(super) type Place = (String, i32);
 
 /// What is known of a partition.
 #[derive(Default)]
@@ -31,32 +31,82 @@ struct Stand {
     /// What ClickHouse holds; `None` when it holds nothing.
     kept: Option<Kept>,
     /// An insert whose end we never learnt. It is made again with the same rows and token before anything else, so that
-    /// ClickHouse recognises it whether or not it happened.
+    /// ClickHouse recognises it whether or not it happened; and then its rows are looked for.
     in_doubt: Option<Box<dyn Chunk>>,
 }
 
 /// Rows of one insert.
 trait Chunk: Send + Sync {
-    fn insert<'a>(&'a self, server: &'a Server) -> Pending<'a, Result<(), Fault>>;
-    /// What will be kept once it is in.
-    fn kept(&self) -> Option<Kept>;
+    /// Inserts its rows and sees that they are there: what is kept of its partition then.
+    fn settle<'a>(&'a mut self, server: &'a Server, place: &'a Place) -> Pending<'a, Result<Option<Kept>, Fault>>;
 }
 
 struct Rows<R: Stored> {
     rows: Vec<R::Row>,
     token: String,
-    kept: Option<Kept>,
+    /// Offset of its first row.
+    first: i64,
+    /// What will be kept once it is in.
+    kept: Kept,
 }
 
 impl<R: Stored> Chunk for Rows<R> {
-    fn insert<'a>(&'a self, server: &'a Server) -> Pending<'a, Result<(), Fault>> {
-        Box::pin(insert(server, R::TABLE, &self.rows, &self.token))
-    }
-
-    fn kept(&self) -> Option<Kept> {
-        self.kept
+    fn settle<'a>(&'a mut self, server: &'a Server, place: &'a Place) -> Pending<'a, Result<Option<Kept>, Fault>> {
+        Box::pin(async move {
+            self.insert(server).await?;
+            let now = self.find(server, place).await?;
+            whole::<R>(server, place, now).await
+        })
     }
 }
+
+impl<R: Stored> Rows<R> {
+    async fn insert(&self, server: &Server) -> Result<(), Fault> {
+        insert(server, R::TABLE, &self.rows, &self.token).await
+    }
+
+    /// Looks for the rows of an insert that was taken, and keeps them in another go when they are not there: a server killed in the
+    /// middle of an insert may know its token ever after and have none of its rows. The insert that was taken has fed the
+    /// minute tables, so these rows are marked as counted.
+    ///
+    /// Who else inserts from the same place cannot come in between: under a token that was taken nothing is kept any more, and an
+    /// insert that is still under way is waited for, looked for before the table is.
+    ///
+    /// # Errors
+    /// As every statement; `STORE_UNAVAILABLE` while such an insert is under way, and when no go is ever seen.
+    async fn find(&mut self, server: &Server, place: &Place) -> Result<Option<Kept>, Fault> {
+        let shown = format!("{}/{} from offset {} on", place.0, place.1, self.first);
+        for go in 0..=GOES_MAX {
+            // Most often it is there, and nothing else is asked.
+            let mut now = kept(server, R::TABLE, place).await?;
+            if now.is_none_or(|now| now.offset < self.first) {
+                if inserting(server, &self.token).await? {
+                    let detail = format!("ClickHouse, an insert of {shown} into {} is still under way", R::TABLE);
+                    return Err(Fault::new(FaultCode::StoreUnavailable, detail));
+                }
+                now = kept(server, R::TABLE, place).await?;
+            }
+            if now.is_some_and(|now| now.offset >= self.first) {
+                // Who tried before may have fed the minute tables fewer rows.
+                return if go == 0 { Ok(now) } else { whole::<R>(server, place, now).await };
+            }
+            if go < GOES_MAX {
+                tracing::warn!(table = R::TABLE, token = %self.token, go, "ClickHouse knows the insert and has none of its rows: kept again");
+                self.rows.iter_mut().for_each(R::again);
+                insert(server, R::TABLE, &self.rows, &format!("{}+{}", self.token, go + 1)).await?;
+            }
+        }
+        let detail = format!(
+            "ClickHouse took inserts of {shown} under {GOES_MAX} tokens and {} shows none of them: does another replica answer that lags, \
+             or does the table's TTL drop rows this old?",
+            R::TABLE
+        );
+        Err(Fault::new(FaultCode::StoreUnavailable, detail))
+    }
+}
+
+/// As many tokens are tried for the same rows. Each takes a server killed within one insert of them.
+pub(super) const GOES_MAX: usize = 8;
 
 /// Inserts rows as one block that ClickHouse recognises by its token.
 ///
@@ -164,13 +214,13 @@ impl ClickHouseSink {
         mut stamps: &[(i64, Timestamp)],
     ) -> Result<(), Fault> {
         let stand = self.places.entry(place.clone()).or_default();
-        if let Some(chunk) = &stand.in_doubt {
-            chunk.insert(&self.server).await?;
-            stand.kept = later(stand.kept, chunk.kept());
-            stand.in_doubt = None;
+        if let Some(chunk) = &mut stand.in_doubt {
+            stand.kept = chunk.settle(&self.server, &place).await?;
+            (stand.known, stand.in_doubt) = (true, None);
         }
         if !stand.known {
-            stand.kept = kept(&self.server, R::TABLE, &place).await?;
+            let now = kept(&self.server, R::TABLE, &place).await?;
+            stand.kept = whole::<R>(&self.server, &place, now).await?;
             stand.known = true;
         }
         let shown = format!("{}/{}", place.0, place.1);
@@ -182,39 +232,44 @@ impl ClickHouseSink {
                 return Ok(());
             };
             let at = stamps.iter().map(|(_, at)| *at).max().unwrap_or_default();
-            let chunk = Rows::<R> {
+            let mut chunk = Rows::<R> {
                 rows,
                 token: positions::token(&place.0, place.1, *first),
-                kept: Some(Kept { offset: *last, at }),
+                first: first.0,
+                kept: Kept { offset: *last, at },
             };
-            if let Err(fault) = chunk.insert(&self.server).await {
-                stand.known = false;
-                if fault.code == FaultCode::StoreUnavailable {
-                    stand.in_doubt = Some(Box::new(chunk));
+            // Once our own rows have been seen, a new token that is taken is rows that are kept: nobody asks after each insert.
+            let now = match chunk.insert(&self.server).await {
+                Ok(()) if stand.alone => {
+                    stand.kept = later(stand.kept, Some(chunk.kept));
+                    return Ok(());
                 }
-                return Err(fault);
+                // Somebody who had the partition before may have written the rows behind the same place first, and fewer of them.
+                Ok(()) => chunk.find(&self.server, &place).await,
+                Err(fault) => Err(fault),
+            };
+            match now {
+                Ok(now) => (stand.kept, stand.known) = (now, true),
+                Err(fault) => {
+                    stand.known = false;
+                    if fault.code == FaultCode::StoreUnavailable {
+                        stand.in_doubt = Some(Box::new(chunk));
+                    }
+                    return Err(fault);
+                }
             }
-            if stand.alone {
-                stand.kept = later(stand.kept, chunk.kept);
-                return Ok(());
-            }
-            // Somebody who had the partition before may have written the rows behind the same place first, and fewer of them.
-            stand.known = false;
-            let now = kept(&self.server, R::TABLE, &place).await?;
-            if now.is_none_or(|now| now.offset < first.0) {
-                let detail = format!(
-                    "ClickHouse took an insert of {shown} from offset {} on and {} does not show it: another replica answers that lags, \
-                     or it knows the insert's token from rows deleted since, which it forgets after 10000 more inserts into the table",
-                    first.0,
-                    R::TABLE
-                );
-                return Err(Fault::new(FaultCode::StoreUnavailable, detail));
-            }
-            (stand.kept, stand.known) = (now, true);
-            stand.alone = now.is_some_and(|now| now.offset == *last);
+            stand.alone = stand.kept.is_some_and(|now| now.offset == *last);
             rows = chunk.rows;
         }
     }
+}
+
+/// What is kept, once the minute tables have counted it.
+async fn whole<R: Stored>(server: &Server, place: &Place, now: Option<Kept>) -> Result<Option<Kept>, Fault> {
+    if let Some(kept) = now {
+        minutes::complete(server, R::TABLE, place, kept.offset).await?;
+    }
+    Ok(now)
 }
 
 fn later(a: Option<Kept>, b: Option<Kept>) -> Option<Kept> {
@@ -225,6 +280,18 @@ fn later(a: Option<Kept>, b: Option<Kept>) -> Option<Kept> {
         }),
         (a, b) => a.or(b),
     }
+}
+
+/// Whether an insert is under way whose token begins so.
+///
+/// # Errors
+/// As every statement.
+pub(super) async fn inserting(server: &Server, token: &str) -> Result<bool, Fault> {
+    let sql = "SELECT count() > 0 FROM system.processes WHERE startsWith(Settings['insert_deduplication_token'], {token: String})";
+    let query = server.client.query_raw(sql).param("token", token);
+    server
+        .run("SELECT FROM system.processes", query.fetch_one::<bool>())
+        .await
 }
 
 /// Asks how far a partition has been kept.
