@@ -133,7 +133,9 @@ pub(super) fn feeds(facts: &str) -> Vec<(String, String)> {
     let feed = |statement: &String| {
         let (view, query) = statement.strip_prefix("ALTER TABLE ")?.split_once(" MODIFY QUERY\n")?;
         let table = view.strip_suffix("_feed")?;
-        from.iter().any(|f| query.contains(f)).then(|| (table.to_owned(), query.to_owned()))
+        from.iter()
+            .any(|f| query.contains(f))
+            .then(|| (table.to_owned(), query.to_owned()))
     };
     statements(sql).iter().filter_map(feed).collect()
 }
@@ -188,7 +190,10 @@ mod tests {
     fn the_feeds_of_facts_are_known_and_pass_over_rows_kept_again() {
         let names = |facts| feeds(facts).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(names("verdicts"), ["verdicts_1m", "rules_1m"]);
-        assert_eq!((names("events"), names("metrics")), (vec!["events_1m".to_owned()], vec![]));
+        assert_eq!(
+            (names("events"), names("metrics")),
+            (vec!["events_1m".to_owned()], vec![])
+        );
         for facts in ["events", "runs", "verdicts", "outcomes", "audit"] {
             for (table, query) in feeds(facts) {
                 assert_eq!(query.matches(AGAIN).count(), 1, "{table}: {query}");

@@ -44,12 +44,15 @@ pub(super) async fn complete(server: &Server, facts: &str, place: &Place, kept: 
 /// Where to go on when the table has counted less of the partition than this; `None` also where it was counted before tables
 /// said how far they are.
 async fn behind(server: &Server, table: &str, place: &Place, kept: i64) -> Result<Option<i64>, Fault> {
-    let sql = format!("SELECT max(_next) FROM {table} WHERE _partition = {{partition: Int32}}");
+    let sql = format!("SELECT count() > 0, max(_next) FROM {table} WHERE _partition = {{partition: Int32}}");
     let query = server.client.query_raw(&sql).param("partition", place.1);
-    let next = server
-        .run(&format!("SELECT max(_next) FROM {table}"), query.fetch_one::<i64>())
+    let (any, next) = server
+        .run(
+            &format!("SELECT max(_next) FROM {table}"),
+            query.fetch_one::<(bool, i64)>(),
+        )
         .await?;
-    Ok((next > 0 && next <= kept).then_some(next))
+    Ok(((next > 0 || !any) && next <= kept).then_some(next))
 }
 
 /// Counts the facts of a range of offsets, both ends included.

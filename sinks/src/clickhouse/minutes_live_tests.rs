@@ -7,7 +7,7 @@ use schemas::records::{Event, Outcome, Run, Verdict, Violation};
 use serde_json::json;
 
 use super::live_tests::{config, count, drop_database, now_us};
-use super::migrate::{FILES, apply};
+use super::migrate::{AGAIN, FILES, apply, feeds};
 use super::*;
 use crate::testing::{Plain, raw};
 
@@ -185,21 +185,31 @@ async fn a_minute_table_that_is_behind_its_facts_is_fed_from_them() {
     migrate(&config).await.unwrap();
     let server = Server::new(&config).unwrap();
     let (decoder, all) = (Plain::of::<Outcome>(), outcomes(0..30));
-    let mut sink = ClickHouseSink::connect(&config).await.unwrap();
-    sink.write(&all[0..7], &decoder).await.unwrap();
-    server.client.query_raw("DROP TABLE calls_1m_feed").execute().await.unwrap();
-    sink.write(&all[7..20], &decoder).await.unwrap();
-    for (name, sql) in &FILES[3..] {
-        apply(&server, &[(&format!("again {name}"), sql)]).await.unwrap();
-    }
+    let (view, query) = feeds("outcomes").remove(0);
+    let look_at = async |rows: &str| {
+        let query = query.replace(AGAIN, rows);
+        let sql = format!("ALTER TABLE {view}_feed MODIFY QUERY {query}");
+        server.client.query_raw(&sql).execute().await.unwrap();
+    };
     let kept = "SELECT tuple(sum(calls), sum(latency_us), max(_next)) FROM calls_1m";
-    assert_eq!(count(&config, kept).await, json!([7, 7_000 + 37 * 21, 7]));
+    let sums = |n: usize| json!([n, 1_000 * n + 37 * (n * n.saturating_sub(1) / 2), n]);
+    // The first of the partition, then more of it.
+    for (counted, written) in [(0, 7), (7, 20)] {
+        look_at("WHERE 0").await;
+        let mut sink = ClickHouseSink::connect(&config).await.unwrap();
+        sink.write(&all[counted..written], &decoder).await.unwrap();
+        look_at(AGAIN).await;
+        assert_eq!(count(&config, kept).await, sums(counted));
+        let mut next = ClickHouseSink::connect(&config).await.unwrap();
+        next.write(&all[0..written], &decoder).await.unwrap();
+        assert_eq!(count(&config, kept).await, sums(written));
+    }
     let mut next = ClickHouseSink::connect(&config).await.unwrap();
     next.write(&all[16..22], &decoder).await.unwrap();
     next.write(&all[22..30], &decoder).await.unwrap();
     next.reassigned();
     next.write(&all, &decoder).await.unwrap();
-    assert_eq!(count(&config, kept).await, json!([30, 30_000 + 37 * 435, 30]));
+    assert_eq!(count(&config, kept).await, sums(30));
     assert_eq!(count(&config, DRIFT).await, json!(0));
     drop_database(&config).await;
 }

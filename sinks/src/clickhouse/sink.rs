@@ -88,7 +88,11 @@ impl<R: Stored> Rows<R> {
             }
             if now.is_some_and(|now| now.offset >= self.first) {
                 // Who tried before may have fed the minute tables fewer rows.
-                return if go == 0 { Ok(now) } else { whole::<R>(server, place, now).await };
+                return if go == 0 {
+                    Ok(now)
+                } else {
+                    whole::<R>(server, place, now).await
+                };
             }
             if go < GOES_MAX {
                 tracing::warn!(table = R::TABLE, token = %self.token, go, "ClickHouse knows the insert and has none of its rows: kept again");
