@@ -2,6 +2,8 @@
 
 use serde_json::{Number, Value};
 
+use crate::records::{Compensation, Retry, Step};
+
 /// Whole numbers up to here are written as they are; beyond, a double's digits may be others.
 const WHOLE_MAX: i64 = 1 << 53;
 
@@ -45,6 +47,95 @@ pub(crate) fn write(value: &Value, into: &mut String) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Writes a plan's steps in canonical form: what [`write`] makes of them as JSON, without making that first. Fields stand in the order
+/// of their names.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_steps(steps: &[Step], into: &mut String) -> Result<(), String> {
+    into.push('[');
+    for (n, step) in steps.iter().enumerate() {
+        if n > 0 {
+            into.push(',');
+        }
+        write_step(step, into)?;
+    }
+    into.push(']');
+    Ok(())
+}
+
+/// Taken apart field by field, so that one more does not compile until it is written here.
+fn write_step(step: &Step, into: &mut String) -> Result<(), String> {
+    let Step {
+        step_id,
+        tool,
+        operation,
+        arguments,
+        needs,
+        description,
+        retry,
+        timeout_ms,
+        compensation,
+        approval_required,
+        replay_safe,
+    } = step;
+    write_flag("{\"approval_required\":", *approval_required, into);
+    write_named(",\"arguments\":", arguments, into);
+    into.push_str(",\"compensation\":");
+    match compensation {
+        None => into.push_str("null"),
+        Some(Compensation {
+            tool,
+            operation,
+            arguments,
+        }) => {
+            write_named("{\"arguments\":", arguments, into);
+            write_named(",\"operation\":", operation, into);
+            write_named(",\"tool\":", tool, into);
+            into.push('}');
+        }
+    }
+    write_named(",\"description\":", description, into);
+    into.push_str(",\"needs\":[");
+    for (n, needed) in needs.iter().enumerate() {
+        write_named(if n > 0 { "," } else { "" }, needed, into);
+    }
+    write_named("],\"operation\":", operation, into);
+    write_flag(",\"replay_safe\":", *replay_safe, into);
+    let Retry {
+        attempts_max,
+        backoff_ms,
+        backoff_ms_max,
+    } = retry;
+    write_whole(",\"retry\":{\"attempts_max\":", i64::from(*attempts_max), into)?;
+    write_whole(",\"backoff_ms\":", *backoff_ms, into)?;
+    write_whole(",\"backoff_ms_max\":", *backoff_ms_max, into)?;
+    write_named("},\"step_id\":", step_id, into);
+    write_whole(",\"timeout_ms\":", *timeout_ms, into)?;
+    write_named(",\"tool\":", tool, into);
+    into.push('}');
+    Ok(())
+}
+
+fn write_named(before: &str, text: &str, into: &mut String) {
+    into.push_str(before);
+    write_text(text, into);
+}
+
+fn write_flag(before: &str, is: bool, into: &mut String) {
+    into.push_str(before);
+    into.push_str(if is { "true" } else { "false" });
+}
+
+fn write_whole(before: &str, number: i64, into: &mut String) -> Result<(), String> {
+    into.push_str(before);
+    if number == 0 {
+        into.push('0');
+        return Ok(());
+    }
+    write_number(&Number::from(number), into)
 }
 
 fn write_number(number: &Number, into: &mut String) -> Result<(), String> {
@@ -92,6 +183,53 @@ mod tests {
         let mut ours = String::new();
         write(value, &mut ours).unwrap();
         (ours, serde_json_canonicalizer::to_string(value).unwrap())
+    }
+
+    #[test]
+    fn steps_are_written_as_their_json_is() {
+        let mut seed = 11_u64;
+        let mut below = move |n: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % n
+        };
+        let pieces = ["", "a", "é", "\"", "\\", "\n", "\u{1}", "{\"b\":1}", "\u{1f600}"];
+        let wholes = [0, 1, -1, 250, i64::MAX, i64::MIN, WHOLE_MAX + 1];
+        for _ in 0..2000 {
+            let mut text = || pieces[below(9) as usize].repeat(below(3) as usize);
+            let mut texts = || (text(), text(), text());
+            let (step_id, tool, operation) = texts();
+            let (arguments, description, undone) = texts();
+            let needs = Vec::from(<[String; 3]>::from(texts()));
+            let mut whole = || wholes[below(7) as usize];
+            let step = Step {
+                retry: Retry {
+                    attempts_max: i32::try_from(whole()).unwrap_or(i32::MIN),
+                    backoff_ms: whole(),
+                    backoff_ms_max: whole(),
+                },
+                timeout_ms: whole(),
+                needs: needs.into_iter().take(below(4) as usize).collect(),
+                compensation: (below(2) == 0).then(|| Compensation {
+                    tool: undone.clone(),
+                    operation: description.clone(),
+                    arguments: tool.clone(),
+                }),
+                approval_required: below(2) == 0,
+                replay_safe: below(2) == 0,
+                step_id,
+                tool,
+                operation,
+                arguments,
+                description,
+            };
+            let steps = vec![step; below(4) as usize];
+            let (mut ours, mut theirs) = (String::new(), String::new());
+            write_steps(&steps, &mut ours).unwrap();
+            write(&serde_json::to_value(&steps).unwrap(), &mut theirs).unwrap();
+            assert_eq!(ours, theirs);
+        }
     }
 
     #[test]

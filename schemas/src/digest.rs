@@ -15,9 +15,17 @@ pub fn sha256_hex(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    let digits = hash.finalize().into_iter();
-    let digits = digits.flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    String::from_utf8_lossy(&digits.collect::<Vec<_>>()).into_owned()
+    hex(&hash.finalize())
+}
+
+/// Bytes as hex digits in lower case, two for each.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
 
 /// An id: the prefix and the first 32 hex digits of the digest of `parts`.
@@ -62,8 +70,9 @@ pub fn canonical_action(tool: &str, operation: &str, arguments: &str) -> String 
 /// # Errors
 /// A step cannot be written as JSON.
 pub fn plan(run_id: &str, steps: &[Step]) -> Result<String, String> {
-    let value = serde_json::to_value(steps).map_err(|e| e.to_string())?;
-    Ok(sha256_hex(&["plan", run_id, &canonical_value(&value)?]))
+    let mut text = String::with_capacity(512 * steps.len());
+    crate::canonical::write_steps(steps, &mut text)?;
+    Ok(sha256_hex(&["plan", run_id, &text]))
 }
 
 /// Partition of a key among `partitions`, as librdkafka's default partitioner has it: CRC-32 of the key's bytes.

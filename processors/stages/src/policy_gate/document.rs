@@ -44,13 +44,18 @@ const STEP_FIELDS: [&str; 10] = [
     "traits",
     "url",
 ];
+const SUBJECT_FIELDS: [&str; 2] = ["id", "kind"];
 const URL_FIELDS: [&str; 7] = ["credentials", "host", "loopback", "path", "port", "scheme", "valid"];
 
 /// Empty forms of its objects, made once.
 pub(super) struct Form {
     fields: Value,
     step: Value,
+    subject: Value,
     url: Value,
+    /// What most lists and counts are.
+    no_items: Value,
+    no_fields: Value,
     /// Stands for what tools say of a step, until somebody looks.
     unasked: Value,
 }
@@ -62,6 +67,9 @@ impl Form {
             unasked: Value::String(Arc::clone(unasked)),
             fields: empty(&FIELDS),
             step: empty(&STEP_FIELDS),
+            subject: empty(&SUBJECT_FIELDS),
+            no_items: Value::new_array(),
+            no_fields: empty(&[]),
             url: empty(&URL_FIELDS),
         }
     }
@@ -76,32 +84,48 @@ impl Form {
         let rules = matches.iter().map(|m| {
             json!({"rule": m.violation.rule, "step_id": m.violation.step_id, "escalate": m.decision == Decision::Escalate})
         });
+        let tallies = if case.tallies.is_empty() {
+            self.no_fields.clone()
+        } else {
+            read(&case.tallies)
+        };
         // In the order of the names.
         filled(
             &self.fields,
             [
                 text(case.actor),
                 case.approvals.first().map_or(Value::Null, read),
-                list(&case.approvals),
+                self.list(&case.approvals),
                 read(&case.autonomy),
                 // Rego compares numbers; the exact text stands in the plan.
                 case.budget_usd.map_or(Value::Null, |b| Value::from(b.0 as f64 / 1e6)),
                 case.capsule.map_or(Value::Null, text),
-                list(&case.constitutions),
-                list(case.data_classes),
-                list(case.done),
+                self.list(&case.constitutions),
+                self.list(case.data_classes),
+                self.list(case.done),
                 text(case.goal),
                 text(&case.now.to_string()),
                 case.region.map_or(Value::Null, text),
-                list(case.roles),
-                Value::from(rules.map(|rule| of_json(&rule)).collect::<Vec<_>>()),
+                self.list(case.roles),
+                self.items(rules.map(|rule| of_json(&rule)).collect()),
                 Value::from(steps.collect::<Vec<_>>()),
-                Value::from(strikes.map(|strike| of_json(&strike)).collect::<Vec<_>>()),
-                read(&json!({"kind": case.subject, "id": case.subject_id})),
-                read(&case.tallies),
+                self.items(strikes.map(|strike| of_json(&strike)).collect()),
+                filled(&self.subject, [text(case.subject_id), read(&case.subject)]),
+                tallies,
                 text(case.tenant),
             ],
         )
+    }
+
+    fn list<T: Serialize>(&self, items: &[T]) -> Value {
+        self.items(items.iter().map(read).collect())
+    }
+
+    fn items(&self, items: Vec<Value>) -> Value {
+        if items.is_empty() {
+            return self.no_items.clone();
+        }
+        Value::from(items)
     }
 
     fn step(&self, step: &ProposedStep, arguments: &Json, subject: Subject, traits: Option<&Json>) -> Value {
@@ -175,10 +199,6 @@ fn text(text: &str) -> Value {
     Value::String(Arc::from(text))
 }
 
-fn list<T: Serialize>(items: &[T]) -> Value {
-    Value::from(items.iter().map(read).collect::<Vec<_>>())
-}
-
 fn read<T: Serialize>(item: &T) -> Value {
     of_json(&serde_json::to_value(item).unwrap_or_default())
 }
@@ -212,12 +232,14 @@ mod tests {
 
     #[test]
     fn names_stand_in_order_and_json_is_read_as_the_engine_reads_it() {
-        assert!(FIELDS.is_sorted() && STEP_FIELDS.is_sorted() && URL_FIELDS.is_sorted());
+        assert!(FIELDS.is_sorted() && STEP_FIELDS.is_sorted() && URL_FIELDS.is_sorted() && SUBJECT_FIELDS.is_sorted());
         let mut draw = Draw(5);
         for _ in 0..200 {
             let plan = draw.plan();
             let document = Form::new(&Arc::from("unasked")).of(&plan_case(&plan, NOW), &[], true);
             let json = serde_json::to_value(&document).unwrap();
+            assert_eq!(json["subject"], json!({"kind": "PLAN", "id": plan.plan_id}));
+            assert_eq!((&json["tallies"], &json["done"]), (&json!({}), &json!([])));
             assert_eq!(json.as_object().unwrap().len(), FIELDS.len());
             assert_eq!(Value::from(json.clone()), of_json(&json));
             assert_eq!(document, of_json(&json));

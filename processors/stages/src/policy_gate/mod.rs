@@ -351,7 +351,7 @@ impl PolicyGate {
         let signature = if signed && self.signs {
             binding = answer::binding(obligations, &step.step_id);
             let text = permit::signed_text(run_id, &step.step_id, &step.digest, revision, now, &binding);
-            hex::encode(self.key.sign(&text).to_bytes())
+            digest::hex(&self.key.sign(&text).to_bytes())
         } else {
             String::new()
         };

@@ -21,6 +21,9 @@ pub(super) struct WeightedRule {
     /// The same in lower case.
     #[serde(skip)]
     wanted: String,
+    /// The ASCII characters in that.
+    #[serde(skip)]
+    letters: u128,
     /// Taken off the score, 0 to 1.
     #[serde(default = "weight")]
     weight: f64,
@@ -101,6 +104,7 @@ pub(super) fn read(path: &str, text: &str, faults: &mut Vec<ConfigFault>) -> Vec
     };
     for rule in &mut rules {
         rule.wanted = rule.pattern.chars().map(lower).collect();
+        rule.letters = letters(&rule.wanted);
     }
     for (i, rule) in rules.iter().enumerate() {
         let mut fault =
@@ -133,6 +137,9 @@ impl WeightedRule {
         if self.tenant != "*" && self.tenant != tenant {
             return None;
         }
+        if self.letters & !text.letters != 0 {
+            return None;
+        }
         let excerpt = text.excerpt(&self.wanted)?;
         let description = match self.description.as_str() {
             "" => format!("`{}` occurs in the text", self.pattern),
@@ -156,18 +163,28 @@ fn lower(c: char) -> char {
     c.to_lowercase().next().unwrap_or(c)
 }
 
+/// Which ASCII characters occur in a text, a bit for each.
+fn letters(text: &str) -> u128 {
+    let ascii = text.bytes().filter(u8::is_ascii);
+    ascii.fold(0, |all, byte| all | (1_u128 << byte))
+}
+
 /// A text that patterns are looked for in.
 pub(super) struct Text<'a> {
     text: &'a str,
     /// In lower case, when each character is a byte.
     plain: Option<String>,
+    /// The ASCII characters in that: a pattern with another does not occur. All, when some character is none: its lower-case form may be.
+    letters: u128,
 }
 
 impl<'a> Text<'a> {
     pub(super) fn of(text: &'a str) -> Self {
+        let plain = text.is_ascii().then(|| text.to_ascii_lowercase());
         Self {
             text,
-            plain: text.is_ascii().then(|| text.to_ascii_lowercase()),
+            letters: plain.as_deref().map_or(u128::MAX, letters),
+            plain,
         }
     }
 
@@ -201,5 +218,31 @@ pub(super) fn band(score: f64) -> Severity {
         s if s >= 0.5 => Severity::Medium,
         s if s >= 0.2 => Severity::High,
         _ => Severity::Critical,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_found_wherever_its_lower_case_form_stands() {
+        let mut faults = Vec::new();
+        for (pattern, text, found) in [
+            ("rm -rf", "then RM -RF it", true),
+            ("rm -rf", "then rm-rf it", false),
+            ("RM", "a firm", true),
+            ("\u{212a}ey", "the key", true),
+            ("key", "the \u{212a}ey", true),
+            ("key", "the kéy", false),
+            ("é", "e", false),
+            ("É", "café", true),
+        ] {
+            let rules = format!("rules: [{{name: n, pattern: {}}}]", serde_json::json!(pattern));
+            let rules = read("rules.yaml", &rules, &mut faults);
+            let violation = rules.first().and_then(|r| r.violation("acme", &Text::of(text), None));
+            assert_eq!(violation.is_some(), found, "`{pattern}` in `{text}`: {violation:?}");
+        }
+        assert_eq!(faults, []);
     }
 }

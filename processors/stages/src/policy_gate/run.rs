@@ -88,7 +88,11 @@ impl Run {
     }
 
     pub(super) fn set(&mut self, register: Register, value: Value) -> bool {
-        self.registers[self.window + usize::from(register)] = value;
+        match std::mem::replace(&mut self.registers[self.window + usize::from(register)], value) {
+            // Most registers hold nothing that has to be given back: said here, where it costs no call.
+            Value::Undefined | Value::Null | Value::Bool(_) => {}
+            held => drop(held),
+        }
         true
     }
 
