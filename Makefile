@@ -89,7 +89,7 @@ opa: checkout ## Our Rego beside the OPA binary: OPA's published tests and our b
 fuzz: checkout ## Avro, plans, controls and approvals under random bytes, SECONDS_ each: SECONDS_=60, KEEP=1 keeps what it learnt
 	@deploy/dev/step.sh "fuzz" deploy/dev/fuzz.sh
 
-chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10
+chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10 FAULTS=kill (nothing but kills)
 	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
 	@deploy/dev/chaos.sh
 

@@ -13,6 +13,7 @@ mod govern;
 mod handover;
 mod keyring;
 mod lookups;
+mod membership;
 pub mod registry;
 pub mod reprocess;
 mod standing;

@@ -4,21 +4,24 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kafka::{Admin, Brokers, KafkaLog, LogConfig, Registry};
+use kafka::{Admin, Brokers, KafkaLog, LogConfig, Registry, Watch};
 use kernel::{Clock, Fault, FaultCode};
 use runtime::{Health, Metrics, ProcessorStage, SharedControls, Stage, StageContext, SystemClock, Waker};
+use schemas::topics::Catalogue;
 
 use crate::apply::state_topic;
 use crate::config::{Environment, Pipeline};
 use crate::registry::Built;
 use crate::task::Task;
-use crate::{check, handover, registry, standing, streaming, telemetry};
+use crate::{check, handover, membership, registry, standing, streaming, telemetry};
 
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
 const STOP: Duration = Duration::from_secs(25);
+/// How long a stage waits for what stands before it says so.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all stages of a process share.
 #[derive(Clone)]
@@ -41,6 +44,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Where futures run.
     pub handle: tokio::runtime::Handle,
+    /// Whether every partition has an owner.
+    pub watch: Arc<Watch>,
 }
 
 /// Runs a pipeline in the foreground until SIGTERM or SIGINT.
@@ -56,10 +61,12 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         )
     };
     let pipeline = Pipeline::load(file, env).map_err(listed)?;
+    let _telemetry = telemetry::start(&pipeline)?;
+    tracing::info!(pipeline = %pipeline.pipeline, instance = %pipeline.instance, "begins");
     check::stages(&pipeline).map_err(listed)?;
     // Sets the process's one TLS stack up, and shows missing root certificates now rather than at the first call.
     tools::client(&tools::HttpLimits::default())?;
-    let _telemetry = telemetry::start(&pipeline)?;
+    tracing::debug!("checked");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -67,21 +74,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         .map_err(|e| Fault::new(FaultCode::Internal, format!("runtime: {e}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     watch_signals(&runtime, &stop)?;
-    let internal = |e: String| Fault::new(FaultCode::Internal, e);
-    let shared = Shared {
-        registry: Arc::new(Registry::new(
-            &pipeline.connections.registry.url,
-            runtime.handle().clone(),
-        )?),
-        controls: SharedControls::default(),
-        shelf: stages::policy_gate::Shelf::default(),
-        metrics: Metrics::new(&pipeline.pipeline).map_err(|e| internal(e.to_string()))?,
-        health: Health::default(),
-        stop: stop.clone(),
-        clock: Arc::new(SystemClock),
-        handle: runtime.handle().clone(),
-        pipeline: Arc::new(pipeline),
-    };
+    let shared = share(pipeline, runtime.handle(), &stop)?;
     let address: SocketAddr = shared.pipeline.admin.listen.parse().map_err(|e| {
         Fault::new(
             FaultCode::ConfigInvalid,
@@ -96,23 +89,16 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         shared.health.clone(),
         shared.metrics.clone(),
     ))?;
-    for (name, _) in standing::FOLLOWED {
-        shared.health.set(name, runtime::StageState::Starting, 0);
-    }
+    // They belong to no group, so nothing has to be taken over for them first.
+    let mut followers = follow(&shared)?;
     take_over(&shared, &runtime)?;
-    let mut followers = Vec::new();
-    for (name, read) in standing::FOLLOWED {
-        let shared = shared.clone();
-        let follower = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || standing::follow(&shared, name, read));
-        followers.push(follower.map_err(|e| internal(e.to_string()))?);
-    }
+    followers.push(beside(&shared, "membership", membership::keep)?);
     let mut threads = Vec::new();
     for task in shared.pipeline.tasks() {
         let cx = shared.clone();
         let name = task.name();
-        let open = move || open(&task, &cx);
+        let before = AtomicBool::new(false);
+        let open = move || open(&task, &cx, before.swap(true, Ordering::SeqCst));
         threads.push(runtime::spawn(
             &name,
             shared.health.clone(),
@@ -127,6 +113,49 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     tracing::info!("stopped");
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+fn share(pipeline: Pipeline, handle: &tokio::runtime::Handle, stop: &Arc<AtomicBool>) -> Result<Shared, Fault> {
+    Ok(Shared {
+        registry: Arc::new(Registry::new(&pipeline.connections.registry.url, handle.clone())?),
+        controls: SharedControls::default(),
+        shelf: stages::policy_gate::Shelf::default(),
+        metrics: Metrics::new(&pipeline.pipeline).map_err(|e| Fault::new(FaultCode::Internal, e.to_string()))?,
+        health: Health::default(),
+        stop: stop.clone(),
+        clock: Arc::new(SystemClock),
+        handle: handle.clone(),
+        watch: Arc::new(Watch::new(&pipeline.connections.kafka)),
+        pipeline: Arc::new(pipeline),
+    })
+}
+
+/// Begins to follow what stands whatever a record says, and to learn the schemas' ids, beside everything else.
+fn follow(shared: &Shared) -> Result<Vec<std::thread::JoinHandle<()>>, Fault> {
+    let topics = Catalogue::load().map(|c| c.topics).unwrap_or_default();
+    let texts = topics.into_iter().map(|t| (t.name, registry::schema_text(&t.record)));
+    let texts = texts.filter_map(|(name, text)| Some((name, text?.to_owned())));
+    shared.registry.warm(texts);
+    for (name, _) in standing::FOLLOWED {
+        shared.health.set(name, runtime::StageState::Starting, 0);
+    }
+    let followed = standing::FOLLOWED.iter();
+    followed
+        .map(|&(name, read)| beside(shared, name, move |shared| standing::follow(shared, name, read)))
+        .collect()
+}
+
+/// A thread of its own for what goes on beside the stages.
+fn beside(
+    shared: &Shared,
+    name: &str,
+    run: impl FnOnce(&Shared) + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, Fault> {
+    let shared = shared.clone();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || run(&shared))
+        .map_err(|e| Fault::new(FaultCode::Internal, format!("thread {name}: {e}")))
 }
 
 /// Takes over from a former layout, waiting for brokers that are not there yet.
@@ -171,64 +200,59 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> R
     Ok(())
 }
 
+/// What a stage or task is made of, before its log is open.
+struct Made {
+    members: Vec<Box<dyn runtime::Member>>,
+    alone: Option<Box<dyn Stage>>,
+    known_ms: u128,
+    built_ms: u128,
+}
+
 /// Builds a stage and its log. Called again while a dependency is down.
-fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), Fault> {
-    // No stage begins before what stands is known: a kill, a role taken away, a tenant's policy must hold over a restart.
-    let known = || standing::is_known(shared);
-    let patience = std::time::Instant::now() + Duration::from_secs(5);
-    while !known() && !shared.stop.load(Ordering::SeqCst) && std::time::Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    if !known() {
-        return Err(Fault::new(
-            FaultCode::BrokerUnavailable,
-            "soma.controls, soma.members, soma.strikes, soma.tallies, soma.policies, soma.constitutions and soma.sboms have not been read to their ends yet",
-        ));
-    }
+///
+/// At the first time both are done at once: the clients find their brokers, settle what a killed predecessor left open and join the group while
+/// what stands is read and the stage is built. `again`, the log comes last: an instance that cannot build its stage
+/// must not take partitions, time and again, from those that can.
+fn open(task: &Task, shared: &Shared, again: bool) -> Result<(Box<dyn Stage>, StageContext), Fault> {
+    let began = Instant::now();
     let pipeline = &shared.pipeline;
-    let name = task.name();
-    let group = task.group(&pipeline.pipeline);
-    let mut members = Vec::new();
-    let mut alone = None;
-    let (mut wanted, mut states, mut copartitioned) = (Vec::<String>::new(), Vec::new(), false);
-    for entry in &task.stages {
-        let component = registry::find(&entry.component)
-            .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
-        for topic in streaming::reads(entry, pipeline) {
-            if !wanted.contains(&topic) {
-                wanted.push(topic);
-            }
-        }
-        if component.stateful {
-            states.push(state_topic(&pipeline.pipeline, entry.name()));
-        }
-        copartitioned |= component.stateful;
-        match (component.build)(entry, shared)? {
-            Built::Member(member) => members.push(member),
-            Built::Stage(stage) => alone = Some(stage),
-        }
-    }
-    topics_exist(&pipeline.connections.kafka, &wanted, &states)?;
+    let (wanted, states) = topics_of(task, pipeline)?;
     let limits = task.limits();
-    let log = KafkaLog::open(
-        LogConfig {
+    let join = || {
+        topics_exist(&pipeline.connections.kafka, &wanted, &states)?;
+        let config = LogConfig {
             brokers: pipeline.connections.kafka.clone(),
-            group,
+            group: task.group(&pipeline.pipeline),
             instance: pipeline.instance.clone(),
-            topics: wanted,
-            copartitioned: copartitioned || task.stages.len() > 1,
+            topics: wanted.clone(),
+            copartitioned: !states.is_empty() || task.stages.len() > 1,
             linger_ms: limits.linger_ms,
             bulk: task.stages.iter().any(|s| s.component == streaming::COMPONENT),
             pipeline: pipeline.pipeline.clone(),
-            stage: name.clone(),
+            stage: task.name(),
             session_timeout_ms: pipeline.session_timeout_ms,
             transaction_timeout_ms: 15_000,
-        },
-        shared.registry.clone(),
-    )?;
-    let stage = alone.unwrap_or_else(|| Box::new(ProcessorStage::new(&pipeline.pipeline, members)));
+        };
+        let log = KafkaLog::open(config, shared.registry.clone());
+        log.map(|log| (log, began.elapsed().as_millis()))
+    };
+    let (made, log) = if again {
+        (make(task, shared, began)?, join()?)
+    } else {
+        std::thread::scope(|scope| {
+            let log = scope.spawn(join);
+            let made = make(task, shared, began);
+            let panicked = |_| Err(Fault::new(FaultCode::Internal, "opening a log panicked"));
+            Ok::<_, Fault>((made?, log.join().unwrap_or_else(panicked)?))
+        })?
+    };
+    let ((log, log_ms), Made { known_ms, built_ms, .. }) = (log, &made);
+    tracing::info!(stage = %task.name(), known_ms, built_ms, log_ms, "joining");
+    shared.watch.add(log.member());
+    let alone = made.alone;
+    let stage = alone.unwrap_or_else(|| Box::new(ProcessorStage::new(&pipeline.pipeline, made.members)));
     let cx = StageContext {
-        stage: name,
+        stage: task.name(),
         log: Box::new(log),
         decoder: shared.registry.clone(),
         controls: shared.controls.clone(),
@@ -243,6 +267,54 @@ fn open(task: &Task, shared: &Shared) -> Result<(Box<dyn Stage>, StageContext), 
         waker: Waker::default(),
     };
     Ok((stage, cx))
+}
+
+/// Topics a task reads, and those of its state.
+fn topics_of(task: &Task, pipeline: &Pipeline) -> Result<(Vec<String>, Vec<String>), Fault> {
+    let (mut wanted, mut states) = (Vec::<String>::new(), Vec::new());
+    for entry in &task.stages {
+        let component = registry::find(&entry.component)
+            .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
+        for topic in streaming::reads(entry, pipeline) {
+            if !wanted.contains(&topic) {
+                wanted.push(topic);
+            }
+        }
+        if component.stateful {
+            states.push(state_topic(&pipeline.pipeline, entry.name()));
+        }
+    }
+    Ok((wanted, states))
+}
+
+/// Builds a task's stages, once what stands is known: a kill, a role taken away, a tenant's policy must hold over a restart.
+fn make(task: &Task, shared: &Shared, began: Instant) -> Result<Made, Fault> {
+    let known = || standing::is_known(shared);
+    while !known() && !shared.stop.load(Ordering::SeqCst) && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if !known() {
+        return Err(Fault::new(
+            FaultCode::BrokerUnavailable,
+            "soma.controls, soma.members, soma.strikes, soma.tallies, soma.policies, soma.constitutions and soma.sboms have not been read to their ends yet",
+        ));
+    }
+    let known_ms = began.elapsed().as_millis();
+    let (mut members, mut alone) = (Vec::new(), None);
+    for entry in &task.stages {
+        let component = registry::find(&entry.component)
+            .ok_or_else(|| Fault::new(FaultCode::ConfigInvalid, format!("no component {}", entry.component)))?;
+        match (component.build)(entry, shared)? {
+            Built::Member(member) => members.push(member),
+            Built::Stage(stage) => alone = Some(stage),
+        }
+    }
+    Ok(Made {
+        members,
+        alone,
+        known_ms,
+        built_ms: began.elapsed().as_millis(),
+    })
 }
 
 fn topics_exist(brokers: &Brokers, wanted: &[String], states: &[String]) -> Result<(), Fault> {

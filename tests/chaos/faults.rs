@@ -31,6 +31,8 @@ pub(super) struct Fault {
     /// From here on recovery is counted: when it struck, or when the server that was down answers again.
     pub(super) from: Timestamp,
     pub(super) scope: Scope,
+    /// The instance that was killed and started again at once.
+    pub(super) killed: Option<&'static str>,
 }
 
 /// A server that goes down for some seconds, and what of the pipeline waits for it.
@@ -62,11 +64,17 @@ impl Chaos<'_> {
 
     fn note(&mut self, what: String, at: Timestamp, from: Timestamp, scope: Scope) {
         println!("chaos: {what}");
-        self.done.push(Fault { what, at, from, scope });
+        self.done.push(Fault {
+            what,
+            at,
+            from,
+            scope,
+            killed: None,
+        });
     }
 
     /// kill -9, and started again at once, as a supervisor does.
-    fn kill(&mut self, name: &'static str) {
+    fn kill(&mut self, name: &'static str, rest_s: u64) {
         let at = now();
         self.instances.signal(name, "KILL");
         self.instances.start_one(name);
@@ -76,7 +84,10 @@ impl Chaos<'_> {
             at,
             Scope::Partitions,
         );
-        pass(20);
+        if let Some(fault) = self.done.last_mut() {
+            fault.killed = Some(name);
+        }
+        pass(rest_s);
     }
 
     /// Longer than its session: it wakes as a zombie.
@@ -139,12 +150,23 @@ pub(super) fn until(live: &'static Live, instances: &mut Instances, until: Insta
         until,
         done: Vec::new(),
     };
+    // FAULTS=kill: nothing but kills, for the time a restart takes.
+    let kills_only = std::env::var("FAULTS").is_ok_and(|f| f == "kill");
     for turn in 0.. {
         let of = |n: usize| names[(turn + n) % names.len()];
+        if kills_only {
+            if !chaos.has(15) {
+                break;
+            }
+            chaos.kill(of(0), 10);
+            // Not at the same place of the load's second each time.
+            std::thread::sleep(Duration::from_millis(137));
+            continue;
+        }
         if !chaos.has(25) {
             break;
         }
-        chaos.kill(of(0));
+        chaos.kill(of(0), 20);
         if chaos.has(35) {
             chaos.freeze(of(1));
         }
@@ -154,7 +176,7 @@ pub(super) fn until(live: &'static Live, instances: &mut Instances, until: Insta
             }
         }
         if chaos.has(25) {
-            chaos.kill(of(2));
+            chaos.kill(of(2), 20);
         }
         if chaos.has(45) {
             chaos.scale();

@@ -8,6 +8,7 @@ mod faults;
 pub(crate) mod instances;
 mod load;
 mod plot;
+mod timeline;
 
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,10 @@ fn nothing_is_lost_doubled_or_torn() {
         let shown = took.map_or("never".to_owned(), |s| format!("{s:.2} s"));
         println!("{at:>7.1}  {:<44} {shown:>9}  {}", fault.what, fault.scope.describe());
         times.push(took.unwrap_or(f64::INFINITY));
+    }
+    println!("milliseconds after each kill, by the log of the instance started again:");
+    for line in faults.iter().filter_map(|fault| timeline::of(live, fault)) {
+        println!("  {line}");
     }
     let picture = live.root().join("target/chaos.svg");
     plot::write(&picture, began, &asked, &found.ended, &faults);

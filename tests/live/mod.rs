@@ -16,6 +16,7 @@ mod kill9;
 mod kill_switch;
 mod layout;
 mod limits;
+mod membership;
 mod moderation;
 mod on_disk;
 mod outages;

@@ -30,3 +30,15 @@ pub struct LogConfig {
     /// Milliseconds after which the broker aborts a transaction nobody finishes.
     pub transaction_timeout_ms: u32,
 }
+
+impl LogConfig {
+    /// How many of its topics it subscribes to: the others go along.
+    pub(crate) fn subscribed(&self) -> usize {
+        if self.copartitioned { 1 } else { self.topics.len() }
+    }
+
+    /// What the group knows it by.
+    pub(crate) fn client_id(&self) -> String {
+        format!("{}.{}", self.group, self.instance)
+    }
+}

@@ -16,6 +16,15 @@ pub(crate) fn is_fenced(e: &KafkaError) -> bool {
     )
 }
 
+/// Whether the brokers complain of a topic.
+pub(crate) fn is_of_topic(e: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidTopic, TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition};
+    matches!(
+        code(e),
+        Some(InvalidTopic | TopicAuthorizationFailed | UnknownTopic | UnknownTopicOrPartition)
+    )
+}
+
 /// Whether a record is too large for its topic.
 pub(crate) fn is_too_large(e: &KafkaError) -> bool {
     matches!(

@@ -1,5 +1,6 @@
 //! Membership in a stage's group: the consumer's settings, and rebalances taken down for the loop to perform.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kernel::Fault;
@@ -27,7 +28,13 @@ pub(crate) enum Rebalance {
 #[derive(Default)]
 pub(crate) struct Deferred {
     pub(crate) queue: Mutex<Vec<Rebalance>>,
-    pub(crate) closing: std::sync::atomic::AtomicBool,
+    pub(crate) closing: AtomicBool,
+    /// How many were heard of.
+    pub(crate) heard: AtomicU64,
+    /// Partitions are to be given up, and are not yet.
+    pub(crate) owing: AtomicBool,
+    /// The group was asked to share out anew (`watch.rs`): a topic that is none is complained of.
+    pub(crate) asked: AtomicBool,
 }
 
 impl ClientContext for Deferred {
@@ -42,12 +49,14 @@ impl ConsumerContext for Deferred {
             .map(|e| (e.topic().to_owned(), e.partition()))
             .collect();
         let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.closing.load(Ordering::SeqCst) {
             if !assign && consumer.incremental_unassign(tpl).is_err() {
                 tracing::debug!("partitions were already given up");
             }
             return;
         }
+        self.heard.fetch_add(1, Ordering::SeqCst);
+        self.owing.fetch_or(!assign, Ordering::SeqCst);
         let event = if assign {
             Rebalance::Assigned(parts)
         } else if consumer.assignment_lost() {
@@ -65,7 +74,7 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
     let mut client: ClientConfig = config.brokers.client();
     client
         .set("group.id", &config.group)
-        .set("client.id", format!("{}.{}", config.group, config.instance))
+        .set("client.id", config.client_id())
         // A static member: who is restarted within the session gets its partitions back at once, and the others never stop. The
         // price is that one that leaves for good is missed only when its session runs out.
         .set("group.instance.id", &config.instance)

@@ -1,7 +1,8 @@
 //! Kafka and the schema registry: the only user of `rdkafka` and `schema_registry_converter`.
 //!
 //! [`KafkaLog`] is the log of one stage, [`Registry`] the Confluent framing, [`Admin`] topics and schemas,
-//! [`Follower`] what a standby reads along, [`Tail`] and [`Writer`] what the command line reads and writes with, [`History`] and
+//! [`Watch`] what sees to it that every partition has an
+//! owner, [`Follower`] what a standby reads along, [`Tail`] and [`Writer`] what the command line reads and writes with, [`History`] and
 //! [`Rewriter`] what a backfill does.
 
 mod admin;
@@ -21,6 +22,7 @@ mod send;
 mod slabs;
 mod tail;
 mod transaction;
+mod watch;
 mod writer;
 
 pub use admin::{Admin, Applied, TopicState};
@@ -33,6 +35,7 @@ pub use offsets::{Groups, Offsets};
 pub use registry::Registry;
 pub use rewrite::Rewriter;
 pub use tail::{From, Plain, Tail};
+pub use watch::{Look, Member, Watch};
 pub use writer::Writer;
 
 /// How to reach the brokers: their addresses and any further librdkafka properties (TLS, SASL).

@@ -1,6 +1,7 @@
 //! The log of one stage on Kafka: a consumer and a transactional producer that commit together.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,14 +15,17 @@ use rdkafka::producer::Producer;
 use crate::Registry;
 use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
-use crate::faults::{is_fenced, is_too_large, unavailable};
+use crate::faults::{is_fenced, is_of_topic, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, dropped, offsets, partitions, places, raw};
 use crate::slabs::Queues;
-use crate::transaction::{Maker, new_producer};
+use crate::transaction::{Maker, clients, new_producer};
+use crate::watch::Member;
 
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// A mistake of the loop's, which would be a hole in what is read.
+const RELEASED: &str = "partitions given up while a transaction is under way";
 
 /// A [`Log`] over Kafka.
 pub struct KafkaLog {
@@ -85,33 +89,18 @@ impl KafkaLog {
             changelogs: None,
         };
         // The group and the transactions' coordinator work side by side.
-        let subscribed = if log.config.copartitioned {
-            1
-        } else {
-            log.config.topics.len()
-        };
-        let topics: Vec<&str> = log.config.topics.iter().take(subscribed).map(String::as_str).collect();
+        let subscribed = log.config.topics.iter().take(log.config.subscribed());
+        let topics: Vec<&str> = subscribed.map(String::as_str).collect();
         log.consumer
             .subscribe(&topics)
             .map_err(|e| unavailable("subscribe", &e))?;
-        // A sink writes dead letters only.
-        let copartitioned = log.config.copartitioned;
-        let producers = if copartitioned { 2 } else { 1 };
-        (log.producers, log.changelogs) = std::thread::scope(|scope| {
-            let config = &log.config;
-            let changelogs = copartitioned.then(|| scope.spawn(|| Changelogs::open(&config.brokers)));
-            let begun: Vec<_> = (0..producers)
-                .map(|turn| scope.spawn(move || new_producer(config, turn)))
-                .collect();
-            let panicked = |_| Fault::new(FaultCode::Internal, "a client's start panicked");
-            let made = begun
-                .into_iter()
-                .map(|made| Ok(Some(Arc::new(made.join().map_err(panicked)??))));
-            let made = made.collect::<Result<_, Fault>>()?;
-            let changelogs = changelogs.map(|opened| opened.join().map_err(panicked)?);
-            Ok::<_, Fault>((made, changelogs.transpose()?))
-        })?;
+        (log.producers, log.changelogs) = clients(&log.config)?;
         Ok(log)
+    }
+
+    /// Its membership in the group, to be watched.
+    pub fn member(&self) -> Member {
+        Member::new(&self.config, &self.consumer)
     }
 
     /// A new producer in place of one: whatever its predecessor left open is settled by its start.
@@ -178,7 +167,9 @@ impl KafkaLog {
             let detail = format!("another instance joined {group} as {instance}: {e}");
             return Err(Fault::new(FaultCode::Fenced, detail));
         }
-        if has_nothing {
+        // We named a topic that is none.
+        let ours = is_of_topic(e) && self.consumer.context().asked.load(Ordering::SeqCst);
+        if has_nothing && !ours {
             Err(unavailable("poll", e))
         } else {
             Ok(())
@@ -439,7 +430,12 @@ impl Log for KafkaLog {
     }
 
     fn release(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
+        if self.under_way.is_some() {
+            // Its offsets may go out under the next generation: what the next owner has read by then would be read again or not at all.
+            return Err(Fault::new(FaultCode::Internal, RELEASED));
+        }
         let parts = &self.along(parts);
+        self.consumer.context().owing.store(false, Ordering::SeqCst);
         self.owned.retain(|p| !parts.contains(p));
         self.committed.retain(|p, _| !parts.contains(p));
         self.queues
@@ -481,10 +477,7 @@ impl Drop for KafkaLog {
         }
         // Before the client they belong to.
         self.queues.close(|_, _| true);
-        self.consumer
-            .context()
-            .closing
-            .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.consumer.context().closing.store(true, Ordering::SeqCst);
         // Rebalances nobody will answer would keep the close waiting.
         self.consumer
             .context()

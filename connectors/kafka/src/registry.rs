@@ -47,6 +47,29 @@ impl Registry {
         })
     }
 
+    /// Learns beside other work, all at once, what the first records of these topics would each wait for: (topic, this build's schema).
+    /// What cannot be learnt now is asked for when it is needed.
+    pub fn warm(self: &Arc<Self>, topics: impl IntoIterator<Item = (String, String)>) {
+        for (topic, text) in topics {
+            let registry = Arc::clone(self);
+            self.handle.spawn(async move {
+                let supplied = SuppliedSchema::new(None, SchemaType::Avro, text);
+                let posted = post_schema(&registry.settings, format!("{topic}-value"), supplied).await;
+                let Ok(id) = posted.map(|registered| registered.id) else {
+                    return;
+                };
+                registry
+                    .ids
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(topic, id);
+                if let Ok(found) = get_schema_by_id_and_type(id, &registry.settings, SchemaType::Avro).await {
+                    drop(registry.keep(id, &found.schema));
+                }
+            });
+        }
+    }
+
     /// Registers a schema under a subject, or finds it, and gives its id.
     ///
     /// # Errors
@@ -211,7 +234,11 @@ impl Registry {
         let found = self
             .wait(get_schema_by_id_and_type(id, &self.settings, SchemaType::Avro))
             .map_err(|e| self.unknown(id, &e))?;
-        let schema = schemas::parse_schema(&found.schema)
+        self.keep(id, &found.schema)
+    }
+
+    fn keep(&self, id: u32, text: &str) -> Result<Arc<Written>, Fault> {
+        let schema = schemas::parse_schema(text)
             .map_err(|e| Fault::new(FaultCode::SchemaUnknown, format!("schema id {id} does not parse: {e}")))?;
         let schema = Arc::new(Written::with(schema));
         self.by_id

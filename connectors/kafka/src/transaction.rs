@@ -1,9 +1,9 @@
 //! The writing half of a stage's transactions: its producers, and what they are handed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kernel::{Commit, Committed, Fault};
+use kernel::{Commit, Committed, Fault, FaultCode};
 use rdkafka::Offset;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,6 +12,7 @@ use rdkafka::producer::Producer;
 use schemas::Timestamp;
 
 use crate::Registry;
+use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
 use crate::faults::unavailable;
 use crate::group::Deferred;
@@ -20,6 +21,10 @@ use crate::log::REQUEST;
 use crate::send::{
     Deliveries, KafkaOrFault, Sender, acknowledged, as_it_is, clock_micros, lost, offsets, record, send,
 };
+
+/// How long the client is left alone with a request for its id. While the coordinator ends the transaction that a killed predecessor
+/// left open, it is told to come again, and by itself does so only after half a second; asked anew it does at once.
+const ASK: Duration = Duration::from_millis(25);
 
 /// A producer for every second transaction of a stage instance; its start settles what its predecessor left open.
 pub(crate) fn new_producer(config: &LogConfig, turn: usize) -> Result<Sender, Fault> {
@@ -38,10 +43,37 @@ pub(crate) fn new_producer(config: &LogConfig, turn: usize) -> Result<Sender, Fa
         .set("queue.buffering.max.kbytes", "65536");
     let producer =
         Sender::from_config_and_context(&client, Deliveries::default()).map_err(|e| unavailable("producer", &e))?;
-    producer
-        .init_transactions(REQUEST)
-        .map_err(|e| unavailable(&format!("init transactions of {id}"), &e))?;
-    Ok(producer)
+    let until = Instant::now() + REQUEST;
+    loop {
+        match producer.init_transactions(ASK) {
+            Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < until => {}
+            done => {
+                done.map_err(|e| unavailable(&format!("init transactions of {id}"), &e))?;
+                return Ok(producer);
+            }
+        }
+    }
+}
+
+/// The producers of a log, and where its changelogs are read, all begun at once.
+pub(crate) fn clients(config: &LogConfig) -> Result<(Vec<Option<Arc<Sender>>>, Option<Changelogs>), Fault> {
+    // A sink writes dead letters only.
+    let producers = if config.copartitioned { 2 } else { 1 };
+    std::thread::scope(|scope| {
+        let changelogs = config
+            .copartitioned
+            .then(|| scope.spawn(|| Changelogs::open(&config.brokers)));
+        let begun: Vec<_> = (0..producers)
+            .map(|turn| scope.spawn(move || new_producer(config, turn)))
+            .collect();
+        let panicked = |_| Fault::new(FaultCode::Internal, "a client's start panicked");
+        let made = begun
+            .into_iter()
+            .map(|made| Ok(Some(Arc::new(made.join().map_err(panicked)??))));
+        let made = made.collect::<Result<_, Fault>>()?;
+        let changelogs = changelogs.map(|opened| opened.join().map_err(panicked)?);
+        Ok((made, changelogs.transpose()?))
+    })
 }
 
 /// The name made for `of`: few there are, and each is made once.

@@ -88,6 +88,7 @@ fn shared(cx: &Context, pipeline: Pipeline) -> Result<Shared, Failure> {
         stop: Arc::default(),
         clock: Arc::new(SystemClock),
         handle: cx.runtime()?.handle().clone(),
+        watch: Arc::new(kafka::Watch::new(&pipeline.connections.kafka)),
         pipeline: Arc::new(pipeline),
     })
 }

@@ -170,10 +170,10 @@ pub trait Log: Send {
     /// # Errors
     /// A dependency fault when the broker does not answer.
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
-    /// Gives partitions up.
+    /// Gives partitions up. The answer to a transaction under way has to be taken first ([`Log::answer`]).
     ///
     /// # Errors
-    /// A dependency fault when the broker does not answer.
+    /// A dependency fault when the broker does not answer; `INTERNAL` while a transaction is under way.
     fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault>;
     /// Partition of this stage's topics that a key belongs to; `None` when they are not known, or not partitioned alike.
     fn home(&self, key: &str) -> Option<i32>;

@@ -60,7 +60,7 @@ impl Metrics {
             gauges: IntGaugeVec::new(
                 Opts::new(
                     "soma_stage",
-                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted, unwatched, restored (records read when it last took partitions over), standby_partitions, standby_lag; of streaming SQL since the start: late, duplicate, woke",
+                    "State of a stage: partitions, state_keys, state_bytes, timers, in_flight, waiting, halted, unowned (partitions of its topics that no instance has), unwatched, restored (records read when it last took partitions over), standby_partitions, standby_lag; of streaming SQL since the start: late, duplicate, woke",
                 ),
                 &["pipeline", "stage", "what"],
             )?,
@@ -103,10 +103,11 @@ impl Metrics {
             .commits
             .with_label_values(&[&self.0.pipeline, stage])
             .observe(seconds);
-        self.0
-            .committed
-            .with_label_values(&[&self.0.pipeline, stage])
-            .set(now_s);
+        let committed = self.0.committed.with_label_values(&[&self.0.pipeline, stage]);
+        if committed.get() == 0.0 {
+            tracing::info!(stage, "first commit");
+        }
+        committed.set(now_s);
     }
 
     /// The steps of a batch took this long.

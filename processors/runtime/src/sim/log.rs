@@ -247,6 +247,10 @@ impl Log for SimLog {
     }
 
     fn release(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
+        if self.later.is_some() {
+            let detail = "simulated: partitions given up while a transaction is under way";
+            return Err(Fault::new(FaultCode::Internal, detail));
+        }
         let numbers: BTreeSet<i32> = partitions.iter().map(|p| p.1).collect();
         let subscribed: BTreeSet<String> = partitions.iter().map(|p| p.0.clone()).collect();
         self.owned.retain(|p| !numbers.contains(p));
@@ -267,5 +271,24 @@ impl Log for SimLog {
     fn pause(&mut self, paused: bool) -> Result<(), Fault> {
         self.paused = paused;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sim::Chances;
+
+    #[test]
+    fn partitions_are_not_given_up_while_a_transaction_is_under_way() {
+        let cluster = Cluster::new(1, Chances::default());
+        let clock = SimClock::at(schemas::Timestamp(0));
+        let mut log = SimLog::new(&cluster, &clock, "group", "a", vec!["topic".to_owned()]);
+        let parts = [("topic".to_owned(), 0)];
+        log.commit_later(Commit::default()).unwrap();
+        assert_eq!(log.release(&parts).unwrap_err().code, FaultCode::Internal);
+        assert!(log.answer(true).unwrap());
+        log.release(&parts).unwrap();
     }
 }
