@@ -44,3 +44,37 @@ INSERT INTO hubs
 SELECT coalesce(d.window, a.window) AS window, coalesce(d.airport, a.airport) AS airport,
   coalesce(d.flights, 0) AS departures, coalesce(a.flights, 0) AS arrivals
 FROM departures d FULL JOIN arrivals a ON d.window = a.window AND d.airport = a.airport;
+
+-- Two streams, row by row: each flight beside the flights of the opposite way in the same window. Neither side is aggregated before.
+CREATE TABLE returns WITH (connector = 'kafka', type = 'sink', topic = 'demo.flights_returns', format = 'avro', 'avro.confluent_schema_registry' = 'true');
+CREATE TABLE answered WITH (connector = 'kafka', type = 'sink', topic = 'demo.flights_answered', format = 'avro', 'avro.confluent_schema_registry' = 'true');
+CREATE TABLE ways WITH (connector = 'kafka', type = 'sink', topic = 'demo.flights_ways', format = 'avro', 'avro.confluent_schema_registry' = 'true');
+
+CREATE VIEW overlapping AS
+SELECT hop(INTERVAL '30 minutes', INTERVAL '1 hour') AS window, date, origin, destination, distance FROM flights;
+
+CREATE VIEW hourly AS
+SELECT tumble(INTERVAL '1 hour') AS window, date, origin, destination, distance FROM flights;
+
+-- A flight back leaves later, in the same window.
+INSERT INTO returns
+SELECT there.window, there.origin, count(*) AS pairs, sum(there.distance) AS distance
+FROM overlapping there JOIN overlapping back
+  ON there.window = back.window AND there.origin = back.destination AND there.destination = back.origin
+WHERE back.date > there.date
+GROUP BY there.window, there.origin;
+
+-- Every route is there, also where no flight of the hour comes back later.
+INSERT INTO answered
+SELECT there.window, there.origin, there.destination, count(*) AS flights, count(back.date) AS answers
+FROM hourly there LEFT JOIN hourly back
+  ON there.window = back.window AND there.origin = back.destination AND there.destination = back.origin AND back.date > there.date
+GROUP BY there.window, there.origin, there.destination;
+
+-- Either way, by airport; back only those of more than 500 miles.
+INSERT INTO ways
+SELECT coalesce(there.window, back.window) AS window, coalesce(there.origin, back.destination) AS airport,
+  count(there.date) AS away, count(back.date) AS home
+FROM hourly there FULL JOIN (SELECT * FROM hourly WHERE distance > 500) back
+  ON there.window = back.window AND there.origin = back.destination AND there.destination = back.origin
+GROUP BY coalesce(there.window, back.window), coalesce(there.origin, back.destination);

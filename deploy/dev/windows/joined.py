@@ -15,6 +15,17 @@ from .load import text
 GONE = ("AK", "HI")
 
 _FROM = "SELECT iata, state FROM airports"
+_HOURLY = """SELECT toStartOfInterval(date, INTERVAL 1 HOUR) AS w, origin AS o, destination AS d, distance AS far, date AS at, 1 AS here FROM rows"""
+_HALF_HOURS = """SELECT toStartOfInterval(date, INTERVAL 30 MINUTE) - toIntervalMinute(30 * slide) AS w, origin AS o, destination AS d, distance AS far,
+    date AS at, 1 AS here FROM rows ARRAY JOIN range(2) AS slide"""
+
+
+def beside(columns, left, join, right, behind):
+    """Each flight beside those of the opposite way in the same window; a side that is not there has `here` 0."""
+    return """SELECT {columns} FROM ({left}) AS there {join} JOIN ({right}) AS back ON there.w = back.w AND there.o = back.d AND there.d = back.o
+        {behind}""".format(columns=columns, left=left, join=join, right=right, behind=behind)
+
+
 # A flight that finds nothing is in the row without a state.
 VIEWS = {
     "per_state": View(["state"], ["flights", "distance"], [], """
@@ -31,6 +42,21 @@ VIEWS = {
             (SELECT toStartOfInterval(date, INTERVAL 1 HOUR) AS window_start, window_start + INTERVAL 1 HOUR AS window_end,
                     arrayJoin([(origin, 1), (destination, 0)]) AS place, place.1 AS airport, place.2 AS leaves FROM rows)
         GROUP BY window_start, window_end, airport""", late="hubs.left"),
+    "returns": View(["origin"], ["pairs", "distance"], [], beside(
+        "there.w AS window_start, window_start + INTERVAL 1 HOUR AS window_end, there.o AS origin, count() AS pairs, sum(there.far) AS distance",
+        _HALF_HOURS, "INNER", _HALF_HOURS, "WHERE back.at > there.at GROUP BY window_start, origin"), late="returns.left"),
+    # A flight meets its answers, or stands alone.
+    "answered": View(["origin", "destination"], ["flights", "answers"], [], """
+        SELECT f.w AS window_start, window_start + INTERVAL 1 HOUR AS window_end, f.o AS origin, f.d AS destination,
+               sum(greatest(met, 1)) AS flights, sum(met) AS answers
+        FROM (SELECT there.id AS id, any(there.w) AS w, any(there.o) AS o, any(there.d) AS d, countIf(back.here = 1 AND back.at > there.at) AS met
+            FROM (SELECT id, toStartOfInterval(date, INTERVAL 1 HOUR) AS w, origin AS o, destination AS d, date AS at FROM rows) AS there
+            LEFT JOIN ({}) AS back ON there.w = back.w AND there.o = back.d AND there.d = back.o GROUP BY id) AS f
+        GROUP BY window_start, origin, destination""".format(_HOURLY), late="answered.left"),
+    "ways": View(["airport"], ["away", "home"], [], beside(
+        """if(there.here = 1, there.w, back.w) AS window_start, window_start + INTERVAL 1 HOUR AS window_end,
+           if(there.here = 1, there.o, back.d) AS airport, countIf(there.here = 1) AS away, countIf(back.here = 1) AS home""",
+        _HOURLY, "FULL OUTER", _HOURLY + " WHERE distance > 500", "GROUP BY window_start, airport"), late="ways.left"),
 }
 check.KNOWN.update(VIEWS)
 check.TYPES.update(dict.fromkeys(("state", "from_state", "to_state", "airport"), "String"))

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use kernel::ConfigFault;
 use serde_json::{Value, json};
 
-use super::support::LOOKUP_ON_ARROYO;
+use super::support::{LOOKUP_ON_ARROYO, ROWS_ON_ARROYO, has_rows};
 use crate::streaming::dialect::{self, at};
 use crate::streaming::options::Role;
 
@@ -44,8 +44,10 @@ impl Arroyo<'_> {
     pub fn render(&self, sql: &str) -> Result<Vec<Post>, Vec<ConfigFault>> {
         let file = dialect::read(sql)?;
         let lookups = file.tables.values().filter(|t| t.options.role == Role::Lookup);
+        let rows = file.inserts.iter().filter(|i| has_rows(&file, &i.query, 0));
         let refused: Vec<_> = lookups
             .map(|t| ConfigFault::new(at(t.at), format!("lookup `{}`: {LOOKUP_ON_ARROYO}", t.name)))
+            .chain(rows.map(|i| ConfigFault::new(at(i.at), format!("insert into {}: {ROWS_ON_ARROYO}", i.into))))
             .collect();
         if !refused.is_empty() {
             return Err(refused);

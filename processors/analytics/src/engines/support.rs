@@ -1,6 +1,6 @@
 //! Which statement runs on which engine, and with what difference: said before anything is sent.
 
-use datafusion::sql::sqlparser::ast::{Query, SetExpr, TableFactor};
+use datafusion::sql::sqlparser::ast::{GroupByExpr, Query, SelectItem, SetExpr, TableFactor, TableWithJoins};
 use kernel::ConfigFault;
 
 use super::expr::{self, Scope};
@@ -54,7 +54,8 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
         all.push((statement, Engine::Arroyo, table_on_arroyo(table)));
     }
     for (name, query) in &file.views {
-        let verdict = shape::of(query)
+        let verdict = rows_on_flink(&file, query)
+            .and_then(|()| shape::of(query))
             .and_then(|shape| query_on_flink(&shape))
             .and_then(|shape| match shape.window {
                 Some(_) => Err("a view with a window; put the window into the INSERT's SELECT".to_owned()),
@@ -74,7 +75,9 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
                 ..
             })
         );
-        let flink = shape.and_then(|shape| insert_on_flink(&file, &shape));
+        let flink = rows_on_flink(&file, &insert.query)
+            .and(shape)
+            .and_then(|shape| insert_on_flink(&file, &shape));
         all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
         let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
         let differs = if session { vec![touching] } else { Vec::new() };
@@ -90,6 +93,45 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
 /// Why a lookup stays here.
 pub(super) const LOOKUP_ON_FLINK: &str = "Flink joins what stands now only with stores it can ask, such as JDBC; with a Kafka topic it joins what stood at the event time, which is another result, and is not rendered";
 pub(super) const LOOKUP_ON_ARROYO: &str = "lookups ask a store there; a Kafka topic is not rendered as one";
+
+/// Why two streams are joined here.
+pub(super) const ROWS_ON_FLINK: &str = "Flink joins two streams within a window as well, by window table functions (FROM TABLE(TUMBLE(...)) a JOIN TABLE(TUMBLE(...)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND ...), and drops what is late; it is not rendered";
+pub(super) const ROWS_ON_ARROYO: &str = "Arroyo has windows only in aggregates: of two streams without one it joins rows of any two times within its time to live, inner alone, and counts a pair at the later of both, which is another result";
+
+fn rows_on_flink(file: &File, query: &Query) -> Result<(), String> {
+    if has_rows(file, query, 0) {
+        return Err(ROWS_ON_FLINK.to_owned());
+    }
+    Ok(())
+}
+
+/// Whether a query is rows with their window, or reads a view of such.
+pub(super) fn has_rows(file: &File, query: &Query, depth: usize) -> bool {
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return false;
+    };
+    let windowed = select.projection.iter().any(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+            matches!(shape::window(expr), Ok(Some(_)))
+        }
+        _ => false,
+    });
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+    let read = |factor: &TableFactor| match factor {
+        TableFactor::Derived { subquery, .. } => has_rows(file, subquery, depth + 1),
+        TableFactor::Table { name: table, .. } => {
+            let view = file.views.get(&name(table)).filter(|_| depth < 16);
+            view.is_some_and(|view| has_rows(file, view, depth + 1))
+        }
+        _ => false,
+    };
+    let factors = |from: &TableWithJoins| {
+        std::iter::once(&from.relation)
+            .chain(from.joins.iter().map(|join| &join.relation))
+            .any(read)
+    };
+    windowed && !grouped || select.from.iter().any(factors)
+}
 
 /// The first lookup that a query asks, itself or through views.
 fn lookup_of(file: &File, query: &Query, depth: usize) -> Option<String> {
@@ -117,6 +159,9 @@ fn lookup_of(file: &File, query: &Query, depth: usize) -> Option<String> {
 
 /// What Arroyo does with a query.
 fn query_on_arroyo(file: &File, query: &Query, differs: Vec<String>) -> Verdict {
+    if has_rows(file, query, 0) {
+        return Verdict::No(ROWS_ON_ARROYO.to_owned());
+    }
     match lookup_of(file, query, 0) {
         Some(lookup) => Verdict::No(format!("it asks lookup {lookup}: {LOOKUP_ON_ARROYO}")),
         None => verdict_of(Ok(differs)),

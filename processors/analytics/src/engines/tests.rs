@@ -305,6 +305,37 @@ fn lookups_stay_here_and_say_why() {
 }
 
 #[test]
+fn joins_of_two_streams_stay_here_and_say_why() {
+    let sql = format!(
+        "{FLIGHTS}CREATE VIEW hourly AS SELECT tumble(INTERVAL '1 hour') AS window, origin, delay FROM flights;
+         INSERT INTO out SELECT a.window, a.origin, count(*) AS n FROM hourly a JOIN hourly b ON a.window = b.window AND a.origin = b.origin
+           GROUP BY a.window, a.origin;"
+    );
+    let all = support(&sql).unwrap();
+    for (statement, engine, why) in [
+        ("view hourly", Engine::Flink, "a.window_start = b.window_start"),
+        ("insert into out", Engine::Flink, "a.window_start = b.window_start"),
+        ("view hourly", Engine::Arroyo, "windows only in aggregates"),
+        ("insert into out", Engine::Arroyo, "windows only in aggregates"),
+    ] {
+        let found = all.iter().find(|(s, e, _)| s == statement && *e == engine).unwrap();
+        assert!(matches!(&found.2, Verdict::No(said) if said.contains(why)), "{found:?}");
+    }
+    let arroyo = Arroyo {
+        name: "demo",
+        brokers: "b:1",
+        registry: "http://r",
+        parallelism: 2,
+        udfs: &[],
+    };
+    let faults = arroyo.render(&sql).unwrap_err();
+    assert!(
+        faults[0].detail.contains("insert into out") && faults[0].detail.contains("another result"),
+        "{faults:?}"
+    );
+}
+
+#[test]
 fn arroyo_gets_the_text_without_our_options() {
     let sql = format!(
         "-- a comment\n{FLIGHTS}INSERT INTO out SELECT tumble(INTERVAL '1 hour') AS window, count(*) AS n FROM flights GROUP BY window;"

@@ -38,6 +38,8 @@ pub(crate) struct Enrich {
     pub(crate) table: String,
     /// What the lookup's key is compared with, in the key's order, and the key's types.
     keys: Vec<(Arc<dyn PhysicalExpr>, DataType)>,
+    /// How many columns the stream has that goes in.
+    width: usize,
     /// Columns of the lookup that are taken.
     pub(crate) leaf: SchemaRef,
     /// Filters and projections of its rows.
@@ -100,6 +102,7 @@ impl Enrich {
         Ok(Self {
             table: table.clone(),
             keys: ordered,
+            width: join.left().schema().fields().len(),
             leaf: columns,
             steps,
             outer,
@@ -107,6 +110,15 @@ impl Enrich {
             schema: Arc::clone(join.join_schema()),
             projection: join.projection.as_ref().map(|p| p.to_vec()),
         })
+    }
+
+    /// The column of the stream that a column which comes out is.
+    pub(crate) fn stream_column(&self, index: usize) -> Option<usize> {
+        let index = match &self.projection {
+            Some(projection) => *projection.get(index)?,
+            None => index,
+        };
+        Some(index).filter(|index| *index < self.width)
     }
 
     /// Rows beside what the lookup has for them.

@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use arrow::datatypes::Field;
 
+use super::joined::{How, Join};
 use super::plan::View;
 use super::program::{PARTIALS, Program};
 use super::span;
+use super::streams::Streams;
 
 /// Sources, then for each view its local half, what it is partitioned by, its final half and where its rows go.
 pub(crate) fn text(program: &Program) -> String {
@@ -58,19 +60,61 @@ fn lines(program: &Program, out: &mut String) -> std::fmt::Result {
         for side in &join.sides {
             half(side, &side.name, out)?;
         }
-        let kind = join.joined.kind.to_string().to_lowercase();
+        let kind = join.how.kind().to_string().to_lowercase();
         writeln!(
             out,
             "view {}, {kind} join of {} and {}",
             join.name, join.sides[0].name, join.sides[1].name
         )?;
-        writeln!(
-            out,
-            "  final      merges both sides per window and key; closes at the lesser watermark of both, where neither is idle; a late record of either tells the row again"
-        )?;
-        sink(&join.topic, &join.joined.gives, out)?;
+        match join.how.as_ref() {
+            How::Windows(_) => writeln!(
+                out,
+                "  final      merges both sides per window and key; closes at the lesser watermark of both, where neither is idle; a late record of either tells the row again"
+            )?,
+            How::Streams(streams) => met(join, streams, out)?,
+        }
+        sink(&join.topic, join.how.gives(), out)?;
     }
     Ok(())
+}
+
+/// How two streams meet, and what is kept of them how long.
+fn met(join: &Join, streams: &Streams, out: &mut String) -> std::fmt::Result {
+    let names = |which: usize| {
+        let fields = streams.keys[which]
+            .iter()
+            .map(|i| streams.inputs[which].field(*i).name());
+        fields.cloned().collect::<Vec<_>>().join(", ")
+    };
+    let keys = if streams.keys[0].is_empty() {
+        "the window alone".to_owned()
+    } else {
+        format!("the window and {} = {}", names(0), names(1))
+    };
+    let also = if streams.on.is_some() {
+        "; and what else ON says"
+    } else {
+        ""
+    };
+    writeln!(
+        out,
+        "  meet       rows of both sides by {keys}{also}; a window's pairs are never held together"
+    )?;
+    writeln!(
+        out,
+        "  final      {} by {}, of the pairs of a window; closes at the lesser watermark of both, where neither is idle; a late record of either tells what it changes again",
+        streams.aggregate.names().join(", "),
+        if join.keys.is_empty() {
+            "nothing".to_owned()
+        } else {
+            join.keys.join(", ")
+        }
+    )?;
+    writeln!(
+        out,
+        "  state      rows of both sides, equal ones once with their count, until that watermark is {} behind their pane and the greater allowed lateness has passed",
+        span::text(join.sides[0].window.kept(0))
+    )
 }
 
 /// From the source to the repartition topic.

@@ -9,7 +9,7 @@ use arrow::compute::{concat_batches, take, take_record_batch};
 use kernel::{Fault, RawEmit};
 
 use super::groups::Groups;
-use super::joined::Joined;
+use super::joined::How;
 use super::kept::{Kept, Written};
 use super::local::failed;
 use super::plan::View;
@@ -28,7 +28,7 @@ pub(crate) struct Finish {
     pub(crate) source: Arc<str>,
     pub(crate) lateness: i64,
     /// A side of a join: which, how they are joined, and the topics of both sides' sources.
-    pub(crate) join: Option<(usize, Arc<Joined>, [Arc<str>; 2])>,
+    pub(crate) join: Option<(usize, Arc<How>, [Arc<str>; 2])>,
 }
 
 /// State of one view in one partition.

@@ -132,7 +132,7 @@ pub(crate) fn plain(kind: &DataType) -> DataType {
     }
 }
 
-fn as_type(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef> {
+pub(crate) fn as_type(array: &ArrayRef, kind: &DataType) -> Result<ArrayRef> {
     if array.data_type() == kind {
         return Ok(Arc::clone(array));
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{and, take};
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::common::{JoinType, NullEquality, Result as Done};
@@ -19,6 +19,7 @@ use super::keys;
 use super::plan::View;
 use super::results::Rows;
 use super::steps::{On, Steps, column};
+use super::streams::Streams;
 
 /// The join of two views.
 #[derive(Clone, Debug)]
@@ -28,8 +29,63 @@ pub(crate) struct Join {
     pub(crate) topic: String,
     pub(crate) sides: [View; 2],
     pub(crate) rows: Rows,
-    pub(crate) joined: Arc<Joined>,
+    /// Names of what a row is told by, the window left out.
+    pub(crate) keys: Vec<String>,
+    pub(crate) how: Arc<How>,
 }
+
+/// How two sides are put together.
+#[derive(Clone, Debug)]
+pub(crate) enum How {
+    /// Each aggregated by itself, and then joined.
+    Windows(Box<Joined>),
+    /// Joined row by row, and then aggregated.
+    Streams(Box<Streams>),
+}
+
+impl How {
+    pub(crate) fn kind(&self) -> JoinType {
+        match self {
+            Self::Windows(joined) => joined.kind,
+            Self::Streams(streams) => streams.kind,
+        }
+    }
+
+    /// Columns of the answer but the window: index and name.
+    pub(crate) fn gives(&self) -> &[(usize, Field)] {
+        match self {
+            Self::Windows(joined) => &joined.gives,
+            Self::Streams(streams) => &streams.gives,
+        }
+    }
+
+    /// What kept rows of a side, whose windows begin at `starts`, may change.
+    pub(crate) fn touched(&self, which: usize, view: &View, rows: &RecordBatch, starts: &[i64]) -> Done<Touched> {
+        match self {
+            Self::Windows(joined) => joined.touched(which, view, rows, starts),
+            Self::Streams(streams) => streams.touched(view, rows, starts),
+        }
+    }
+
+    /// Rows of the join of both sides' windows; with `names`, only what those touch.
+    pub(crate) fn put(&self, views: [&View; 2], groups: [Groups; 2], names: Option<&Touched>) -> Done<Put> {
+        let [left, right] = groups;
+        match self {
+            Self::Windows(joined) => {
+                let chosen = |name: &(String, i64)| names.is_none_or(|names| names.contains(name));
+                let (left, right) = (joined.side(0, views[0], left)?, joined.side(1, views[1], right)?);
+                joined.put(&left, &right, &chosen)
+            }
+            Self::Streams(streams) => {
+                let rows = [left.rows(&views[0].aggregate)?, right.rows(&views[1].aggregate)?];
+                streams.put(views, rows, names)
+            }
+        }
+    }
+}
+
+/// Keys and window starts.
+pub(crate) type Touched = HashSet<(String, i64)>;
 
 /// What one side brings into the join.
 #[derive(Clone, Debug)]
@@ -53,7 +109,7 @@ pub(crate) struct Joined {
 }
 
 /// One side of some windows: a row per window and key.
-pub(crate) struct Evaluated {
+struct Evaluated {
     names: Vec<String>,
     starts: Vec<i64>,
     /// A key that is null equals nothing.
@@ -135,43 +191,24 @@ impl Joined {
 
     /// What keys of a side are called in records: a null is `\N`, and in a full join the right side's nulls are their own.
     fn names(&self, which: usize, columns: &[&ArrayRef], rows: usize) -> Done<(Vec<String>, Vec<bool>)> {
-        let mut names = keys::texts(columns, rows)?;
-        let null: Vec<bool> = (0..rows).map(|row| columns.iter().any(|c| c.is_null(row))).collect();
-        if null.contains(&true) {
-            let parts = columns
-                .iter()
-                .map(|c| keys::texts(&[*c], rows))
-                .collect::<Result<Vec<_>, _>>()?;
+        let (mut names, null) = keys::marked(columns, rows)?;
+        if which == 1 && self.kind == JoinType::Full {
             for row in (0..rows).filter(|row| null[*row]) {
-                let text = |(column, part): (&&ArrayRef, &Vec<String>)| match column.is_null(row) {
-                    true => "\\N".to_owned(),
-                    false => part[row].clone(),
-                };
-                let mut all: Vec<String> = columns.iter().zip(&parts).map(text).collect();
-                if which == 1 && self.kind == JoinType::Full {
-                    all.push("right".to_owned());
-                }
-                names[row] = all.join("|");
+                names[row].push_str("|right");
             }
         }
         Ok((names, null))
     }
 
     /// Window and key of kept rows of a side, whose windows begin at `starts`.
-    pub(crate) fn touched(
-        &self,
-        which: usize,
-        view: &View,
-        rows: &RecordBatch,
-        starts: &[i64],
-    ) -> Done<HashSet<(String, i64)>> {
+    fn touched(&self, which: usize, view: &View, rows: &RecordBatch, starts: &[i64]) -> Done<Touched> {
         let columns: Vec<&ArrayRef> = view.home.iter().map(|i| rows.column(*i)).collect();
         let (names, _) = self.names(which, &columns, rows.num_rows())?;
         Ok(names.into_iter().zip(starts.iter().copied()).collect())
     }
 
     /// A side's windows: its groups, HAVING, and what the join filters of it.
-    pub(crate) fn side(&self, which: usize, view: &View, groups: Groups) -> Done<Evaluated> {
+    fn side(&self, which: usize, view: &View, groups: Groups) -> Done<Evaluated> {
         let (results, _) = groups.results(&view.aggregate)?;
         let starts = view.aggregate.panes(&results).values().to_vec();
         let columns: Vec<&ArrayRef> = view.home.iter().map(|i| results.column(*i)).collect();
@@ -190,12 +227,7 @@ impl Joined {
     }
 
     /// Rows of the join of two sides; only those `wanted`.
-    pub(crate) fn put(
-        &self,
-        left: &Evaluated,
-        right: &Evaluated,
-        wanted: &dyn Fn(&(String, i64)) -> bool,
-    ) -> Done<Put> {
+    fn put(&self, left: &Evaluated, right: &Evaluated, wanted: &dyn Fn(&(String, i64)) -> bool) -> Done<Put> {
         let (mut pairs, mut names): (Vec<Pair>, Vec<(String, i64)>) = (Vec::new(), Vec::new());
         for pair in self.pairs(left, right) {
             let name = match pair {

@@ -1,10 +1,13 @@
-//! What may stand behind FROM beside one stream: lookups, to be asked row by row before the window, or a second windowed aggregate with
-//! the same window. Everything else is refused with what to write instead.
+//! What may stand behind FROM beside one stream: lookups, to be asked row by row before the window, or a second stream or windowed
+//! aggregate with the same window. Everything else is refused with what to write instead.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Join, JoinConstraint, JoinOperator, ObjectName,
-    Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned, TableAlias, TableFactor, TableWithJoins,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator,
+    ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned, TableAlias, TableFactor,
+    TableWithJoins,
 };
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use kernel::ConfigFault;
 
@@ -90,7 +93,8 @@ pub(crate) fn takes_all(item: &SelectItem, lookups: &[String]) -> bool {
     }
 }
 
-/// Two windowed aggregates: each is planned by itself, under the names of [`SIDES`] in FROM.
+/// Two windowed aggregates: each is planned by itself, under the names of [`SIDES`] in FROM. Or two streams, rows with their window:
+/// planned where they stand.
 pub(crate) fn windowed(select: &mut Select, file: &File, depth: usize) -> Checked<Found> {
     let place = select.span().start;
     let [from] = select.from.as_mut_slice() else {
@@ -114,33 +118,156 @@ pub(crate) fn windowed(select: &mut Select, file: &File, depth: usize) -> Checke
         return fault(join.relation.span().start, detail);
     }
     let join_place = join.relation.span().start;
-    let (left, left_window) = side(&mut from.relation, SIDES[0], file, depth)?;
-    let (right, right_window) = side(&mut join.relation, SIDES[1], file, depth)?;
-    if left_window.0 != right_window.0 {
+    let (left, right) = (side(&from.relation, file, depth)?, side(&join.relation, file, depth)?);
+    let windows = [left.window, right.window];
+    if windows[0] != windows[1] {
         let detail = format!(
             "the windows differ, {} and {}: joined are windows that begin and end together",
-            left_window.0.describe(),
-            right_window.0.describe()
+            windows[0].describe(),
+            windows[1].describe()
         );
         return fault(join_place, detail);
     }
-    if matches!(left_window.0, Window::Session { .. }) {
+    if matches!(windows[0], Window::Session { .. }) {
         let detail = "sessions are each key's own and are not joined: use tumble or hop on both sides";
         return fault(join_place, detail);
     }
-    let names = [left_window.1.to_lowercase(), right_window.1.to_lowercase()];
-    let window = named_once(select, &names)?;
+    match (left.open, right.open) {
+        (false, false) => aggregates(select, left, right),
+        (true, true) => rows(select, left, right),
+        (left_open, _) => {
+            let which = if left_open { "left" } else { "right" };
+            let detail = format!(
+                "the {which} side is rows and the other an aggregate of them: aggregate both in their SELECTs (GROUP BY window, key), or neither"
+            );
+            fault(join_place, detail)
+        }
+    }
+}
+
+/// Puts relations in the place of both sides.
+fn replace(select: &mut Select, left: TableFactor, right: TableFactor) {
+    if let Some(from) = select.from.first_mut() {
+        from.relation = left;
+        if let Some(join) = from.joins.first_mut() {
+            join.relation = right;
+        }
+    }
+}
+
+/// Two windowed aggregates, each to be planned by itself.
+fn aggregates(select: &mut Select, left: Sided, right: Sided) -> Checked<Found> {
+    let names = [left.name.to_lowercase(), right.name.to_lowercase()];
+    let (source, window) = (left.source.clone(), left.window);
+    replace(select, planned(SIDES[0], left.alias), planned(SIDES[1], right.alias));
+    let sides = [(left.query, left.source), (right.query, right.source)];
     Ok(Found {
-        source: left.source.clone(),
-        window: Some((left_window.0, window)),
-        sides: Some(Box::new([left, right])),
+        source,
+        window: Some((window, named_once(select, &names)?)),
+        sides: Some(Box::new(sides.map(|(query, source)| Side { query, source }))),
+        streams: None,
+        open: false,
     })
 }
 
-fn side(factor: &mut TableFactor, put: &str, file: &File, depth: usize) -> Checked<(Side, (Window, String))> {
+/// Two streams' rows with their window, planned with what stands around them.
+fn rows(select: &mut Select, left: Sided, right: Sided) -> Checked<Found> {
+    let names = [left.name.to_lowercase(), right.name.to_lowercase()];
+    let (source, window) = (left.source.clone(), left.window);
+    let place = select.span().start;
+    let of = |side: &Sided| format!("{}.{}", side.alias.name, Ident::new(&side.name));
+    let said = match select
+        .from
+        .first()
+        .and_then(|from| from.joins.first())
+        .map(|join| &join.join_operator)
+    {
+        Some(JoinOperator::Right(_) | JoinOperator::RightOuter(_)) => of(&right),
+        Some(JoinOperator::FullOuter(_)) => format!("coalesce({}, {})", of(&left), of(&right)),
+        _ => of(&left),
+    };
+    let parsed = Parser::new(&GenericDialect {})
+        .try_with_sql(&said)
+        .and_then(|mut parser| parser.parse_expr());
+    let Ok(present) = parsed else {
+        return fault(
+            place,
+            format!("`{said}` does not name the window of the join: give it another name"),
+        );
+    };
+    replace(
+        select,
+        derived(left.query, left.alias),
+        derived(right.query, right.alias),
+    );
+    let named = named_once(select, &names)?;
+    put_window(select, &names, &named, &present)?;
+    Ok(Found {
+        source,
+        window: Some((window, named)),
+        sides: None,
+        streams: Some([left.source, right.source]),
+        open: true,
+    })
+}
+
+/// Puts the window that is there in place of whatever names the window of two joined streams: that of the side whose rows all stay, and
+/// of a full join the one of both.
+fn put_window(select: &mut Select, names: &[String; 2], window: &str, present: &Expr) -> Checked<()> {
+    for item in &mut select.projection {
+        if let SelectItem::ExprWithAlias { expr, .. } = item
+            && is_window(expr, names)
+        {
+            *expr = present.clone();
+        }
+    }
+    let GroupByExpr::Expressions(by, _) = &mut select.group_by else {
+        return fault(select.span().start, "write out what is grouped by");
+    };
+    for expr in by {
+        let is_alias = matches!(&*expr, Expr::Identifier(ident) if plain(ident) == *window);
+        if is_alias || is_window(expr, names) {
+            *expr = present.clone();
+        }
+    }
+    Ok(())
+}
+
+/// The name that the window of a view of rows has in a SELECT over it.
+pub(crate) fn carried(select: &Select, named: &str) -> String {
+    let is = |expr: &Expr| match expr {
+        Expr::Identifier(ident) => plain(ident) == named,
+        Expr::CompoundIdentifier(parts) => parts.last().is_some_and(|last| plain(last) == named),
+        _ => false,
+    };
+    let alias = select.projection.iter().find_map(|item| match item {
+        SelectItem::ExprWithAlias { expr, alias } if is(expr) => Some(plain(alias)),
+        _ => None,
+    });
+    alias.unwrap_or_else(|| named.to_owned())
+}
+
+/// Whether something is joined in a SELECT itself.
+pub(crate) fn has_joins(select: &Select) -> bool {
+    select.from.iter().any(|from| !from.joins.is_empty())
+}
+
+/// A side of a join with a window, as it was found.
+struct Sided {
+    query: Query,
+    alias: TableAlias,
+    source: String,
+    window: Window,
+    /// What the window is called in it.
+    name: String,
+    /// Its rows are not aggregated.
+    open: bool,
+}
+
+fn side(factor: &TableFactor, file: &File, depth: usize) -> Checked<Sided> {
     let place = factor.span().start;
-    let wants = "join a stream with a lookup ('soma.lookup' = 'true'), or two windowed aggregates, each SELECT tumble(INTERVAL '1 hour') AS window, key, ... GROUP BY window, key, ON a.window = b.window AND a.key = b.key";
-    let (mut query, alias) = match &*factor {
+    let wants = "join a stream with a lookup ('soma.lookup' = 'true'), or two SELECTs or views that name their window, SELECT tumble(INTERVAL '1 hour') AS window, key, ... FROM a stream, aggregated (GROUP BY window, key) or not, ON a.window = b.window AND a.key = b.key";
+    let (mut query, alias) = match factor {
         TableFactor::Table { name: table, alias, .. } => {
             let named = name(table);
             let Some(view) = file.views.get(&named) else {
@@ -165,17 +292,30 @@ fn side(factor: &mut TableFactor, put: &str, file: &File, depth: usize) -> Check
         other => return fault(place, format!("`{other}` is no source and no view")),
     };
     let found = rewrite(&mut query, file, depth + 1)?;
-    if found.sides.is_some() {
+    if found.sides.is_some() || found.streams.is_some() {
         return fault(
             place,
             "a join of joins is not supported: write the inner one to a topic and read that",
         );
     }
-    let Some(window) = found.window else {
+    let Some((window, name)) = found.window else {
         return fault(place, format!("`{}` has no window: {wants}", alias.name));
     };
-    *factor = TableFactor::Table {
-        name: ObjectName::from(vec![Ident::new(put)]),
+    let (source, open) = (found.source, found.open);
+    Ok(Sided {
+        query,
+        alias,
+        source,
+        window,
+        name,
+        open,
+    })
+}
+
+/// A side that is planned by itself, under a name of ours.
+fn planned(name: &str, alias: TableAlias) -> TableFactor {
+    TableFactor::Table {
+        name: ObjectName::from(vec![Ident::new(name)]),
         alias: Some(alias),
         args: None,
         with_hints: Vec::new(),
@@ -185,9 +325,17 @@ fn side(factor: &mut TableFactor, put: &str, file: &File, depth: usize) -> Check
         json_path: None,
         sample: None,
         index_hints: Vec::new(),
-    };
-    let source = found.source;
-    Ok((Side { query, source }, window))
+    }
+}
+
+/// A side that is planned where it stands.
+fn derived(query: Query, alias: TableAlias) -> TableFactor {
+    TableFactor::Derived {
+        lateral: false,
+        subquery: Box::new(query),
+        alias: Some(alias),
+        sample: None,
+    }
 }
 
 fn called(name: Ident) -> TableAlias {

@@ -1,6 +1,6 @@
 //! Group keys as text: what a row's record is keyed by, and which partition a group belongs to. It stays the same across versions.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use schemas::Timestamp;
@@ -31,6 +31,26 @@ pub(crate) fn texts(columns: &[&ArrayRef], rows: usize) -> Result<Vec<String>, A
             Ok(text)
         })
         .collect()
+}
+
+/// As [`texts`], but a null is `\N`; and which rows have one.
+pub(crate) fn marked(columns: &[&ArrayRef], rows: usize) -> Result<(Vec<String>, Vec<bool>), ArrowError> {
+    let mut names = texts(columns, rows)?;
+    let null: Vec<bool> = (0..rows).map(|row| columns.iter().any(|c| c.is_null(row))).collect();
+    if null.contains(&true) {
+        let parts = columns
+            .iter()
+            .map(|c| texts(&[*c], rows))
+            .collect::<Result<Vec<_>, _>>()?;
+        for row in (0..rows).filter(|row| null[*row]) {
+            let text = |(column, part): (&&ArrayRef, &Vec<String>)| match column.is_null(row) {
+                true => "\\N".to_owned(),
+                false => part[row].clone(),
+            };
+            names[row] = columns.iter().zip(&parts).map(text).collect::<Vec<_>>().join("|");
+        }
+    }
+    Ok((names, null))
 }
 
 /// The group columns of kept rows, the pane left out.

@@ -26,6 +26,7 @@ mod keys;
 mod local;
 mod lookups;
 pub(crate) mod options;
+mod pairing;
 mod pairs;
 mod part;
 mod plan;
@@ -41,6 +42,7 @@ mod source;
 mod span;
 mod steps;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod told;

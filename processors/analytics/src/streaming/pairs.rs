@@ -1,15 +1,18 @@
 //! The final half of a join of two windowed aggregates in one partition. Both sides have one watermark, the lesser of their sources'.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::take;
+use arrow::datatypes::Field;
+use datafusion::common::DataFusionError;
 use kernel::{Fault, RawEmit};
 
 use super::finals::{Final, Finish, aggregate_starts, spread};
 use super::groups::Groups;
-use super::joined::{Joined, Put};
+use super::joined::{How, Put, Touched};
 use super::kept::Written;
 use super::keys;
 use super::local::failed;
@@ -19,7 +22,7 @@ use super::results::Columns;
 pub(crate) struct Sides<'a> {
     pub(crate) finals: [&'a mut Final; 2],
     pub(crate) finishes: [&'a Finish; 2],
-    pub(crate) joined: &'a Joined,
+    pub(crate) how: &'a How,
 }
 
 /// A row to write: its place in the answer, revision, and whether it is no row any more.
@@ -77,7 +80,7 @@ impl Sides<'_> {
         (from, to): (i64, i64),
         fresh: Option<&[RecordBatch; 2]>,
         wanted: &dyn Fn(i64) -> bool,
-        names: Option<&HashSet<(String, i64)>>,
+        names: Option<&Touched>,
     ) -> Result<Put, Fault> {
         let mut sides = Vec::with_capacity(2);
         for which in 0..2 {
@@ -90,10 +93,11 @@ impl Sides<'_> {
                     groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
                 }
             }
-            sides.push(self.joined.side(which, &finish.view, groups).map_err(failed)?);
+            sides.push(groups);
         }
-        let chosen = |name: &(String, i64)| names.is_none_or(|names| names.contains(name));
-        self.joined.put(&sides[0], &sides[1], &chosen).map_err(failed)
+        let [left, right] = <[Groups; 2]>::try_from(sides).map_err(|_| failed(two_sides()))?;
+        let views = self.finishes.map(|finish| &*finish.view);
+        self.how.put(views, [left, right], names).map_err(failed)
     }
 
     /// Windows whose end the watermark passed since the last time.
@@ -133,11 +137,7 @@ impl Sides<'_> {
             if let Some((rows, starts)) = spread(finish, rows, &was_told)? {
                 let starts = aggregate_starts(&starts);
                 touched.extend(starts.iter().copied());
-                names.extend(
-                    self.joined
-                        .touched(which, &finish.view, &rows, starts)
-                        .map_err(failed)?,
-                );
+                names.extend(self.how.touched(which, &finish.view, &rows, starts).map_err(failed)?);
             }
         }
         let (Some(least), Some(most)) = (touched.first(), touched.last()) else {
@@ -149,6 +149,10 @@ impl Sides<'_> {
         let new = self.put(panes, Some(fresh), &is_touched, Some(&names))?;
         let stood: HashSet<&(String, i64)> = passing(&old).map(|i| &old.names[i as usize]).collect();
         let stands: HashSet<&(String, i64)> = passing(&new).map(|i| &new.names[i as usize]).collect();
+        let unchanged = match self.how {
+            How::Windows(_) => HashSet::new(),
+            How::Streams(streams) => equal_rows(&old, &new, &streams.gives)?,
+        };
         let told = &mut self.finals[0].told;
         let mut revised = |name: &(String, i64)| {
             let key = keys::with_start(&name.0, name.1);
@@ -174,7 +178,11 @@ impl Sides<'_> {
             chosen.into_iter().map(tell).collect::<Vec<_>>()
         };
         let deleted = tells(&old, passing(&old).filter(gone).collect(), true);
-        let again = tells(&new, passing(&new).collect(), false);
+        let again = tells(
+            &new,
+            passing(&new).filter(|row| !unchanged.contains(row)).collect(),
+            false,
+        );
         self.emit(&old, deleted, emits)?;
         self.emit(&new, again, emits)
     }
@@ -193,7 +201,7 @@ impl Sides<'_> {
             out.put(*start, end, tell.revision, tell.deleted);
         }
         let chosen: UInt32Array = tells.iter().map(|t| Some(t.index)).collect();
-        for (i, _) in &self.joined.gives {
+        for (i, _) in self.how.gives() {
             out.own
                 .push(take(put.answer.column(*i), &chosen, None).map_err(|e| failed(e.into()))?);
         }
@@ -207,6 +215,33 @@ impl Sides<'_> {
         }));
         Ok(())
     }
+}
+
+/// Rows of `new` that passed in `old` with the same columns: what a late row touched may be more than what it changed.
+fn equal_rows(old: &Put, new: &Put, gives: &[(usize, Field)]) -> Result<HashSet<u32>, Fault> {
+    let known: HashMap<&(String, i64), u32> = passing(old).map(|row| (&old.names[row as usize], row)).collect();
+    let both = passing(new).filter_map(|row| Some((*known.get(&new.names[row as usize])?, row)));
+    let (before, after): (Vec<u32>, Vec<u32>) = both.unzip();
+    let mut same = vec![true; after.len()];
+    let (olds, news) = (UInt32Array::from(before), UInt32Array::from(after.clone()));
+    for (i, _) in gives {
+        let was = take(old.answer.column(*i), &olds, None).map_err(|e| failed(e.into()))?;
+        let is = take(new.answer.column(*i), &news, None).map_err(|e| failed(e.into()))?;
+        let equal = not_distinct(&was, &is).map_err(|e| failed(e.into()))?;
+        same.iter_mut()
+            .zip(equal.values().iter())
+            .for_each(|(same, equal)| *same &= equal);
+    }
+    Ok(after
+        .into_iter()
+        .zip(same)
+        .filter(|(_, same)| *same)
+        .map(|(row, _)| row)
+        .collect())
+}
+
+fn two_sides() -> DataFusionError {
+    DataFusionError::Internal("a join has two sides".to_owned())
 }
 
 /// Rows that are no matter of a WHERE.

@@ -163,14 +163,10 @@ impl Part {
         let mut i = 0;
         while i < finishes.len() {
             let written = match (&finishes[i].join, &mut self.views[i..]) {
-                (Some((_, joined, _)), [left, right, ..]) => {
+                (Some((_, how, _)), [left, right, ..]) => {
                     let finals = [left, right];
                     let finishes = [&finishes[i], &finishes[i + 1]];
-                    let mut sides = Sides {
-                        finals,
-                        finishes,
-                        joined,
-                    };
+                    let mut sides = Sides { finals, finishes, how };
                     sides.flush(&mut flow.emits)?.to_vec()
                 }
                 (_, [view, ..]) => vec![view.flush(&finishes[i], &mut flow.emits)?],

@@ -111,17 +111,11 @@ pub(crate) struct Parts {
     pub(crate) keys: Vec<String>,
 }
 
-/// Takes a plan apart; says what it cannot do. `keys`: the primary key of each lookup.
-pub(crate) fn parts(
-    plan: &Arc<dyn ExecutionPlan>,
-    window: Window,
-    keys: &BTreeMap<String, Vec<String>>,
-) -> std::result::Result<Parts, String> {
-    let (after, node) = Steps::of(plan);
+/// The local half of the aggregate that `node` is, and what the whole of it gives.
+pub(crate) fn aggregate_of(node: &Arc<dyn ExecutionPlan>) -> std::result::Result<(&AggregateExec, SchemaRef), String> {
     let Some(last) = node.downcast_ref::<AggregateExec>() else {
         return Err(format!("{} is not something a stream can do", node.name()));
     };
-    let result_schema = last.schema();
     let inner = last.input().downcast_ref::<AggregateExec>();
     let first = match (last.mode(), inner) {
         (AggregateMode::Final | AggregateMode::FinalPartitioned, Some(inner)) => inner,
@@ -131,15 +125,36 @@ pub(crate) fn parts(
     if !first.group_expr().is_single() {
         return Err("GROUPING SETS, ROLLUP and CUBE are not supported; write one INSERT for each".to_owned());
     }
+    Ok((first, last.schema()))
+}
+
+/// Takes a plan apart; says what it cannot do. `keys`: the primary key of each lookup.
+pub(crate) fn parts(
+    plan: &Arc<dyn ExecutionPlan>,
+    window: Window,
+    keys: &BTreeMap<String, Vec<String>>,
+) -> std::result::Result<Parts, String> {
+    let (after, node) = Steps::of(plan);
+    let (first, result_schema) = aggregate_of(&node)?;
     let by = first.group_expr().expr();
     let is_pane = |name: &str| name == PANE || name.ends_with(&format!(".{PANE}"));
-    let found = by
-        .iter()
-        .position(|(expr, name)| is_pane(name) || expr.downcast_ref::<Column>().is_some_and(|c| is_pane(c.name())));
+    let (before, leaf) = Steps::stream(first.input(), keys)?;
+    let columns = leaf.schema();
+    // Under the name that a view of rows with their window gave it.
+    let renamed = |column: &Column| {
+        before
+            .same(column.index())
+            .is_some_and(|i| columns.field(i).name() == PANE)
+    };
+    let found = by.iter().position(|(expr, name)| {
+        is_pane(name)
+            || expr
+                .downcast_ref::<Column>()
+                .is_some_and(|c| is_pane(c.name()) || renamed(c))
+    });
     let Some(pane) = found else {
         return Err("the window is not in GROUP BY; add it there".to_owned());
     };
-    let (before, leaf) = Steps::stream(first.input(), keys)?;
     if let Some(lookup) = table_of(&leaf.schema()) {
         return Err(format!(
             "lookup `{lookup}` stands where a stream is wanted: name the stream first, FROM stream JOIN lookup"

@@ -133,14 +133,16 @@ impl Program {
 
     /// Topics it writes rows to, with their schemas.
     pub fn results(&self) -> Vec<Declared> {
-        let declared = |(view, rows): (&View, &Rows)| Declared {
-            topic: view.topic.clone(),
-            subject: subject(&view.topic),
+        let declared = |(topic, keys, rows): (&String, &Vec<String>, &Rows)| Declared {
+            topic: topic.clone(),
+            subject: subject(topic),
             avro_json: rows.avro.clone(),
-            key: view.keys.clone(),
+            key: keys.clone(),
         };
-        let joined = self.joins.iter().map(|j| (&j.sides[0], &j.rows));
-        self.views.iter().zip(&self.rows).chain(joined).map(declared).collect()
+        let views = self.views.iter().zip(&self.rows);
+        let views = views.map(|(view, rows)| (&view.topic, &view.keys, rows));
+        let joined = self.joins.iter().map(|j| (&j.topic, &j.keys, &j.rows));
+        views.chain(joined).map(declared).collect()
     }
 
     /// Its own topics between the halves: each `<pipeline>.<stage>.<suffix>`, partitioned as the sources are.

@@ -24,6 +24,10 @@ pub(crate) struct Found {
     pub(crate) window: Option<(Window, String)>,
     /// Two windowed aggregates that are joined; `source` is the first one's.
     pub(crate) sides: Option<Box<[Side; 2]>>,
+    /// Two streams that are joined within a window: their sources; `source` is the first one's.
+    pub(crate) streams: Option<[String; 2]>,
+    /// Rows with their window, not aggregated yet.
+    pub(crate) open: bool,
 }
 
 fn fault<T>(place: Location, detail: impl Into<String>) -> Result<T, ConfigFault> {
@@ -50,7 +54,7 @@ pub(crate) fn rewrite(query: &mut Query, file: &File, depth: usize) -> Result<Fo
     };
     let inner = relation(select, file, depth)?;
     let own = window(select)?;
-    match (inner.window, own) {
+    match (inner.window.clone(), own) {
         (Some(_), Some(_)) => fault(
             place,
             "a window over a window is not supported; write its result to a topic and read that",
@@ -72,10 +76,18 @@ pub(crate) fn rewrite(query: &mut Query, file: &File, depth: usize) -> Result<Fo
             place,
             "a join of windows is not aggregated again; write its rows to a topic and read that",
         ),
-        (window, own) => Ok(Found {
-            window: window.or(own),
-            ..inner
-        }),
+        (window, own) => {
+            let told = grouped(select) || select.distinct.is_some();
+            let open = !told && (inner.open || window.is_none() && own.is_some());
+            let window = match window {
+                // Of a view of rows with their window, under the name it has here.
+                Some((window, named)) if inner.open && !joins::has_joins(select) => {
+                    Some((window, joins::carried(select, &named)))
+                }
+                window => window.or(own),
+            };
+            Ok(Found { window, open, ..inner })
+        }
     }
 }
 
@@ -124,6 +136,8 @@ fn one_relation(relation: &mut TableFactor, file: &File, depth: usize) -> Result
             source: found,
             window: None,
             sides: None,
+            streams: None,
+            open: false,
         });
     }
     let Some(view) = file.views.get(&found) else {

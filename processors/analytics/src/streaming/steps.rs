@@ -27,6 +27,16 @@ enum Step {
     Lookup(Arc<Enrich>),
 }
 
+/// Where a column is from.
+pub(crate) enum Origin<'a> {
+    /// The column of what goes in that it is, as it is.
+    Column(usize),
+    /// It was computed so, behind that many steps.
+    Computed(&'a Arc<dyn PhysicalExpr>, usize),
+    /// A lookup, or nowhere.
+    Elsewhere,
+}
+
 /// Steps from a plan's leaf upwards.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Steps(Vec<Step>);
@@ -86,6 +96,46 @@ impl Steps {
         Ok((all, leaf))
     }
 
+    /// As [`Steps::trace`], but of columns as they are: a cast may make one of two values.
+    pub(crate) fn same(&self, index: usize) -> Option<usize> {
+        match self.origin(index) {
+            Origin::Column(found) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Where a column that comes out is from.
+    pub(crate) fn origin(&self, index: usize) -> Origin<'_> {
+        self.origin_before(self.0.len(), index)
+    }
+
+    /// The same of a column that goes into the step behind the first `count`.
+    pub(crate) fn origin_before(&self, count: usize, index: usize) -> Origin<'_> {
+        let mut index = index;
+        for (i, step) in self.0.iter().enumerate().take(count).rev() {
+            let below = match step {
+                Step::Project(exprs, _) => match exprs.get(index).map(|e| (e, e.downcast_ref::<Column>())) {
+                    Some((_, Some(column))) => Some(column.index()),
+                    Some((expr, None)) => return Origin::Computed(expr, i),
+                    None => None,
+                },
+                Step::Filter(_, Some(projection)) => projection.get(index).copied(),
+                Step::Filter(_, None) => Some(index),
+                Step::Lookup(enrich) => enrich.stream_column(index),
+            };
+            match below {
+                Some(below) => index = below,
+                None => return Origin::Elsewhere,
+            }
+        }
+        Origin::Column(index)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The lookups among them.
     pub(crate) fn lookups(&self) -> impl Iterator<Item = &Arc<Enrich>> {
         self.0.iter().filter_map(|step| match step {
@@ -100,7 +150,7 @@ impl Steps {
             Step::Project(exprs, _) => column(exprs.get(index)?),
             Step::Filter(_, Some(projection)) => projection.get(index).copied(),
             Step::Filter(_, None) => Some(index),
-            Step::Lookup(_) => None,
+            Step::Lookup(enrich) => enrich.stream_column(index),
         })
     }
 
@@ -143,7 +193,7 @@ impl Steps {
     }
 }
 
-/// What an inner join wants of a pair of rows beside equal keys. DataFusion puts the conditions of WHERE there that speak of both.
+/// What a join wants of a pair of rows beside equal keys. DataFusion puts the conditions of WHERE there that speak of both.
 #[derive(Clone, Debug)]
 pub(crate) struct On {
     predicate: Arc<dyn PhysicalExpr>,
@@ -154,11 +204,17 @@ pub(crate) struct On {
 impl On {
     /// Of a join, if it has one; an outer join's is none, for its rows stay.
     pub(crate) fn of(join: &HashJoinExec) -> std::result::Result<Option<Self>, String> {
-        let Some(filter) = join.filter() else { return Ok(None) };
-        if *join.join_type() != JoinType::Inner {
-            let detail = format!("{}: move other conditions into WHERE", filter.expression());
-            return Err(detail);
+        match join.filter() {
+            Some(filter) if *join.join_type() != JoinType::Inner => {
+                Err(format!("{}: move other conditions into WHERE", filter.expression()))
+            }
+            _ => Self::any(join),
         }
+    }
+
+    /// Of a join of any type, if it has one: whoever runs it knows that rows of an outer join stay.
+    pub(crate) fn any(join: &HashJoinExec) -> std::result::Result<Option<Self>, String> {
+        let Some(filter) = join.filter() else { return Ok(None) };
         let left = join.left().schema().fields().len();
         let place = |column: &ColumnIndex| match column.side {
             JoinSide::Left => Some(column.index),

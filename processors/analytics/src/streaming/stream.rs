@@ -103,9 +103,10 @@ impl Streaming {
                 .map_or_else(|| "".into(), |(_, topic)| Arc::clone(topic))
         };
         let both = |join: &Join| join.sides.each_ref().map(topic_of);
-        let sides = program.joins.iter().flat_map(|join| {
-            (0..2).map(move |which| (&join.rows, Some((which, Arc::clone(&join.joined), both(join)))))
-        });
+        let sides = program
+            .joins
+            .iter()
+            .flat_map(|join| (0..2).map(move |which| (&join.rows, Some((which, Arc::clone(&join.how), both(join))))));
         let forms = program.rows.iter().map(|rows| (rows, None)).chain(sides);
         let mut finishes = Vec::new();
         for (view, (rows, join)) in views.iter().zip(forms) {

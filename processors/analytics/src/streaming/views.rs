@@ -10,12 +10,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::dialect::{File, Insert, Table, at};
 use super::enrich::tagged;
-use super::joined::{Join, Joined};
+use super::joined::{How, Join, Joined};
 use super::joins::{SIDES, Side};
 use super::options::Role;
 use super::plan::{Parts, View, parts, physical, with_pane};
 use super::results::Rows;
 use super::rewrite::{PANE, rewrite};
+use super::steps::Steps;
+use super::streams::{Half, Streams};
 use super::windows::Window;
 use crate::udf::Udfs;
 
@@ -71,6 +73,14 @@ impl<'a> Planner<'a> {
             let join = self.join((insert, topic), query, (window, &window_name), *sides);
             return join.map(|join| Planned::Join(Box::new(join))).map_err(fault);
         }
+        if let Some(sources) = found.streams {
+            let join = self.streams((insert, topic), query, (window, &window_name), sources);
+            return join.map(|join| Planned::Join(Box::new(join))).map_err(fault);
+        }
+        if found.open {
+            let detail = "rows are told per window and key: add GROUP BY the window and what tells rows apart";
+            return Err(fault(detail.to_owned()));
+        }
         let text = query.to_string();
         let parts = self.parts(query, window, &found.source).map_err(fault)?;
         let gives = gives(&parts.answer, &window_name);
@@ -84,12 +94,61 @@ impl<'a> Planner<'a> {
 
     /// Plans a query of one aggregate over a stream, and takes the plan apart.
     fn parts(&self, query: Query, window: Window, source: &str) -> Result<Parts, String> {
-        let role = self.file.tables.get(source).map(|t| t.options.role);
-        if role != Some(Role::Source) {
-            return Err(format!("`{source}` is not of type 'source'"));
-        }
+        self.is_source(source)?;
         let plan = physical(query, &self.tables, self.udfs).map_err(|e| e.strip_backtrace())?;
         parts(&plan, window, &self.keys)
+    }
+
+    fn is_source(&self, name: &str) -> Result<(), String> {
+        match self.file.tables.get(name).map(|t| t.options.role) {
+            Some(Role::Source) => Ok(()),
+            _ => Err(format!("`{name}` is not of type 'source'")),
+        }
+    }
+
+    /// A join of two streams within a window.
+    fn streams(
+        &self,
+        (insert, topic): (&Insert, &str),
+        query: Query,
+        (window, window_name): (Window, &str),
+        sources: [String; 2],
+    ) -> Result<Join, String> {
+        sources.iter().try_for_each(|source| self.is_source(source))?;
+        let text = query.to_string();
+        let plan = physical(query, &self.tables, self.udfs).map_err(|e| e.strip_backtrace())?;
+        let gives = gives(&plan.schema(), window_name);
+        let own: Vec<Field> = gives.iter().map(|(_, field)| field.clone()).collect();
+        let (streams, halves) = Streams::of(&plan, &self.keys, gives)?;
+        let rows = Rows::of(topic, &own)?;
+        let [left_source, right_source] = sources;
+        let [left, right] = halves;
+        let side = |which: &str, half: Half, source: String| {
+            let mut view = View {
+                name: format!("{}.{which}", insert.into),
+                topic: topic.to_owned(),
+                source,
+                window,
+                takes: half.takes,
+                before: half.before,
+                home: half.home,
+                aggregate: half.aggregate,
+                after: Steps::default(),
+                gives: Vec::new(),
+                keys: half.names,
+                mark: 0,
+            };
+            view.mark = mark(&text, &view);
+            view
+        };
+        Ok(Join {
+            name: insert.into.clone(),
+            topic: topic.to_owned(),
+            sides: [side("left", left, left_source), side("right", right, right_source)],
+            rows,
+            keys: streams.names.clone(),
+            how: Arc::new(How::Streams(Box::new(streams))),
+        })
     }
 
     fn join(
@@ -124,9 +183,10 @@ impl<'a> Planner<'a> {
         Ok(Join {
             name: insert.into.clone(),
             topic: topic.to_owned(),
+            keys: sides[0].keys.clone(),
             sides,
             rows,
-            joined: Arc::new(joined),
+            how: Arc::new(How::Windows(Box::new(joined))),
         })
     }
 }

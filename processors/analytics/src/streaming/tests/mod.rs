@@ -15,4 +15,5 @@ mod outcomes;
 mod refusals;
 mod short_way;
 mod speed;
+mod streams;
 mod world;
