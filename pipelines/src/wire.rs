@@ -136,7 +136,11 @@ fn follow(shared: &Shared) -> Result<Vec<std::thread::JoinHandle<()>>, Fault> {
     let texts = topics.into_iter().map(|t| (t.name, registry::schema_text(&t.record)));
     let texts = texts.filter_map(|(name, text)| Some((name, text?.to_owned())));
     shared.registry.warm(texts);
-    for (name, _) in standing::FOLLOWED {
+    // The stages are named too before anything runs: followers alone, all at work, would pass for a process that is ready, and
+    // `soma deploy` would not wait for what is taken over.
+    let tasks: Vec<String> = shared.pipeline.tasks().iter().map(Task::name).collect();
+    let followers = standing::FOLLOWED.iter().map(|(name, _)| *name);
+    for name in followers.chain(tasks.iter().map(String::as_str)) {
         shared.health.set(name, runtime::StageState::Starting, 0);
     }
     let followed = standing::FOLLOWED.iter();
