@@ -9,6 +9,7 @@ export SOMA_HOME=$home SOMA_BIN=$CARGO_TARGET_DIR/debug/soma
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
 finish() {
     status=$?
+    trap - EXIT INT TERM
     if [ "$status" -ne 0 ]; then
         mkdir -p target/live-logs && cp "$home"/logs/*.log "$home"/live.log target/live-logs/ 2>/dev/null || true
         explain >&2 || true
