@@ -92,7 +92,8 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     // They belong to no group, so nothing has to be taken over for them first.
     let mut followers = follow(&shared)?;
     take_over(&shared, &runtime)?;
-    followers.push(beside(&shared, "membership", membership::keep)?);
+    // Not waited for at a stop: a look at brokers that are gone takes its time, and leaves nothing undone.
+    drop(beside(&shared, "membership", membership::keep)?);
     let mut threads = Vec::new();
     for task in shared.pipeline.tasks() {
         let cx = shared.clone();

@@ -172,7 +172,13 @@ impl Watch {
     pub fn turn(&self) -> Result<Vec<Look>, Fault> {
         let mut members = std::mem::take(&mut *self.members.lock().unwrap_or_else(PoisonError::into_inner));
         members.retain(|m| m.consumer.strong_count() > 0);
-        let looks = self.looks(&mut members);
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = self.looks(&mut members, &mut client);
+        if looks.is_err() {
+            // A client that was told once that there are no brokers asks nobody for minutes.
+            *client = None;
+        }
+        drop(client);
         // Some may have come meanwhile.
         self.members
             .lock()
@@ -181,11 +187,10 @@ impl Watch {
         looks
     }
 
-    fn looks(&self, members: &mut [Member]) -> Result<Vec<Look>, Fault> {
+    fn looks(&self, members: &mut [Member], kept: &mut Option<BaseConsumer>) -> Result<Vec<Look>, Fault> {
         let now = Instant::now();
         let mut metadata: Option<Metadata> = None;
         let mut looks = Vec::new();
-        let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         for member in members {
             member.go_back();
             if !member.is_due(now) {

@@ -45,6 +45,7 @@ fn hint(code: Option<u32>) -> &'static str {
     match code {
         Some(16 | 60 | 81) => " (apply the migrations: `soma deploy`)",
         Some(193 | 192 | 516) => " (check user and password in the sink's configuration)",
+        Some(497) => " (grant the sink's user what deploy/runbooks/STORE_REFUSED.md lists)",
         _ => "",
     }
 }
@@ -83,6 +84,9 @@ mod tests {
             bad("Code: 516. DB::Exception: Authentication failed").code,
             FaultCode::StoreRefused
         );
+        let ungranted = bad("Code: 497. DB::Exception: sink: Not enough privileges");
+        assert_eq!(ungranted.code, FaultCode::StoreRefused);
+        assert!(ungranted.detail.contains("STORE_REFUSED.md"));
         assert_eq!(of("x", &Error::TimedOut).code, FaultCode::StoreUnavailable);
         assert_eq!(
             of("x", &Error::SchemaMismatch("n".into())).code,
