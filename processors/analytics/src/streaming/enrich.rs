@@ -77,7 +77,7 @@ impl Enrich {
         let on = On::of(join).map_err(|detail| format!("{wants}; {detail}"))?;
         let mut given: BTreeMap<&str, Arc<dyn PhysicalExpr>> = BTreeMap::new();
         for (stream, lookup) in join.on() {
-            let index = column(lookup).and_then(|i| steps.trace(i));
+            let index = column(lookup, &join.right().schema()).and_then(|i| steps.trace(i));
             let Some(name) = index.map(|i| columns.field(i).name()).filter(|n| key.contains(n)) else {
                 return Err(format!("{wants}; `{lookup}` is not of it"));
             };

@@ -161,11 +161,11 @@ impl Joined {
         }
         let (left, left_names) = input(join.left(), SIDES[0], &answers[0])?;
         let (right, right_names) = input(join.right(), SIDES[1], &answers[1])?;
-        let mut pairs = Vec::new();
+        let (mut pairs, columns) = (Vec::new(), [join.left().schema(), join.right().schema()]);
         for (l, r) in join.on() {
             let (l, r) = (
-                column(l).and_then(|i| left.steps.trace(i)),
-                column(r).and_then(|i| right.steps.trace(i)),
+                column(l, &columns[0]).and_then(|i| left.steps.trace(i)),
+                column(r, &columns[1]).and_then(|i| right.steps.trace(i)),
             );
             let place = |input: &Input, view: &View, i: Option<usize>| {
                 let found = view.after.trace(*input.columns.get(i?)?);

@@ -17,14 +17,23 @@ use datafusion::physical_plan::joins::utils::ColumnIndex;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::enrich::Enrich;
+use super::groups::plain;
 use super::lookups::Tables;
 
 /// One of them.
 #[derive(Clone, Debug)]
 enum Step {
-    Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+    Project(Project),
     Filter(Arc<dyn PhysicalExpr>, Option<Vec<usize>>),
     Lookup(Arc<Enrich>),
+}
+
+/// Columns computed of those that go in.
+#[derive(Clone, Debug)]
+struct Project {
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+    takes: SchemaRef,
+    gives: SchemaRef,
 }
 
 /// Where a column is from.
@@ -48,7 +57,8 @@ impl Steps {
         loop {
             let below = if let Some(project) = plan.downcast_ref::<ProjectionExec>() {
                 let exprs = project.expr().iter().map(|e| Arc::clone(&e.expr)).collect();
-                steps.push(Step::Project(exprs, plan.schema()));
+                let (takes, gives) = (project.input().schema(), plan.schema());
+                steps.push(Step::Project(Project { exprs, takes, gives }));
                 Arc::clone(project.input())
             } else if let Some(filter) = plan.downcast_ref::<FilterExec>() {
                 let projection = filter.projection().as_ref().map(|p| p.to_vec());
@@ -68,7 +78,8 @@ impl Steps {
         for step in &self.0 {
             let take = |i: usize| of.get(i).cloned().unwrap_or_default();
             of = match step {
-                Step::Project(exprs, _) => exprs
+                Step::Project(project) => project
+                    .exprs
                     .iter()
                     .map(|e| collect_columns(e).iter().flat_map(|c| take(c.index())).collect())
                     .collect(),
@@ -96,7 +107,7 @@ impl Steps {
         Ok((all, leaf))
     }
 
-    /// As [`Steps::trace`], but of columns as they are: a cast may make one of two values.
+    /// As [`Steps::trace`], but of columns as they are.
     pub(crate) fn same(&self, index: usize) -> Option<usize> {
         match self.origin(index) {
             Origin::Column(found) => Some(found),
@@ -114,7 +125,7 @@ impl Steps {
         let mut index = index;
         for (i, step) in self.0.iter().enumerate().take(count).rev() {
             let below = match step {
-                Step::Project(exprs, _) => match exprs.get(index).map(|e| (e, e.downcast_ref::<Column>())) {
+                Step::Project(project) => match project.exprs.get(index).map(|e| (e, e.downcast_ref::<Column>())) {
                     Some((_, Some(column))) => Some(column.index()),
                     Some((expr, None)) => return Origin::Computed(expr, i),
                     None => None,
@@ -144,10 +155,10 @@ impl Steps {
         })
     }
 
-    /// Which column of what goes in a column of what comes out is, as it is or in another type.
+    /// Which column of what goes in a column of what comes out is: equal in two rows exactly when that is.
     pub(crate) fn trace(&self, index: usize) -> Option<usize> {
         self.0.iter().rev().try_fold(index, |index, step| match step {
-            Step::Project(exprs, _) => column(exprs.get(index)?),
+            Step::Project(project) => column(project.exprs.get(index)?, &project.takes),
             Step::Filter(_, Some(projection)) => projection.get(index).copied(),
             Step::Filter(_, None) => Some(index),
             Step::Lookup(enrich) => enrich.stream_column(index),
@@ -159,7 +170,7 @@ impl Steps {
         let mut batch = batch;
         for step in &self.0 {
             batch = match step {
-                Step::Project(exprs, schema) => project(exprs, schema, &batch)?,
+                Step::Project(project) => project.run(&batch)?,
                 Step::Filter(predicate, projection) => {
                     filter_record_batch(&narrow(&batch, projection)?, &mask(predicate, &batch)?)?
                 }
@@ -174,7 +185,7 @@ impl Steps {
         let (mut batch, mut passes) = (batch, None);
         for step in &self.0 {
             batch = match step {
-                Step::Project(exprs, schema) => project(exprs, schema, &batch)?,
+                Step::Project(project) => project.run(&batch)?,
                 Step::Filter(predicate, projection) => {
                     let found = mask(predicate, &batch)?;
                     passes = Some(match passes {
@@ -234,23 +245,34 @@ impl On {
     }
 }
 
-/// The column that an expression is, as it is or in another type.
-pub(crate) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
-    match expr.downcast_ref::<CastExpr>() {
-        Some(cast) => column(cast.expr()),
-        None => expr.downcast_ref::<Column>().map(Column::index),
-    }
+/// The column that an expression is, as it is.
+pub(crate) fn as_it_is(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<Column>().map(Column::index)
 }
 
-fn project(exprs: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
-    let rows = batch.num_rows();
-    let columns = evaluate(exprs, batch)?;
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(
-        Arc::clone(schema),
-        columns,
-        &options,
-    )?)
+/// The column of `columns` that an expression is, as it is or as a wider number: any other cast may make one of two values, as that of
+/// a time to its day does.
+pub(crate) fn column(expr: &Arc<dyn PhysicalExpr>, columns: &SchemaRef) -> Option<usize> {
+    let Some(cast) = expr.downcast_ref::<CastExpr>() else {
+        return as_it_is(expr);
+    };
+    let index = column(cast.expr(), columns)?;
+    let from = cast.expr().data_type(columns).ok()?;
+    let to = cast.cast_type();
+    let wider = from.is_integer() && to.is_integer() && from.primitive_width() <= to.primitive_width();
+    (wider || plain(&from) == plain(to)).then_some(index)
+}
+
+impl Project {
+    fn run(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = evaluate(&self.exprs, batch)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.gives),
+            columns,
+            &options,
+        )?)
+    }
 }
 
 /// The values of each expression.

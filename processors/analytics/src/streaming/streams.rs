@@ -10,17 +10,17 @@ use datafusion::common::{JoinType, NullEquality, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
-use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
+use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::joins::HashJoinExec;
 
 use super::enrich::{comparable, table_of};
-use super::groups::{Aggregate, Groups, plain};
+use super::groups::{Aggregate, Groups};
 use super::plan::aggregate_of;
 use super::rewrite::PANE;
-use super::steps::{On, Origin, Steps};
+use super::steps::{On, Origin, Steps, as_it_is, column};
 
 /// How two streams are put together.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ fn compared(join: &HashJoinExec, sides: &[(Steps, Arc<dyn ExecutionPlan>); 2]) -
     };
     let (mut panes, mut keys) = (None, Vec::new());
     for (l, r) in join.on() {
-        let (Some(left), Some(right)) = (whole(l, &schemas[0]), whole(r, &schemas[1])) else {
+        let (Some(left), Some(right)) = (column(l, &schemas[0]), column(r, &schemas[1])) else {
             return Err(format!(
                 "`{l}` and `{r}` are not both columns: compute them in the views of the sides"
             ));
@@ -219,22 +219,6 @@ fn compared(join: &HashJoinExec, sides: &[(Steps, Arc<dyn ExecutionPlan>); 2]) -
     keys.dedup();
     let panes = panes.ok_or_else(|| format!("the windows are not compared: {WANTS}"))?;
     Ok((panes, keys))
-}
-
-/// The column that an expression is, as it is.
-fn as_it_is(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
-    expr.downcast_ref::<Column>().map(Column::index)
-}
-
-/// The column that an expression is, as it is or as a wider number.
-fn whole(expr: &Arc<dyn PhysicalExpr>, columns: &SchemaRef) -> Option<usize> {
-    let Some(cast) = expr.downcast_ref::<CastExpr>() else {
-        return as_it_is(expr);
-    };
-    let index = as_it_is(cast.expr())?;
-    let kinds = (columns.field(index).data_type(), cast.cast_type());
-    let wider = kinds.0.is_integer() && kinds.1.is_integer() && kinds.0.primitive_width() <= kinds.1.primitive_width();
-    (wider || plain(kinds.0) == plain(kinds.1)).then_some(index)
 }
 
 /// Whether an expression is the one of two columns of the joined rows that is there: what `coalesce` is planned as.

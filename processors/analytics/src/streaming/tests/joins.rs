@@ -1,20 +1,11 @@
 //! Two windowed aggregates joined: the same as a batch join of them, however cut; how rows are told again; what is refused.
 
-use schemas::Timestamp;
-
-use super::exact::{counted, fill};
-use super::world::{Chance, Flight, MINUTE, OTHER, World, batch_of, encode, flights, schemas, table};
+use super::exact::fill;
+use super::meeting::{STREAMS, check, flight, forgotten, land, landed, on_time, told};
+use super::world::{World, batch_of, encode, flights, schemas, table};
 use crate::streaming::Program;
 
 const TABLES: &str = "
-CREATE TABLE flights (
-  id TEXT NOT NULL, date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, origin TEXT NOT NULL, destination TEXT NOT NULL,
-  WATERMARK FOR date AS date - INTERVAL '10 minutes'
-) WITH (connector = 'kafka', type = 'source', topic = 'demo.flights', format = 'avro', 'soma.unique' = 'id',
-        'soma.allowed_lateness' = '1 hour', 'soma.idle' = '10 seconds');
-CREATE TABLE landings (
-  id TEXT NOT NULL, date TIMESTAMP NOT NULL, delay BIGINT, destination TEXT NOT NULL, WATERMARK FOR date AS date - INTERVAL '20 minutes'
-) WITH (connector = 'kafka', type = 'source', topic = 'demo.landings', format = 'avro', 'soma.allowed_lateness' = '30 minutes', 'soma.idle' = '10 seconds');
 CREATE TABLE hubs WITH (connector = 'kafka', type = 'sink', topic = 'demo.hubs', format = 'avro');
 CREATE TABLE leaving WITH (connector = 'kafka', type = 'sink', topic = 'demo.leaving', format = 'avro');
 CREATE TABLE either WITH (connector = 'kafka', type = 'sink', topic = 'demo.either', format = 'avro');
@@ -85,25 +76,6 @@ const VIEWS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
-    let mut windows = 0;
-    for (topic, view, sql) in VIEWS {
-        let mut found: Vec<String> = world.rows(topic).into_values().collect();
-        found.sort();
-        let side = |which: &str| table(&counted(world, sent, &format!("{view}.{which}")));
-        let wanted = batch_of(&[("l", side("left")), ("r", side("right"))], &format!("{HOURLY} {sql}"));
-        windows += wanted.len();
-        let wrong = found.iter().zip(&wanted).find(|(f, w)| f != w);
-        assert!(
-            found == wanted,
-            "{view}: {} rows, wanted {}; first wrong {wrong:?}",
-            found.len(),
-            wanted.len()
-        );
-    }
-    windows
-}
-
 #[test]
 fn joined_windows_equal_a_batch_join_however_they_are_cut() {
     let mut again = 0;
@@ -116,10 +88,10 @@ fn joined_windows_equal_a_batch_join_however_they_are_cut() {
         // A few records between two commits: what is late is late for rows that were told.
         (2, 2, 11, 4, true),
     ] {
-        let mut world = World::new(&format!("{TABLES}{SQL}"), partitions);
+        let mut world = World::new(&format!("{STREAMS}{TABLES}{SQL}"), partitions);
         let sent = fill(&mut world, 99);
         world.run(instances, seed, most, crashes);
-        let windows = check(&world, &sent);
+        let windows = check(&world, &sent, HOURLY, VIEWS);
         assert!(windows > 1_500, "{windows}");
         assert!(
             world.outcomes.late > 10 && world.outcomes.woke == 0,
@@ -138,22 +110,10 @@ fn two_topics_with_watermarks_of_their_own_are_joined_when_both_have_passed() {
        (SELECT tumble(INTERVAL '1 hour') AS window, destination AS airport, count(*) AS n FROM landings GROUP BY window, airport) b
        ON a.window = b.window AND a.airport = b.airport;";
     for (instances, seed, most, crashes) in [(1, 2, 500, false), (2, 3, 60, true), (4, 4, 30, true)] {
-        let mut world = World::new(&format!("{TABLES}{sql}"), 4);
-        let mut chance = Chance(31);
-        // Landings come hours after departures, and in order.
-        flights().iter().for_each(|flight| world.send(chance.below(4), flight));
-        let mut sent = landed();
-        sent.sort_by_key(|flight| flight.date);
-        sent.iter()
-            .for_each(|flight| world.other[chance.below(4)].push(encode(flight)));
-        world.send_last();
+        let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 4);
+        land(&mut world);
         world.run(instances, seed, most, crashes);
-        assert!(
-            world
-                .late
-                .iter()
-                .all(|l| l.headers.text("soma-late-topic") != Some(OTHER))
-        );
+        on_time(&world);
         let mut found: Vec<String> = world.rows("demo.either").into_values().collect();
         found.sort();
         let all = table(&flights());
@@ -171,48 +131,15 @@ fn two_topics_with_watermarks_of_their_own_are_joined_when_both_have_passed() {
     }
 }
 
-fn landed() -> Vec<Flight> {
-    let land = |mut flight: Flight| {
-        flight.date = flight.date.map(|at| at + flight.distance * MINUTE / 8);
-        flight
-    };
-    flights().into_iter().map(land).collect()
-}
-
-fn flight(id: &str, minutes: i64, from: &str, to: &str) -> Flight {
-    Flight {
-        id: id.to_owned(),
-        date: Some("2001-02-09T12:00:00Z".parse::<Timestamp>().unwrap().0 + minutes * MINUTE),
-        delay: Some(1),
-        distance: 100,
-        origin: from.to_owned(),
-        destination: to.to_owned(),
-    }
-}
-
-/// Rows of a view as told: window start, columns, revision, deleted.
-fn told(world: &World, topic: &str) -> Vec<String> {
-    let short = |row: &str| row.replace("2001-02-09T", "").replace(":00Z", "");
-    let line = |(key, row, revision, deleted): (String, String, i32, bool)| {
-        let key = key.rsplit_once('|').map_or(String::new(), |(key, _)| key.to_owned());
-        format!(
-            "[{key}] {} r{revision}{}",
-            short(&row),
-            if deleted { " deleted" } else { "" }
-        )
-    };
-    world.told(topic).into_iter().map(line).collect()
-}
-
 #[test]
 fn a_late_record_of_either_side_tells_the_row_again_and_takes_it_away_where_it_matches_no_more() {
     let sql = "INSERT INTO hubs SELECT a.window, a.airport, a.n AS departures, b.n AS arrivals
         FROM departures a JOIN arrivals b ON a.window = b.w AND a.airport = b.place WHERE a.n < 3;
       INSERT INTO leaving SELECT a.window, a.airport, a.n AS departures, b.n AS arrivals
         FROM departures a LEFT JOIN arrivals b ON a.window = b.w AND a.airport = b.place;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 1);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 1);
     let step = |world: &mut World, id: &str, minutes: i64, from: &str, to: &str| {
-        world.send(0, &flight(id, minutes, from, to));
+        world.send(0, &flight(id, minutes, from, to, 1));
         world.run(1, 3, 9, true);
         world.run(1, 5, 9, true);
     };
@@ -255,11 +182,11 @@ fn keys_that_are_null_equal_nothing_and_have_names_of_their_own() {
        (SELECT tumble(INTERVAL '1 hour') AS window, nullif(origin, 'SFO') AS k, count(*) AS n FROM flights GROUP BY window, k) a FULL JOIN
        (SELECT tumble(INTERVAL '1 hour') AS window, nullif(destination, 'SFO') AS k, count(*) AS n FROM flights GROUP BY window, k) b
        ON a.window = b.window AND a.k = b.k;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 2);
-    world.send(0, &flight("a", 1, "SFO", ""));
-    world.send(1, &flight("b", 2, "", "SFO"));
-    world.send(0, &flight("end", 100, "DEN", "DEN"));
-    world.send(1, &flight("end too", 100, "DEN", "DEN"));
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 2);
+    world.send(0, &flight("a", 1, "SFO", "", 1));
+    world.send(1, &flight("b", 2, "", "SFO", 1));
+    world.send(0, &flight("end", 100, "DEN", "DEN", 1));
+    world.send(1, &flight("end too", 100, "DEN", "DEN", 1));
     world.run(2, 3, 9, true);
     let mut all = told(&world, "demo.either");
     all.sort();
@@ -278,9 +205,9 @@ fn a_side_that_is_idle_everywhere_does_not_hold_the_other_back() {
     let sql = "INSERT INTO leaving SELECT a.window, a.airport, a.n AS departures, b.n AS arrivals FROM departures a LEFT JOIN
        (SELECT tumble(INTERVAL '1 hour') AS window, destination AS airport, count(*) AS n FROM landings GROUP BY window, airport) b
        ON a.window = b.window AND a.airport = b.airport;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 1);
-    world.send(0, &flight("a", 1, "SFO", "ORD"));
-    world.send(0, &flight("b", 90, "SFO", "ORD"));
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 1);
+    world.send(0, &flight("a", 1, "SFO", "ORD", 1));
+    world.send(0, &flight("b", 90, "SFO", "ORD", 1));
     world.run(1, 1, 9, false);
     assert_eq!(
         told(&world, "demo.leaving"),
@@ -289,7 +216,7 @@ fn a_side_that_is_idle_everywhere_does_not_hold_the_other_back() {
     );
     world.idle(&[], 11_000_000);
     assert_eq!(told(&world, "demo.leaving"), ["[SFO] 12:00 13:00 SFO 1 NULL r0"]);
-    world.other[0].push(encode(&flight("c", 30, "ORD", "SFO")));
+    world.other[0].push(encode(&flight("c", 30, "ORD", "SFO", 1)));
     world.run(1, 1, 9, false);
     assert_eq!(
         told(&world, "demo.leaving")[1..],
@@ -300,25 +227,15 @@ fn a_side_that_is_idle_everywhere_does_not_hold_the_other_back() {
 
 #[test]
 fn what_is_kept_of_a_join_goes_when_its_windows_do() {
-    let mut world = World::new(&format!("{TABLES}{SQL}"), 2);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{SQL}"), 2);
     fill(&mut world, 5);
     world.run(2, 11, 60, true);
-    for log in &world.state {
-        let mut last = std::collections::BTreeMap::new();
-        log.iter()
-            .for_each(|(key, value)| _ = last.insert(key.as_str(), value.is_some()));
-        let left: Vec<_> = last
-            .into_iter()
-            .filter(|(_, there)| *there)
-            .map(|(key, _)| key)
-            .collect();
-        assert!(left.len() < 90, "{} keys are left: {left:?}", left.len());
-    }
+    forgotten(&world);
 }
 
 #[test]
 fn what_joins_cannot_do_is_said_with_what_to_write_instead() {
-    let plan = |select: &str| Program::plan(&format!("{TABLES}INSERT INTO hubs {select};"), &schemas());
+    let plan = |select: &str| Program::plan(&format!("{STREAMS}{TABLES}INSERT INTO hubs {select};"), &schemas());
     let hour = "(SELECT tumble(INTERVAL '1 hour') AS window, destination AS place, origin, count(*) AS n FROM flights GROUP BY window, place, origin)";
     for (select, says) in [
         ("SELECT a.window, a.n FROM departures a JOIN arrivals b ON a.airport = b.place".to_owned(), "the windows are not compared"),
@@ -344,7 +261,7 @@ fn what_joins_cannot_do_is_said_with_what_to_write_instead() {
 
 #[test]
 fn a_plan_says_how_sides_are_joined() {
-    let program = super::world::program(&format!("{TABLES}{SQL}"));
+    let program = super::world::program(&format!("{STREAMS}{TABLES}{SQL}"));
     let declared = program.results();
     assert_eq!(declared[0].key, ["origin"]);
     let text = program.explain();
@@ -356,4 +273,35 @@ fn a_plan_says_how_sides_are_joined() {
     ] {
         assert!(text.contains(says), "{says} is not in\n{text}");
     }
+}
+
+#[test]
+fn keys_that_a_cast_makes_of_others_are_not_taken_for_them() {
+    // Every flight of the day has its own minute: by days they meet, by minutes they do not.
+    let at = |name: &str| {
+        format!(
+            "SELECT tumble(INTERVAL '1 hour') AS window, {name} AS at, count(*) AS n FROM flights GROUP BY window, {name}"
+        )
+    };
+    let plan = |left: &str, right: &str, on: &str| {
+        let sql = format!(
+            "INSERT INTO hubs SELECT a.window, a.n FROM ({left}) AS a JOIN ({right}) AS b ON a.window = b.window AND {on};"
+        );
+        Program::plan(&format!("{STREAMS}{TABLES}{sql}"), &schemas())
+            .map(|_| ())
+            .map_err(|faults| faults[0].to_string())
+    };
+    let by_date = at("date");
+    let day = by_date.replace("date AS at", "CAST(date AS DATE) AS at");
+    for (left, right, on) in [
+        (&by_date, &by_date, "CAST(a.at AS DATE) = CAST(b.at AS DATE)"),
+        (&day, &day, "a.at = b.at"),
+    ] {
+        let said = plan(left, right, on).unwrap_err();
+        assert!(said.contains("not both group keys"), "{on}: {said}");
+    }
+    assert_eq!(plan(&by_date, &by_date, "a.at = b.at"), Ok(()));
+    // A wider number is equal exactly when the number is.
+    let (long, short) = (at("delay"), at("CAST(distance AS INT)"));
+    assert_eq!(plan(&long, &short, "a.at = b.at"), Ok(()));
 }

@@ -11,6 +11,7 @@ mod exact;
 mod followed;
 mod joins;
 mod lookups;
+mod meeting;
 mod outcomes;
 mod refusals;
 mod short_way;

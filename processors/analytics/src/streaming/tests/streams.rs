@@ -1,23 +1,12 @@
 //! Two streams joined within a window: the same as a batch join of their rows, however cut; what a late row tells again; what is
 //! refused.
 
-use std::collections::BTreeMap;
-
-use schemas::Timestamp;
-
-use super::exact::{counted, fill};
-use super::world::{Chance, Flight, MINUTE, OTHER, World, batch_of, encode, flights, schemas, table};
+use super::exact::fill;
+use super::meeting::{STREAMS, check, flight, forgotten, land, landed, on_time, told};
+use super::world::{Flight, World, batch_of, flights, schemas, table};
 use crate::streaming::Program;
 
 const TABLES: &str = "
-CREATE TABLE flights (
-  id TEXT NOT NULL, date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, origin TEXT NOT NULL, destination TEXT NOT NULL,
-  WATERMARK FOR date AS date - INTERVAL '10 minutes'
-) WITH (connector = 'kafka', type = 'source', topic = 'demo.flights', format = 'avro', 'soma.unique' = 'id',
-        'soma.allowed_lateness' = '1 hour', 'soma.idle' = '10 seconds');
-CREATE TABLE landings (
-  id TEXT NOT NULL, date TIMESTAMP NOT NULL, delay BIGINT, destination TEXT NOT NULL, WATERMARK FOR date AS date - INTERVAL '20 minutes'
-) WITH (connector = 'kafka', type = 'source', topic = 'demo.landings', format = 'avro', 'soma.allowed_lateness' = '30 minutes', 'soma.idle' = '10 seconds');
 CREATE TABLE turns WITH (connector = 'kafka', type = 'sink', topic = 'demo.turns', format = 'avro');
 CREATE TABLE waits WITH (connector = 'kafka', type = 'sink', topic = 'demo.waits', format = 'avro');
 CREATE TABLE there WITH (connector = 'kafka', type = 'sink', topic = 'demo.there', format = 'avro');
@@ -87,25 +76,6 @@ const VIEWS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
-    let mut windows = 0;
-    for (topic, view, sql) in VIEWS {
-        let mut found: Vec<String> = world.rows(topic).into_values().collect();
-        found.sort();
-        let side = |which: &str| table(&counted(world, sent, &format!("{view}.{which}")));
-        let wanted = batch_of(&[("l", side("left")), ("r", side("right"))], &format!("{ROWS} {sql}"));
-        windows += wanted.len();
-        let wrong = found.iter().zip(&wanted).find(|(f, w)| f != w);
-        assert!(
-            found == wanted,
-            "{view}: {} rows, wanted {}; first wrong {wrong:?}",
-            found.len(),
-            wanted.len()
-        );
-    }
-    windows
-}
-
 #[test]
 fn joined_streams_equal_a_batch_join_however_they_are_cut() {
     let mut again = 0;
@@ -118,10 +88,10 @@ fn joined_streams_equal_a_batch_join_however_they_are_cut() {
         // A few records between two commits: what is late is late for rows that were told.
         (2, 2, 11, 4, true),
     ] {
-        let mut world = World::new(&format!("{TABLES}{SQL}"), partitions);
+        let mut world = World::new(&format!("{STREAMS}{TABLES}{SQL}"), partitions);
         let sent = fill(&mut world, 99);
         world.run(instances, seed, most, crashes);
-        let windows = check(&world, &sent);
+        let windows = check(&world, &sent, ROWS, VIEWS);
         assert!(windows > 1_500, "{windows}");
         assert!(
             world.outcomes.late > 10 && world.outcomes.woke == 0,
@@ -133,36 +103,16 @@ fn joined_streams_equal_a_batch_join_however_they_are_cut() {
     assert!(again > 10, "late records told {again} rows again");
 }
 
-fn landed() -> Vec<Flight> {
-    let land = |mut flight: Flight| {
-        flight.date = flight.date.map(|at| at + flight.distance * MINUTE / 8);
-        flight
-    };
-    flights().into_iter().map(land).collect()
-}
-
 #[test]
 fn two_topics_with_watermarks_of_their_own_are_joined_when_both_have_passed() {
     let sql = "INSERT INTO there SELECT d.window, d.airport, a.destination, count(d.delay) AS left, sum(a.delay) AS right FROM leaves d FULL JOIN
        (SELECT tumble(INTERVAL '1 hour') AS window, destination, delay FROM landings) a
        ON d.window = a.window AND d.airport = a.destination GROUP BY d.window, d.airport, a.destination;";
     for (instances, seed, most, crashes) in [(1, 2, 500, false), (2, 3, 60, true), (4, 4, 30, true)] {
-        let mut world = World::new(&format!("{TABLES}{sql}"), 4);
-        let mut chance = Chance(31);
-        // Landings come hours after departures, and in order.
-        flights().iter().for_each(|flight| world.send(chance.below(4), flight));
-        let mut sent = landed();
-        sent.sort_by_key(|flight| flight.date);
-        sent.iter()
-            .for_each(|flight| world.other[chance.below(4)].push(encode(flight)));
-        world.send_last();
+        let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 4);
+        land(&mut world);
         world.run(instances, seed, most, crashes);
-        assert!(
-            world
-                .late
-                .iter()
-                .all(|l| l.headers.text("soma-late-topic") != Some(OTHER))
-        );
+        on_time(&world);
         let mut found: Vec<String> = world.rows("demo.there").into_values().collect();
         found.sort();
         let wanted = batch_of(
@@ -178,38 +128,13 @@ fn two_topics_with_watermarks_of_their_own_are_joined_when_both_have_passed() {
     }
 }
 
-fn flight(id: &str, minutes: i64, from: &str, to: &str, delay: i64) -> Flight {
-    Flight {
-        id: id.to_owned(),
-        date: Some("2001-02-09T12:00:00Z".parse::<Timestamp>().unwrap().0 + minutes * MINUTE),
-        delay: Some(delay),
-        distance: 100,
-        origin: from.to_owned(),
-        destination: to.to_owned(),
-    }
-}
-
-/// Rows of a view as told: key, columns, revision, deleted.
-fn told(world: &World, topic: &str) -> Vec<String> {
-    let short = |row: &str| row.replace("2001-02-09T", "").replace(":00Z", "");
-    let line = |(key, row, revision, deleted): (String, String, i32, bool)| {
-        let key = key.rsplit_once('|').map_or(String::new(), |(key, _)| key.to_owned());
-        format!(
-            "[{key}] {} r{revision}{}",
-            short(&row),
-            if deleted { " deleted" } else { "" }
-        )
-    };
-    world.told(topic).into_iter().map(line).collect()
-}
-
 #[test]
 fn a_late_row_tells_again_what_it_changes_and_no_more() {
     let sql = "INSERT INTO waits SELECT d.window, d.airport, d.destination, count(a.w) AS met, max(a.delay) AS slowest FROM leaves d
         LEFT JOIN lands a ON d.window = a.w AND d.airport = a.airport GROUP BY d.window, d.airport, d.destination;
       INSERT INTO turns SELECT d.window, d.airport, count(*) AS pairs FROM leaves d JOIN lands a ON d.window = a.w AND d.airport = a.airport
         WHERE d.delay > 1 GROUP BY d.window, d.airport HAVING count(*) < 3;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 1);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 1);
     let step = |world: &mut World, flight: Flight| {
         world.send(0, &flight);
         world.run(1, 3, 9, true);
@@ -277,7 +202,7 @@ fn keys_that_are_null_meet_nothing_and_equal_rows_meet_as_often_as_they_are_ther
        (SELECT tumble(INTERVAL '1 hour') AS window, nullif(origin, 'SFO') AS k FROM flights) a FULL JOIN
        (SELECT tumble(INTERVAL '1 hour') AS window, nullif(destination, 'SFO') AS k FROM flights) b
        ON a.window = b.window AND a.k = b.k GROUP BY a.window, a.k, b.k;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 2);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 2);
     // Twice the same on the left, three times on the right: six pairs.
     for (i, id) in ["a", "b"].iter().enumerate() {
         world.send(i, &flight(id, 1, "DEN", "SFO", 1));
@@ -302,25 +227,15 @@ fn keys_that_are_null_meet_nothing_and_equal_rows_meet_as_often_as_they_are_ther
 
 #[test]
 fn what_is_kept_of_streams_goes_when_their_windows_do() {
-    let mut world = World::new(&format!("{TABLES}{SQL}"), 2);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{SQL}"), 2);
     fill(&mut world, 5);
     world.run(2, 11, 60, true);
-    for log in &world.state {
-        let mut last = BTreeMap::new();
-        log.iter()
-            .for_each(|(key, value)| _ = last.insert(key.as_str(), value.is_some()));
-        let left: Vec<_> = last
-            .into_iter()
-            .filter(|(_, there)| *there)
-            .map(|(key, _)| key)
-            .collect();
-        assert!(left.len() < 90, "{} keys are left: {left:?}", left.len());
-    }
+    forgotten(&world);
 }
 
 #[test]
 fn what_joins_of_streams_cannot_do_is_said_with_what_to_write_instead() {
-    let plan = |select: &str| Program::plan(&format!("{TABLES}INSERT INTO total {select};"), &schemas());
+    let plan = |select: &str| Program::plan(&format!("{STREAMS}{TABLES}INSERT INTO total {select};"), &schemas());
     let by = "ON d.window = a.w AND d.airport = a.airport GROUP BY d.window, d.airport";
     for (select, says) in [
         ("SELECT d.window, d.airport FROM leaves d JOIN lands a ON d.window = a.w AND d.airport = a.airport".to_owned(), "told per window and key: add GROUP BY"),
@@ -351,7 +266,7 @@ fn casts_in_on_compare_what_they_make() {
     let sql =
         "INSERT INTO turns SELECT d.window, d.airport, count(*) AS pairs FROM leaves d JOIN lands a ON d.window = a.w
       AND CAST(d.date AS DATE) = CAST(a.date AS DATE) AND d.airport = a.airport GROUP BY d.window, d.airport;";
-    let mut world = World::new(&format!("{TABLES}{sql}"), 1);
+    let mut world = World::new(&format!("{STREAMS}{TABLES}{sql}"), 1);
     world.send(0, &flight("a", 1, "SFO", "ORD", 1));
     world.send(0, &flight("b", 9, "ORD", "SFO", 1));
     world.send(0, &flight("end", 100, "DEN", "DEN", 1));
@@ -363,7 +278,7 @@ fn casts_in_on_compare_what_they_make() {
 
 #[test]
 fn a_plan_says_how_streams_meet_and_what_is_kept() {
-    let program = super::world::program(&format!("{TABLES}{SQL}"));
+    let program = super::world::program(&format!("{STREAMS}{TABLES}{SQL}"));
     let declared = program.results();
     let key = |topic: &str| declared.iter().find(|d| d.topic == topic).unwrap().key.clone();
     assert_eq!(key("demo.waits"), ["airport", "destination"]);
