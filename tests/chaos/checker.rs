@@ -41,7 +41,7 @@ impl Found {
 }
 
 /// A topic's records of these runs, with where each stands.
-fn read<R: Record>(live: &Live, topic: Topic<R>, keep: impl Fn(&R) -> bool) -> Vec<(RawRecord, R)> {
+pub(super) fn read<R: Record>(live: &Live, topic: Topic<R>, keep: impl Fn(&R) -> bool) -> Vec<(RawRecord, R)> {
     let raw = live.read_raw(topic.name).into_iter();
     raw.filter_map(|r| {
         let record = kernel::decode::<R>(r.value.as_deref()?, live.registry.as_ref()).ok()?;

@@ -53,11 +53,11 @@ fn nothing_is_lost_doubled_or_torn() {
     let stage_commits = sampler.stop();
     instances.stop();
 
-    let commits = commits::by_partition(live, began);
+    let partitions = commits::by_partition(live, &asked, began);
     let mut times = Vec::new();
     println!("{:>7}  {:<44} {:>9}  what ended it", "at s", "fault", "recovery");
     for fault in &faults {
-        let took = commits::recovery(fault, &commits, &stage_commits);
+        let took = commits::recovery(fault, &partitions, &stage_commits);
         #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
         let at = (fault.at.0 - began.0) as f64 / 1e6;
         let shown = took.map_or("never".to_owned(), |s| format!("{s:.2} s"));
