@@ -151,8 +151,13 @@ fn after(partition: &Partition, from: f64) -> Option<f64> {
         .iter()
         .take_while(|(begin, ..)| *begin < from + LATER_S)
         .find(|(begin, since, end)| end - since.max(*begin) > SILENCE_S);
-    let (_, since, end) = silence.or(gaps.first()).copied().unwrap_or((from, from, from));
-    end.is_finite().then(|| end - since.max(from).min(end))
+    // What stood still is taken to have done so since the fault, whenever the request came that shows it.
+    let (since, end) = match (silence, gaps.first()) {
+        (Some((.., end)), _) => (from, *end),
+        (None, Some((_, since, end))) => (since.max(from), *end),
+        (None, None) => (from, from),
+    };
+    end.is_finite().then(|| end - since.min(end))
 }
 
 #[test]
@@ -168,7 +173,7 @@ fn a_partition_is_silent_only_while_something_waits() {
     let stood = partition(&[9.0, 14.0], &[(8.5, 14.0)]);
     assert_eq!(after(&stood, 10.0), Some(4.0));
     let later = partition(&[9.0, 14.0], &[(8.5, 9.0), (11.0, 14.0)]);
-    assert_eq!(after(&later, 10.0), Some(3.0));
+    assert_eq!(after(&later, 10.0), Some(4.0));
     // What was under way was still done.
     let under_way = partition(&[9.0, 10.2, 13.0, 13.1], &[(8.5, 13.1)]);
     assert_eq!(after(&under_way, 10.0), Some(3.0));
