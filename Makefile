@@ -105,7 +105,7 @@ verify-joins: setup build ## Every window of the joins of pipelines/hubs beside 
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@PIPELINE=hubs deploy/dev/verify_windows.sh
 
-verify-flink: setup build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: ROWS= SEED=
+verify-flink: setup build ## The same SQL on a real Flink cluster of two task managers, every window beside ClickHouse's own computation: PIPELINE=hubs (joins) ROWS= SEED=
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/verify_flink.sh
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The flights pipeline's SQL on a real Flink cluster of two task managers with two slots each, every window beside a batch computation, on
-# servers of its own. ROWS= SEED=; KEEP=1 leaves the home and the cluster.
+# The SQL of pipelines/flights, or PIPELINE=hubs (its joins), on a real Flink cluster of two task managers with two slots each, every window
+# beside a batch computation, on servers of its own. ROWS= SEED=; KEEP=1 leaves the home and the cluster.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make verify-flink}"
@@ -30,4 +30,4 @@ set -a
 . "$home/dev.env"
 SOMA_PARTITIONS=4
 set +a
-"$SOMA_LIVE_PYTHON" deploy/dev/verify_flink.py --rows "${ROWS:-3000000}" --seed "${SEED:-1}"
+"$SOMA_LIVE_PYTHON" deploy/dev/verify_flink.py --rows "${ROWS:-3000000}" --seed "${SEED:-1}" --pipeline "${PIPELINE:-flights}"

@@ -11,9 +11,9 @@ _ROWS = """SELECT partition, id, toUnixTimestamp64Micro(date), delay, distance, 
     FROM sends INNER JOIN flights USING (id) ORDER BY if(again, at, least(at, date + toIntervalSecond({}))), id, again FORMAT TabSeparated""".format(JITTER_S - 1)
 
 
-def run(env):
-    """Sends everything; how many records that were."""
-    load = Load(env, 0)
+def run(env, group):
+    """Sends everything, asking a consumer group for nothing; how many records are left unsent."""
+    load = Load(env, 0, group)
     with ClickHouse(env).open(_ROWS, max_bytes_before_external_sort=1 << 30) as answer:
         for line in answer:
             load.row(line.decode().rstrip("\n").split("\t"))
@@ -25,4 +25,4 @@ def run(env):
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run(os.environ) else 0)
+    sys.exit(1 if run(os.environ, "flights.views") else 0)

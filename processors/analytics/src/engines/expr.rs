@@ -25,6 +25,24 @@ pub(super) struct Scope<'a> {
     pub(super) kinds: BTreeMap<String, Kind>,
     /// Expressions that were computed before, and the column that holds them.
     pub(super) known: Vec<(&'a Expr, String)>,
+    /// Columns that are called otherwise there: a name in its parts, and the column.
+    pub(super) named: Vec<(Vec<String>, String)>,
+}
+
+impl Scope<'_> {
+    /// The column that a name, in its parts, stands for.
+    fn column<'s>(&'s self, parts: &'s [Ident]) -> Option<&'s String> {
+        let is = |name: &Vec<String>| name.iter().eq(parts.iter().map(|part| &part.value));
+        let found = self.named.iter().find(|(name, _)| is(name));
+        found
+            .map(|(_, column)| column)
+            .or_else(|| parts.last().map(|last| &last.value))
+    }
+
+    fn kind(&self, parts: &[Ident]) -> Kind {
+        let found = self.column(parts).and_then(|column| self.kinds.get(column));
+        found.copied().unwrap_or(Kind::Other)
+    }
 }
 
 type Text = Result<String, String>;
@@ -85,8 +103,11 @@ pub(super) fn text(expr: &Expr, scope: &Scope<'_>) -> Text {
     }
     let of = |e: &Expr| text(e, scope);
     Ok(match expr {
-        Expr::Identifier(ident) => quoted(&ident.value),
-        Expr::CompoundIdentifier(parts) => parts.last().map(|last: &Ident| quoted(&last.value)).unwrap_or_default(),
+        Expr::Identifier(one) => scope
+            .column(std::slice::from_ref(one))
+            .map(|c| quoted(c))
+            .unwrap_or_default(),
+        Expr::CompoundIdentifier(parts) => scope.column(parts).map(|c| quoted(c)).unwrap_or_default(),
         Expr::Value(value) => self::value(&value.value)?,
         Expr::Nested(inner) => format!("({})", of(inner)?),
         Expr::Interval(_) => interval(length(expr)?)?,
@@ -347,12 +368,8 @@ fn time_part(called: &str, given: &[&Expr], scope: &Scope<'_>) -> Text {
 /// What an expression gives, where that can be seen.
 pub(super) fn kind_of(expr: &Expr, scope: &Scope<'_>) -> Kind {
     match expr {
-        Expr::Identifier(ident) => scope.kinds.get(&ident.value).copied().unwrap_or(Kind::Other),
-        Expr::CompoundIdentifier(parts) => parts
-            .last()
-            .and_then(|last| scope.kinds.get(&last.value))
-            .copied()
-            .unwrap_or(Kind::Other),
+        Expr::Identifier(one) => scope.kind(std::slice::from_ref(one)),
+        Expr::CompoundIdentifier(parts) => scope.kind(parts),
         Expr::Value(value) => match &value.value {
             Value::Number(number, _) if number.contains(['.', 'e', 'E']) => Kind::Real,
             Value::Number(..) => Kind::Whole,

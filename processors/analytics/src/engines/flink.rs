@@ -8,14 +8,14 @@ use kernel::ConfigFault;
 use super::avro::{self, Field, Unit};
 use super::columns::{count, instant, shown_as, with};
 use super::expr::{self, Kind, Scope, literal, quoted};
-use super::shape::{self, Shape, Window};
+use super::joins::{self, Rows};
+use super::shape::{self, Shape};
 use super::support::LOOKUP_ON_FLINK;
+use super::windows::{TIME, rows};
 use crate::streaming::Declared;
 use crate::streaming::dialect::{self, File, Insert, Table, at};
 use crate::streaming::options::Role;
 
-/// The event time, in milliseconds, which is what Flink's event time has.
-const TIME: &str = "soma_time";
 /// When a record was seen, for duplicates.
 const SEEN: &str = "soma_seen";
 /// The key of a result record.
@@ -105,13 +105,8 @@ impl Flink<'_> {
 /// How long a duplicate's id is remembered: twice the time in which it may come without being late. Flink counts in its own clock,
 /// which event time does not outrun but when it catches up, and then the clock is the slower one.
 fn remembered_ms(file: &File) -> Option<i64> {
-    let widest = file
-        .inserts
-        .iter()
-        .filter_map(|i| shape::of(&i.query).ok()?.window)
-        .map(Window::width)
-        .max()
-        .unwrap_or_default();
+    let queries = file.inserts.iter().map(|i| &i.query).chain(file.views.values());
+    let widest = queries.map(joins::width).max().unwrap_or_default();
     let tables = file.tables.values().filter(|t| t.options.unique.is_some());
     let each = |t: &Table| {
         t.options.lateness.unwrap_or(3_600_000_000) + widest + t.watermark.as_ref().map_or(0, |(_, delay)| *delay)
@@ -268,7 +263,7 @@ impl Work<'_> {
         }
         let scope = Scope {
             kinds: self.relation(&shape.from, depth + 1)?.0,
-            known: Vec::new(),
+            ..Scope::default()
         };
         let mut columns = if shape.all {
             scope.kinds.clone()
@@ -304,11 +299,29 @@ impl Work<'_> {
         Ok(Columns(columns))
     }
 
-    fn insert(&mut self, insert: &Insert) -> Did<()> {
+    /// The rows of a result, over one relation or over a join of two.
+    fn rows(&mut self, insert: &Insert) -> Did<Rows> {
+        if joins::has_join(&insert.query) {
+            let file = self.file;
+            return joins::rows(&insert.query, file, &mut |name| Ok(self.relation(name, 0)?.0));
+        }
         let shape = shape::of(&insert.query)?;
         let Some(window) = shape.window else {
             return Err("it has no window".to_owned());
         };
+        let mut scope = Scope {
+            kinds: self.relation(&shape.from, 0)?.0,
+            ..Scope::default()
+        };
+        let from = self.input(&insert.into, &shape, &mut scope)?;
+        Ok(Rows {
+            text: rows(&shape, window, &scope, &from)?,
+            keys: shape.keys.len(),
+            items: shape.items.len(),
+        })
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Did<()> {
         let Some(table) = self
             .file
             .tables
@@ -323,28 +336,22 @@ impl Work<'_> {
                 table.options.topic
             ));
         };
-        let columns = self.relation(&shape.from, 0)?;
-        let mut scope = Scope {
-            kinds: columns.0,
-            known: Vec::new(),
-        };
-        let from = self.input(&insert.into, &shape, &mut scope)?;
-        let rows = rows(&shape, window, &scope, &from)?;
+        let rows = self.rows(insert)?;
         let fields = avro::fields(&declared.avro_json)?;
         let own = fields
             .iter()
             .filter(|f| !["window_start", "window_end", "revision", "deleted"].contains(&f.name.as_str()));
         let own: Vec<&Field> = own.collect();
-        if own.len() != shape.items.len() {
+        if own.len() != rows.items {
             return Err(format!(
                 "the SELECT has {} columns beside its window, the result's schema {}",
-                shape.items.len(),
+                rows.items,
                 own.len()
             ));
         }
         let sink = self.sink(table, declared, &fields)?;
         self.statements.push(sink);
-        let keys = (0..shape.keys.len())
+        let keys = (0..rows.keys)
             .map(|i| format!("REPLACE(REPLACE(CAST(`soma_key_{i}` AS STRING), '\\', '\\\\'), '|', '\\|')"));
         let start = "DATE_FORMAT(`soma_start`, 'yyyy-MM-dd''T''HH:mm:ss.SSS''000Z''')".to_owned();
         let key = keys.chain([start]).collect::<Vec<_>>().join(", ");
@@ -362,9 +369,10 @@ impl Work<'_> {
         .chain(["0".to_owned(), "FALSE".to_owned()])
         .collect();
         self.sets.push(format!(
-            "INSERT INTO {} SELECT\n  {}\nFROM ({rows})",
+            "INSERT INTO {} SELECT\n  {}\nFROM ({})",
             quoted(&insert.into),
-            all.join(",\n  ")
+            all.join(",\n  "),
+            rows.text
         ));
         Ok(())
     }
@@ -431,65 +439,4 @@ impl Work<'_> {
             quoted(KEY)
         ))
     }
-}
-
-/// The aggregate over the window function.
-fn rows(shape: &Shape<'_>, window: Window, scope: &Scope<'_>, from: &str) -> Did<String> {
-    let time = format!("DESCRIPTOR({})", quoted(TIME));
-    let keys = shape
-        .keys
-        .iter()
-        .map(|key| expr::text(key, scope))
-        .collect::<Did<Vec<_>>>()?;
-    let function = match window {
-        Window::Tumble { width } => format!("TUMBLE(TABLE {}, {time}, {})", quoted(from), expr::interval(width)?),
-        Window::Hop { slide, width } if width % slide == 0 => {
-            format!(
-                "HOP(TABLE {}, {time}, {}, {})",
-                quoted(from),
-                expr::interval(slide)?,
-                expr::interval(width)?
-            )
-        }
-        Window::Hop { .. } => return Err("Flink's HOP wants a width that is a multiple of the slide".to_owned()),
-        // Records exactly a gap apart are one session, there as here.
-        Window::Session { gap } => {
-            let by = if keys.is_empty() {
-                String::new()
-            } else {
-                format!(" PARTITION BY ({})", keys.join(", "))
-            };
-            format!("SESSION(TABLE {}{by}, {time}, {})", quoted(from), expr::interval(gap)?)
-        }
-    };
-    let mut parts = vec![
-        "`window_start` AS `soma_start`".to_owned(),
-        "`window_end` AS `soma_end`".to_owned(),
-    ];
-    parts.extend(
-        keys.iter()
-            .enumerate()
-            .map(|(i, key)| format!("{key} AS `soma_key_{i}`")),
-    );
-    for (i, item) in shape.items.iter().enumerate() {
-        parts.push(format!("{} AS `soma_{i}`", expr::text(item.expr, scope)?));
-    }
-    if shape.all {
-        return Err("SELECT * has no meaning over a window".to_owned());
-    }
-    let having = shape
-        .having
-        .map(|h| expr::text(h, scope))
-        .transpose()?
-        .map(|h| format!(" HAVING {h}"))
-        .unwrap_or_default();
-    let by = ["`window_start`".to_owned(), "`window_end`".to_owned()]
-        .into_iter()
-        .chain(keys)
-        .collect::<Vec<_>>()
-        .join(", ");
-    Ok(format!(
-        "SELECT {}\n  FROM TABLE({function})\n  GROUP BY {by}{having}",
-        parts.join(", ")
-    ))
 }

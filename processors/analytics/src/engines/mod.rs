@@ -7,10 +7,13 @@ mod columns;
 mod expr;
 mod flink;
 mod functions;
+mod joins;
 mod shape;
+mod sides;
 mod support;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub use arroyo::{Arroyo, Post};
 pub use flink::{Flink, Script};

@@ -79,7 +79,7 @@ fn relation(select: &Select) -> Found<String> {
             other => Err(format!("`{other}` is not rendered; make it a CREATE VIEW")),
         },
         [one] => Err(format!(
-            "`{}` is not rendered: joins are not translated for another engine",
+            "`{}` is not rendered here: of joins only an INSERT's own are",
             one.joins[0]
         )),
         _ => Err("FROM names one table or view".to_owned()),
@@ -139,7 +139,7 @@ fn keys<'a>(select: &'a Select, shape: &mut Shape<'a>, alias: Option<&str>) -> F
 }
 
 /// What a number or an alias in GROUP BY stands for.
-fn resolved<'a>(by: &'a Expr, select: &'a Select) -> Found<&'a Expr> {
+pub(super) fn resolved<'a>(by: &'a Expr, select: &'a Select) -> Found<&'a Expr> {
     if let Expr::Value(_) = by {
         let number: usize = string(by).and_then(|text| text.parse().ok()).unwrap_or_default();
         return match number.checked_sub(1).and_then(|i| select.projection.get(i)) {

@@ -1,9 +1,12 @@
 //! Which statement runs on which engine, and with what difference: said before anything is sent.
 
+use std::collections::BTreeMap;
+
 use datafusion::sql::sqlparser::ast::{GroupByExpr, Query, SelectItem, SetExpr, TableFactor, TableWithJoins};
 use kernel::ConfigFault;
 
-use super::expr::{self, Scope};
+use super::expr::{self, Kind, Scope};
+use super::joins;
 use super::shape::{self, Shape, Window};
 use crate::streaming::dialect::{self, File, Table, name};
 use crate::streaming::options::Role;
@@ -54,13 +57,7 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
         all.push((statement, Engine::Arroyo, table_on_arroyo(table)));
     }
     for (name, query) in &file.views {
-        let verdict = rows_on_flink(&file, query)
-            .and_then(|()| shape::of(query))
-            .and_then(|shape| query_on_flink(&shape))
-            .and_then(|shape| match shape.window {
-                Some(_) => Err("a view with a window; put the window into the INSERT's SELECT".to_owned()),
-                None => Ok(Vec::new()),
-            });
+        let verdict = view_on_flink(&file, query);
         all.push((format!("view {name}"), Engine::Flink, verdict_of(verdict)));
         let arroyo = query_on_arroyo(&file, query, Vec::new());
         all.push((format!("view {name}"), Engine::Arroyo, arroyo));
@@ -75,9 +72,10 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
                 ..
             })
         );
-        let flink = rows_on_flink(&file, &insert.query)
-            .and(shape)
-            .and_then(|shape| insert_on_flink(&file, &shape));
+        let flink = match shape {
+            _ if joins::has_join(&insert.query) => join_on_flink(&file, &insert.query),
+            shape => shape.and_then(|shape| insert_on_flink(&file, &shape)),
+        };
         all.push((statement.clone(), Engine::Flink, verdict_of(flink)));
         let touching = "records exactly a gap apart may be one session or two, by how they are batched".to_owned();
         let differs = if session { vec![touching] } else { Vec::new() };
@@ -94,15 +92,46 @@ pub fn support(sql: &str) -> Result<Vec<(String, Engine, Verdict)>, Vec<ConfigFa
 pub(super) const LOOKUP_ON_FLINK: &str = "Flink joins what stands now only with stores it can ask, such as JDBC; with a Kafka topic it joins what stood at the event time, which is another result, and is not rendered";
 pub(super) const LOOKUP_ON_ARROYO: &str = "lookups ask a store there; a Kafka topic is not rendered as one";
 
-/// Why two streams are joined here.
-pub(super) const ROWS_ON_FLINK: &str = "Flink joins two streams within a window as well, by window table functions (FROM TABLE(TUMBLE(...)) a JOIN TABLE(TUMBLE(...)) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND ...), and drops what is late; it is not rendered";
+/// Why two streams are joined here, not there.
 pub(super) const ROWS_ON_ARROYO: &str = "Arroyo has windows only in aggregates: of two streams without one it joins rows of any two times within its time to live, inner alone, and counts a pair at the later of both, which is another result";
 
-fn rows_on_flink(file: &File, query: &Query) -> Result<(), String> {
-    if has_rows(file, query, 0) {
-        return Err(ROWS_ON_FLINK.to_owned());
+/// A view with a window runs where it is joined; one without anywhere.
+fn view_on_flink(file: &File, query: &Query) -> Result<Vec<String>, String> {
+    if joins::has_join(query) {
+        return Err(format!(
+            "a join as a view; put it into the INSERT's FROM{}",
+            asks(file, query)
+        ));
     }
-    Ok(())
+    let shape = shape::of(query)?;
+    if shape.window.is_some() || has_rows(file, query, 0) {
+        return joins::side_of(query, file, &mut |name| relation(file, name)).map(|()| Vec::new());
+    }
+    query_on_flink(&shape).map(|_| Vec::new())
+}
+
+fn join_on_flink(file: &File, query: &Query) -> Result<Vec<String>, String> {
+    let rows = joins::rows(query, file, &mut |name| relation(file, name))?;
+    Ok(exact_percentiles(rows.text.contains("PERCENTILE(")))
+}
+
+/// What a relation's columns are, as far as the file says it; why it is not rendered.
+fn relation(file: &File, name: &str) -> Result<BTreeMap<String, Kind>, String> {
+    reads(file, name, 0)?;
+    let table = file.tables.get(name).into_iter().flat_map(|table| &table.columns);
+    table
+        .map(|column| Ok((column.name.clone(), expr::kind(&column.kind)?.1)))
+        .collect()
+}
+
+fn asks(file: &File, query: &Query) -> String {
+    let lookup = lookup_of(file, query, 0).map(|lookup| format!("; it asks lookup {lookup}: {LOOKUP_ON_FLINK}"));
+    lookup.unwrap_or_default()
+}
+
+fn exact_percentiles(there: bool) -> Vec<String> {
+    let note = "percentiles are exact there: every value of an open window is kept".to_owned();
+    if there { vec![note] } else { Vec::new() }
 }
 
 /// Whether a query is rows with their window, or reads a view of such.
@@ -240,8 +269,7 @@ fn insert_on_flink(file: &File, shape: &Shape<'_>) -> Result<Vec<String>, String
         .items
         .iter()
         .any(|item| item.expr.to_string().to_lowercase().contains("approx_percentile_cont"));
-    let note = "percentiles are exact there: every value of an open window is kept".to_owned();
-    Ok(if percentile { vec![note] } else { Vec::new() })
+    Ok(exact_percentiles(percentile))
 }
 
 /// Whether what it reads is rendered.
