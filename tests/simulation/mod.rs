@@ -5,7 +5,6 @@ mod build;
 mod check;
 mod dataflow;
 mod frozen;
-mod going;
 mod misfortune;
 mod mutants;
 mod node;

@@ -1,15 +1,14 @@
-//! The log of one stage on Kafka: a member of its group, a consumer that reads, and transactional producers that commit for both.
+//! The log of one stage on Kafka: a consumer and a transactional producer that commit together.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring, Slab};
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 
@@ -17,7 +16,7 @@ use crate::Registry;
 use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
 use crate::faults::{is_fenced, is_of_topic, is_too_large, unavailable};
-use crate::group::{Deferred, LINGERS_MS, awake, close, given_up, member, reader};
+use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
 use crate::send::{KafkaOrFault, Sender, dropped, offsets, partitions, places, raw};
 use crate::slabs::Queues;
 use crate::transaction::{Maker, clients, new_producer};
@@ -31,13 +30,10 @@ const RELEASED: &str = "partitions given up while a transaction is under way";
 /// A [`Log`] over Kafka.
 pub struct KafkaLog {
     config: Arc<LogConfig>,
-    member: Arc<BaseConsumer<Deferred>>,
-    reader: Arc<BaseConsumer>,
-    /// When the group was asked last for what it wants.
-    polled: Instant,
+    consumer: Arc<BaseConsumer<Deferred>>,
     maker: Maker,
     /// Of a log that gives slabs.
-    queues: Queues<DefaultConsumerContext>,
+    queues: Queues<Deferred>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
     producers: Vec<Option<Arc<Sender>>>,
@@ -71,16 +67,14 @@ impl KafkaLog {
     /// `BROKER_UNAVAILABLE` when no broker answers in time.
     pub fn open(config: LogConfig, registry: Arc<Registry>) -> Result<Self, Fault> {
         let config = Arc::new(config);
-        let member = Arc::new(member(&config)?);
+        let consumer = Arc::new(consumer(&config)?);
         let mut log = Self {
             maker: Maker {
                 config: Arc::clone(&config),
                 registry,
-                member: Arc::clone(&member),
+                consumer: Arc::clone(&consumer),
             },
-            member,
-            reader: Arc::new(reader(&config)?),
-            polled: Instant::now(),
+            consumer,
             queues: Queues::default(),
             config,
             producers: Vec::new(),
@@ -97,7 +91,7 @@ impl KafkaLog {
         // The group and the transactions' coordinator work side by side.
         let subscribed = log.config.topics.iter().take(log.config.subscribed());
         let topics: Vec<&str> = subscribed.map(String::as_str).collect();
-        log.member
+        log.consumer
             .subscribe(&topics)
             .map_err(|e| unavailable("subscribe", &e))?;
         (log.producers, log.changelogs) = clients(&log.config)?;
@@ -106,7 +100,7 @@ impl KafkaLog {
 
     /// Its membership in the group, to be watched.
     pub fn member(&self) -> Member {
-        Member::new(&self.config, &self.member)
+        Member::new(&self.config, &self.consumer)
     }
 
     /// A new producer in place of one: whatever its predecessor left open is settled by its start.
@@ -136,7 +130,7 @@ impl KafkaLog {
     /// Where the group stands on these partitions.
     fn positions(&self, parts: &[(String, i32)]) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
         let committed = self
-            .member
+            .consumer
             .committed_offsets(partitions(parts), REQUEST)
             .map_err(|e| unavailable("committed offsets", &e))?;
         let at = committed.elements().into_iter().map(|e| {
@@ -149,24 +143,21 @@ impl KafkaLog {
         Ok(at.collect())
     }
 
-    /// What the group asks of us, if anything.
-    fn rebalance(&mut self, wait_ms: u64) -> Result<Option<Polled>, Fault> {
-        awake(&self.member, self.polled, self.config.session_timeout_ms)?;
-        self.polled = Instant::now();
-        // A member is sent no records: rebalances are taken down on the way.
-        if let Some(Err(e)) = self.member.poll(Duration::from_millis(wait_ms)) {
-            self.broken(&e, true)?;
+    fn rebalance(&mut self) -> Option<Polled> {
+        let mut queue = self
+            .consumer
+            .context()
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if queue.is_empty() {
+            return None;
         }
-        Ok(self.member.context().next())
-    }
-
-    /// How long to wait for the group, and for records: of two clients one can be waited for, and who owns nothing is sent no records.
-    fn waits(&self, wait_ms: u64) -> (u64, u64) {
-        if self.owned.is_empty() {
-            (wait_ms, 0)
-        } else {
-            (0, wait_ms)
-        }
+        Some(match queue.remove(0) {
+            Rebalance::Assigned(parts) => Polled::Assigned(parts),
+            Rebalance::Revoked(parts) => Polled::Revoked(parts),
+            Rebalance::Lost(parts) => Polled::Lost(parts),
+        })
     }
 
     /// What an error of the client means to a poll: it reconnects by itself, and what it already fetched is still good.
@@ -177,7 +168,7 @@ impl KafkaLog {
             return Err(Fault::new(FaultCode::Fenced, detail));
         }
         // We named a topic that is none.
-        let ours = is_of_topic(e) && self.member.context().asked.load(Ordering::SeqCst);
+        let ours = is_of_topic(e) && self.consumer.context().asked.load(Ordering::SeqCst);
         if has_nothing && !ours {
             Err(unavailable("poll", e))
         } else {
@@ -253,7 +244,7 @@ impl KafkaLog {
 
     /// How many partitions each of the topics has.
     fn count(&self) -> Result<BTreeMap<String, usize>, Fault> {
-        let known = self.reader.fetch_metadata(None, REQUEST);
+        let known = self.consumer.fetch_metadata(None, REQUEST);
         let known = known.map_err(|e| unavailable("metadata", &e))?;
         let topics = known.topics().iter();
         let ours = topics.filter(|t| self.config.topics.iter().any(|o| o == t.name()));
@@ -288,15 +279,14 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn poll(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled, Fault> {
-        let (of_group, wait_ms) = self.waits(wait_ms);
-        if let Some(event) = self.rebalance(of_group)? {
+        if let Some(event) = self.rebalance() {
             return Ok(event);
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
         let mut wait = Duration::from_millis(wait_ms);
         let mut gathered = Instant::now();
         while records.len() < records_max && bytes < BATCH_BYTES_MAX {
-            match self.reader.poll(wait) {
+            match self.consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
                     if records.is_empty() {
@@ -317,30 +307,24 @@ impl Log for KafkaLog {
         if !records.is_empty() {
             return Ok(Polled::Records(records));
         }
-        Ok(self.rebalance(0)?.unwrap_or(Polled::Idle))
+        Ok(self.rebalance().unwrap_or(Polled::Idle))
     }
 
     fn poll_slabs(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled<Vec<Slab>>, Fault> {
-        let (of_group, wait_ms) = self.waits(wait_ms);
-        if let Some(event) = self.rebalance(of_group)? {
+        if let Some(event) = self.rebalance() {
             return Ok(event.map(|_| Vec::new()));
         }
-        let told = OnceCell::new();
-        let asked = || {
-            let failed = self.member.poll(Duration::ZERO).and_then(Result::err);
-            failed.is_some_and(|e| told.set(e).is_ok()) || self.member.context().asks()
-        };
+        let context = self.consumer.context();
+        let asked = || !context.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let most = (records_max, Duration::from_millis(wait_ms));
-        let gathered = self.queues.gather(&self.reader, most, asked);
-        if let Some(e) = told.get().or(gathered.failed.as_ref()) {
+        let gathered = self.queues.gather(&self.consumer, most, asked);
+        if let Some(e) = &gathered.failed {
             self.broken(e, gathered.records == 0)?;
         }
         if gathered.records > 0 {
             return Ok(Polled::Records(gathered.slabs));
         }
-        Ok(self
-            .rebalance(0)?
-            .map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
+        Ok(self.rebalance().map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
     }
 
     fn unread(&self) -> Vec<(Arc<str>, i32)> {
@@ -358,7 +342,7 @@ impl Log for KafkaLog {
         }
         if commit.emits.is_empty() && commit.raw.is_empty() {
             let list = offsets(&commit.offsets).map_err(|e| unavailable("offsets", &e))?;
-            self.member
+            self.consumer
                 .commit(&list, rdkafka::consumer::CommitMode::Sync)
                 .map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")))?;
             self.read_up_to(&commit.offsets);
@@ -401,7 +385,12 @@ impl Log for KafkaLog {
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
         if parts.is_empty() {
-            return Ok(());
+            // Nothing to begin, but the group waits to hear so.
+            let none = rdkafka::TopicPartitionList::new();
+            return self
+                .consumer
+                .incremental_assign(&none)
+                .map_err(|e| unavailable("assign", &e));
         }
         self.counts = self.count()?;
         self.partitions = self.alike();
@@ -410,7 +399,7 @@ impl Log for KafkaLog {
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
         let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));
         if !known.is_empty() {
-            self.reader
+            self.consumer
                 .seek_partitions(places(&known)?, REQUEST)
                 .map_err(|e| unavailable("rewind", &e))?;
             self.queues.rewound();
@@ -418,19 +407,19 @@ impl Log for KafkaLog {
         if !new.is_empty() {
             let list = places(&new)?;
             if self.config.bulk {
-                self.queues.open(&self.reader, new.keys())?;
+                self.queues.open(&self.consumer, new.keys())?;
             }
-            self.reader
+            self.consumer
                 .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
-            self.owned.extend(new.into_keys());
             // The client keeps a partition paused that was paused when it was lost, and tells nobody when it is given back.
             let set = if self.paused {
-                self.reader.pause(&list)
+                self.consumer.pause(&list)
             } else {
-                self.reader.resume(&list)
+                self.consumer.resume(&list)
             };
             set.map_err(|e| unavailable("pause", &e))?;
+            self.owned.extend(new.into_keys());
         }
         let at = at.into_iter().map(|(place, at)| match at {
             Offset::Offset(at) => (place, at),
@@ -445,21 +434,19 @@ impl Log for KafkaLog {
             // Its offsets may go out under the next generation: what the next owner has read by then would be read again or not at all.
             return Err(Fault::new(FaultCode::Internal, RELEASED));
         }
-        awake(&self.member, self.polled, self.config.session_timeout_ms)?;
-        // What was given and is asked for again before it was begun is not read.
-        let along = self.along(parts);
-        let (parts, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owned)
-            .into_iter()
-            .partition(|p| along.contains(p));
-        self.owned = kept;
+        let parts = &self.along(parts);
+        self.consumer.context().owing.store(false, Ordering::SeqCst);
+        self.owned.retain(|p| !parts.contains(p));
         self.committed.retain(|p, _| !parts.contains(p));
         self.queues
             .close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
-        if let Err(e) = self.reader.incremental_unassign(&partitions(&parts)) {
-            tracing::debug!(error = %e, "partitions were not read");
+        match self.consumer.incremental_unassign(&partitions(parts)) {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                tracing::debug!(error = %e, "partitions were already lost");
+                Ok(())
+            }
         }
-        given_up(&self.member);
-        Ok(())
     }
 
     fn home(&self, key: &str) -> Option<i32> {
@@ -474,9 +461,9 @@ impl Log for KafkaLog {
         }
         let list = partitions(&self.owned);
         let done = if paused {
-            self.reader.pause(&list)
+            self.consumer.pause(&list)
         } else {
-            self.reader.resume(&list)
+            self.consumer.resume(&list)
         };
         done.map_err(|e| unavailable("pause", &e))
     }
@@ -490,6 +477,16 @@ impl Drop for KafkaLog {
         }
         // Before the client they belong to.
         self.queues.close(|_, _| true);
-        close(&self.member);
+        self.consumer.context().closing.store(true, Ordering::SeqCst);
+        // Rebalances nobody will answer would keep the close waiting.
+        self.consumer
+            .context()
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        if !self.owned.is_empty() && self.consumer.incremental_unassign(&partitions(&self.owned)).is_err() {
+            tracing::debug!("partitions were already lost");
+        }
     }
 }
