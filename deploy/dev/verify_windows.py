@@ -25,6 +25,7 @@ def arguments():
     parser.add_argument("--between", type=float, nargs=2, default=(1.5, 4.0), metavar="SECONDS", help="least and most between two kills")
     parser.add_argument("--instances", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--pipeline", choices=("flights", "hubs"), default="flights")
+    parser.add_argument("--stagger", type=float, default=4.0, metavar="SECONDS", help="from one instance's start to the next, which joins while the others read")
     parser.add_argument("--wait", type=int, default=1800, help="longest a run may take, seconds")
     return parser.parse_args()
 
@@ -86,7 +87,8 @@ def with_instances(options, env, store, pipeline, count):
     pipeline.clear()
     began = time.monotonic()
     names = "abcdefgh"[:count]
-    for name in names:
+    for i, name in enumerate(names):
+        time.sleep(options.stagger if i else 0)
         pipeline.start(name)
     pipeline.wait(options.wait)
     seconds = time.monotonic() - began

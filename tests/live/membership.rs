@@ -3,7 +3,9 @@
 //! give up has no owner. Neither broker nor client notices; the watch does. Here the instances are logs of this process: one that is dropped
 //! leaves its group as little as one that is killed, since a static member never says that it goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::{Admin, KafkaLog, LogConfig, Look, Watch};
@@ -47,6 +49,10 @@ struct Instance {
 
 impl Instance {
     fn open(live: &Live, topic: &str, name: &str) -> Self {
+        Self::reading(live, topic, name, false)
+    }
+
+    fn reading(live: &Live, topic: &str, name: &str, bulk: bool) -> Self {
         let config = LogConfig {
             brokers: live.brokers.clone(),
             group: format!("{topic}.stage"),
@@ -54,7 +60,7 @@ impl Instance {
             topics: vec![topic.to_owned()],
             copartitioned: true,
             linger_ms: 0,
-            bulk: false,
+            bulk,
             pipeline: topic.to_owned(),
             stage: name.to_owned(),
             session_timeout_ms: 6_000,
@@ -191,4 +197,110 @@ fn partitions_are_not_given_up_while_a_transaction_is_under_way() {
     assert_eq!(refused.code, FaultCode::Internal, "{refused}");
     assert!(instance.log.answer(true).unwrap());
     instance.log.release(&parts).unwrap();
+}
+
+/// Sets it when the test ends, however it ends: a writer that goes on would keep it from ending.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Numbered records to every partition of a topic, a transaction each, until told to stop.
+fn write(live: &Live, into: &str, stop: &AtomicBool) {
+    let from = topic(live);
+    let mut instance = Instance::open(live, &from, "writer");
+    until("it has partitions", || {
+        instance.poll(false);
+        !instance.owned.is_empty()
+    });
+    for number in 0_u64.. {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let record = |partition| RawEmit {
+            topic: into.into(),
+            partition: Some(partition),
+            key: "key".into(),
+            value: Some([number.to_be_bytes().as_slice(), &[0; 20_000]].concat().into()),
+            headers: kernel::Headers::default(),
+        };
+        let commit = Commit {
+            raw: (0..PARTITIONS).map(record).collect(),
+            offsets: vec![Position {
+                topic: from.as_str().into(),
+                partition: 0,
+                offset: 0,
+            }],
+            ..Commit::default()
+        };
+        instance.log.commit(&commit).unwrap();
+    }
+}
+
+/// A slow reader of slabs, which stands where its numbers say.
+fn read_slowly(reader: &mut Instance, next: &mut BTreeMap<i32, u64>) {
+    match reader.log.poll_slabs(1_000, 20).unwrap() {
+        Polled::Assigned(parts) => {
+            reader.log.start(&parts).unwrap();
+            reader.owned.extend(parts);
+        }
+        Polled::Revoked(parts) => {
+            reader.log.release(&parts).unwrap();
+            reader.owned.retain(|o| !parts.contains(o));
+        }
+        Polled::Lost(parts) => panic!("partitions lost: {parts:?}"),
+        Polled::Records(slabs) => {
+            for slab in slabs {
+                let next = next.entry(slab.partition).or_default();
+                for i in 0..slab.len() {
+                    let number = slab.value(i).first_chunk().map(|n| u64::from_be_bytes(*n));
+                    assert_eq!(
+                        number,
+                        Some(*next),
+                        "partition {} at {:?}",
+                        slab.partition,
+                        slab.offsets.get(i)
+                    );
+                    *next += 1;
+                }
+            }
+        }
+        Polled::Idle => {}
+    }
+    // Transactions are made meanwhile, and rounds of the group begun.
+    std::thread::sleep(Duration::from_millis(200));
+}
+
+#[test]
+fn no_transaction_is_passed_over_when_another_joins() {
+    let live = live();
+    for _ in 0..3 {
+        let (topic, stop) = (topic(live), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(live, &topic, &stop));
+            let _stop = Stop(&stop);
+            let mut reader = Instance::reading(live, &topic, "a", true);
+            let mut next = BTreeMap::new();
+            until("everything is read", || {
+                read_slowly(&mut reader, &mut next);
+                (0..PARTITIONS).all(|p| next.get(&p).is_some_and(|n| *n > 20))
+            });
+            let mut other = Instance::open(live, &topic, "b");
+            until("the other has joined", || {
+                read_slowly(&mut reader, &mut next);
+                other.poll(false);
+                !other.owned.is_empty() && !reader.owned.is_empty()
+            });
+            let kept = reader.owned[0].1;
+            let then = next[&kept];
+            until("it goes on", || {
+                read_slowly(&mut reader, &mut next);
+                other.poll(false);
+                next[&kept] > then + 100
+            });
+        });
+    }
 }

@@ -387,10 +387,10 @@ impl Log for KafkaLog {
         if parts.is_empty() {
             // Nothing to begin, but the group waits to hear so.
             let none = rdkafka::TopicPartitionList::new();
-            return self
-                .consumer
+            self.consumer
                 .incremental_assign(&none)
-                .map_err(|e| unavailable("assign", &e));
+                .map_err(|e| unavailable("assign", &e))?;
+            return self.queues.go_on(&self.consumer, |_| false);
         }
         self.counts = self.count()?;
         self.partitions = self.alike();
@@ -399,15 +399,12 @@ impl Log for KafkaLog {
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
         let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));
         if !known.is_empty() {
-            self.consumer
-                .seek_partitions(places(&known)?, REQUEST)
-                .map_err(|e| unavailable("rewind", &e))?;
-            self.queues.rewound();
+            self.queues.rewind(&self.consumer, &known)?;
         }
         if !new.is_empty() {
             let list = places(&new)?;
             if self.config.bulk {
-                self.queues.open(&self.consumer, new.keys())?;
+                self.queues.open(&self.consumer, new.iter())?;
             }
             self.consumer
                 .incremental_assign(&list)
@@ -419,6 +416,7 @@ impl Log for KafkaLog {
                 self.consumer.resume(&list)
             };
             set.map_err(|e| unavailable("pause", &e))?;
+            self.queues.go_on(&self.consumer, |place| new.contains_key(place))?;
             self.owned.extend(new.into_keys());
         }
         let at = at.into_iter().map(|(place, at)| match at {
@@ -440,13 +438,10 @@ impl Log for KafkaLog {
         self.committed.retain(|p, _| !parts.contains(p));
         self.queues
             .close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
-        match self.consumer.incremental_unassign(&partitions(parts)) {
-            Ok(()) => Ok(()),
-            Err(e) => {
-                tracing::debug!(error = %e, "partitions were already lost");
-                Ok(())
-            }
+        if let Err(e) = self.consumer.incremental_unassign(&partitions(parts)) {
+            tracing::debug!(error = %e, "partitions were already lost");
         }
+        self.queues.go_on(&self.consumer, |_| false)
     }
 
     fn home(&self, key: &str) -> Option<i32> {

@@ -13,7 +13,8 @@ use schemas::Timestamp;
 
 use crate::bulk::{Bulk, Taken};
 use crate::faults::unavailable;
-use crate::send::raw;
+use crate::send::{places, raw};
+use crate::tail::REQUEST;
 
 /// Most bytes of one poll.
 const BYTES_MAX: usize = 16 << 20;
@@ -42,6 +43,8 @@ struct Part<C: ConsumerContext + 'static> {
     partition: i32,
     queue: Bulk<C>,
     at_end: bool,
+    /// Where it goes on: behind the last record taken.
+    next: Offset,
 }
 
 /// The partitions of a stage that reads slabs.
@@ -58,9 +61,9 @@ impl<C: ConsumerContext> Queues<C> {
     pub(crate) fn open<'a>(
         &mut self,
         consumer: &Arc<BaseConsumer<C>>,
-        places: impl Iterator<Item = &'a (String, i32)>,
+        places: impl Iterator<Item = (&'a (String, i32), &'a Offset)>,
     ) -> Result<(), Fault> {
-        for (topic, partition) in places {
+        for ((topic, partition), next) in places {
             self.close(|t, p| t == topic && p == *partition);
             let queue = Bulk::open(consumer, topic, *partition);
             self.0.push(Part {
@@ -69,6 +72,7 @@ impl<C: ConsumerContext> Queues<C> {
                 topic: topic.as_str().into(),
                 partition: *partition,
                 at_end: false,
+                next: *next,
             });
         }
         Ok(())
@@ -79,9 +83,41 @@ impl<C: ConsumerContext> Queues<C> {
         self.0.retain(|part| !which(&part.topic, part.partition));
     }
 
-    /// They are read from elsewhere: where they end is not known.
-    pub(crate) fn rewound(&mut self) {
-        self.0.iter_mut().for_each(|part| part.at_end = false);
+    /// Goes on where they were read to, once a rebalance is answered; not of partitions that are `fresh`.
+    ///
+    /// A rebalance makes the client drop what it has fetched and nobody has taken, and go back. But the mark of a transaction's end that
+    /// was fetched before, and is met in a partition's queue afterwards, counts as read (librdkafka 2.12.1: `rd_kafka_q_serve` takes it in before
+    /// it looks whether it is outdated), and the next rebalance goes on behind it: a whole transaction is passed over.
+    pub(crate) fn go_on(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        fresh: impl Fn(&(String, i32)) -> bool,
+    ) -> Result<(), Fault> {
+        let place = |part: &Part<C>| ((part.topic.to_string(), part.partition), part.next);
+        let standing: BTreeMap<_, _> = self.0.iter().map(place).filter(|(p, _)| !fresh(p)).collect();
+        if standing.is_empty() {
+            return Ok(());
+        }
+        self.rewind(consumer, &standing)
+    }
+
+    /// Reads partitions of this consumer from elsewhere: where they end is not known.
+    pub(crate) fn rewind(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        to: &BTreeMap<(String, i32), Offset>,
+    ) -> Result<(), Fault> {
+        let done = consumer.seek_partitions(places(to)?, REQUEST);
+        for place in done.map_err(|e| unavailable("rewind", &e))?.elements() {
+            let what = || format!("rewind {}/{}", place.topic(), place.partition());
+            place.error().map_err(|e| unavailable(&what(), &e))?;
+        }
+        for part in &mut self.0 {
+            if let Some(next) = to.get(&(part.topic.to_string(), part.partition)) {
+                (part.at_end, part.next) = (false, *next);
+            }
+        }
+        Ok(())
     }
 
     /// Partitions that are not read to their end.
@@ -124,7 +160,7 @@ impl<C: ConsumerContext> Part<C> {
         let mut slab: Option<Slab> = None;
         let (mut records, mut failed) = (0, None);
         let mut left = BYTES_MAX.saturating_sub(gathered.bytes);
-        let (topic, partition, at_end) = (&self.topic, self.partition, &mut self.at_end);
+        let (topic, partition, at_end, next) = (&self.topic, self.partition, &mut self.at_end, &mut self.next);
         if left == 0 {
             return;
         }
@@ -133,6 +169,7 @@ impl<C: ConsumerContext> Part<C> {
                 Taken::Record(Some(value), offset, at_ms) => {
                     records += 1;
                     *at_end = false;
+                    *next = Offset::Offset(offset + 1);
                     left = left.saturating_sub(value.len());
                     let slab = slab.get_or_insert_with(|| new_slab(topic, partition, most));
                     slab.push(value, offset, Timestamp::from_millis(at_ms));
