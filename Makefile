@@ -132,7 +132,7 @@ bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES 
 bench-gate: checkout ## The policy gate on one core, beside the bare Rego engine and an OPA server (needs Go): DECISIONS= ROUNDS=
 	@deploy/dev/bench-gate.sh
 
-bench-backtest: setup checkout ## A seeded week of VERDICTS judged again by another bundle, the report beside a direct evaluation
+bench-backtest: setup checkout ## A seeded week of VERDICTS judged again by another bundle, the report beside a direct evaluation (release build: half an hour at first)
 	@deploy/dev/bench-backtest.sh
 
 bench-restore: setup checkout ## State read back from its changelog, and from a checkpoint on disk: KEYS=

@@ -2,6 +2,9 @@
 //! for, and comes back under its static name within its session: it is handed its assignment of the first round, and what it was to
 //! give up has no owner. Neither broker nor client notices; the watch does. Here the instances are logs of this process: one that is dropped
 //! leaves its group as little as one that is killed, since a static member never says that it goes.
+//!
+//! And what a round of the group does to who goes on reading in it: no transaction may be under way when partitions are given up, and none of
+//! those that are read may be passed over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -135,6 +135,19 @@ pub(super) fn counted(world: &World, sent: &[Vec<Flight>], view: &str) -> Vec<Fl
         .collect()
 }
 
+/// How many rows a view has: those wanted, in any order, and no others.
+pub(super) fn same(view: &str, mut found: Vec<String>, wanted: &[String]) -> usize {
+    found.sort();
+    let wrong = found.iter().zip(wanted).find(|(f, w)| f != w);
+    assert!(
+        found == wanted,
+        "{view}: {} rows, wanted {}; first wrong {wrong:?}",
+        found.len(),
+        wanted.len()
+    );
+    wanted.len()
+}
+
 fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
     let mut windows = 0;
     for (topic, view, sql) in VIEWS {
@@ -145,16 +158,8 @@ fn check(world: &World, sent: &[Vec<Flight>]) -> usize {
                 .map(|row| row.rsplit_once(' ').unwrap().0.to_owned())
                 .collect();
         }
-        found.sort();
         let wanted = batch(&counted(world, sent, view), sql);
-        windows += wanted.len();
-        let wrong = found.iter().zip(&wanted).find(|(f, w)| f != w);
-        assert!(
-            found == wanted,
-            "{view}: {} rows, wanted {}; first wrong {wrong:?}",
-            found.len(),
-            wanted.len()
-        );
+        windows += same(view, found, &wanted);
     }
     windows
 }
