@@ -64,6 +64,7 @@ impl Chaos<'_> {
 
     fn note(&mut self, what: String, at: Timestamp, from: Timestamp, scope: Scope) {
         println!("chaos: {what}");
+        self.instances.raise_the_dead();
         self.done.push(Fault {
             what,
             at,

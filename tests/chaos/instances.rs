@@ -13,6 +13,8 @@ pub(crate) struct Instances {
     variables: Vec<(&'static str, String)>,
     ports: BTreeMap<&'static str, u16>,
     children: BTreeMap<&'static str, Child>,
+    /// Those that ended without being asked to, and how.
+    pub(crate) died: Vec<String>,
 }
 
 fn free_port() -> u16 {
@@ -44,6 +46,7 @@ impl Instances {
             variables,
             ports: names.iter().map(|n| (*n, free_port())).collect(),
             children: BTreeMap::new(),
+            died: Vec::new(),
         }
     }
 
@@ -88,6 +91,7 @@ impl Instances {
 
     /// Sends a signal; KILL and TERM are waited for.
     pub(crate) fn signal(&mut self, name: &str, signal: &str) {
+        self.raise_the_dead();
         let child = self.children.get_mut(name).unwrap();
         let done = Command::new("kill")
             .args([&format!("-{signal}"), &child.id().to_string()])
@@ -100,7 +104,18 @@ impl Instances {
         }
     }
 
-    pub(crate) fn stop(mut self) {
+    /// Who ended without being asked to is kept in `died` and started again, as a supervisor does.
+    pub(crate) fn raise_the_dead(&mut self) {
+        for name in self.names() {
+            let Some(child) = self.children.get_mut(name) else { continue };
+            if let Some(status) = child.try_wait().unwrap() {
+                self.died.push(format!("instance {name} ended by itself: {status}"));
+                self.start_one(name);
+            }
+        }
+    }
+
+    pub(crate) fn stop(&mut self) {
         for name in self.names() {
             if self.children.contains_key(name) {
                 self.signal(name, "TERM");

@@ -51,6 +51,7 @@ fn nothing_is_lost_doubled_or_torn() {
     );
     let found = checker::check(live, &asked);
     let stage_commits = sampler.stop();
+    instances.raise_the_dead();
     instances.stop();
 
     let partitions = commits::by_partition(live, &asked, began);
@@ -74,6 +75,9 @@ fn nothing_is_lost_doubled_or_torn() {
     for line in &found.wrong {
         println!("wrong: {line}");
     }
+    for line in &instances.died {
+        println!("died: {line}");
+    }
     let kills = faults
         .iter()
         .zip(&times)
@@ -81,18 +85,20 @@ fn nothing_is_lost_doubled_or_torn() {
     let kill_max = kills.map(|(_, t)| *t).fold(0.0, f64::max);
     times.sort_by(f64::total_cmp);
     println!(
-        "chaos faults={} requests={} lost={} duplicated={} torn={} out_of_order={} recovery_p50_s={:.2} recovery_max_s={:.2} kill9_recovery_max_s={kill_max:.2}",
+        "chaos faults={} requests={} lost={} duplicated={} torn={} out_of_order={} died={} recovery_p50_s={:.2} recovery_max_s={:.2} kill9_recovery_max_s={kill_max:.2}",
         faults.len(),
         asked.len(),
         found.lost,
         found.duplicated,
         found.torn,
         found.out_of_order,
+        instances.died.len(),
         percentile(&times, 0.5),
         percentile(&times, 1.0),
     );
     assert!(asked.len() > 100, "only {} requests: it proved nothing", asked.len());
     assert!(faults.len() >= 5, "only {} faults: it proved nothing", faults.len());
     assert!(found.wrong.is_empty(), "{} things are wrong", found.wrong.len());
+    assert!(instances.died.is_empty(), "an instance ended by itself");
     assert!(times.iter().all(|t| t.is_finite()), "a fault was never recovered from");
 }
