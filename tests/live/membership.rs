@@ -104,21 +104,28 @@ fn until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     began.elapsed()
 }
 
-/// Two instances, and partitions that neither has.
-fn hole(live: &Live) -> (Instance, Instance, usize) {
-    let topic = topic(live);
-    let mut first = Instance::open(live, &topic, "a");
+/// Two instances of a stage of this topic; the first is asked for partitions and has not given them up.
+fn asked(live: &Live, topic: &str) -> (Instance, Instance) {
+    let mut first = Instance::open(live, topic, "a");
     let all = usize::try_from(PARTITIONS).unwrap();
     until("the first instance has everything", || {
         first.poll(false);
         first.owned.len() == all
     });
-    let mut second = Instance::open(live, &topic, "b");
+    let mut second = Instance::open(live, topic, "b");
     until("the first round is over", || {
         first.poll(true);
         second.poll(false);
         second.heard && !first.asked.is_empty()
     });
+    (first, second)
+}
+
+/// Two instances, and partitions that neither has.
+fn hole(live: &Live) -> (Instance, Instance, usize) {
+    let topic = topic(live);
+    let all = usize::try_from(PARTITIONS).unwrap();
+    let (first, mut second) = asked(live, &topic);
     drop(first);
     let mut first = Instance::open(live, &topic, "a");
     until("it has its assignment of the first round", || {
@@ -170,6 +177,50 @@ fn a_partition_without_an_owner_is_given_one() {
     }
 }
 
+/// A transaction of one record of this partition, which says that nothing of it is read.
+fn record(topic: &str, partition: i32) -> Commit {
+    Commit {
+        raw: vec![RawEmit {
+            topic: topic.into(),
+            partition: Some(partition),
+            key: "key".into(),
+            value: Some(b"value".as_slice().into()),
+            headers: kernel::Headers::default(),
+        }],
+        offsets: vec![Position {
+            topic: topic.into(),
+            partition,
+            offset: 0,
+        }],
+        ..Commit::default()
+    }
+}
+
+#[test]
+fn other_partitions_go_on_while_some_are_asked_for() {
+    let live = live();
+    let topic = topic(live);
+    let (mut first, mut second) = asked(live, &topic);
+    let stays = first.owned.iter().find(|p| !first.asked.contains(p));
+    let stays = stays.expect("it keeps something").1;
+    first.log.commit(&record(&topic, stays)).unwrap();
+    let took = until("what stays is read", || {
+        second.poll(false);
+        match first.log.poll(100, 20).unwrap() {
+            Polled::Records(records) => records.iter().any(|r| r.position.partition == stays),
+            Polled::Idle => false,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(second.owned.is_empty(), "what is asked for is not given up");
+    println!("membership read_while_asked_ms={}", took.as_millis());
+    // Silent for a whole session meanwhile, it cannot know whether the group has gone on without it.
+    std::thread::sleep(Duration::from_millis(6_100));
+    let refused = first.log.release(&first.asked).unwrap_err();
+    assert_eq!(refused.code, FaultCode::Fenced, "{refused}");
+    assert_eq!(first.log.poll(100, 20).unwrap_err().code, FaultCode::Fenced);
+}
+
 #[test]
 fn partitions_are_not_given_up_while_a_transaction_is_under_way() {
     let live = live();
@@ -180,22 +231,7 @@ fn partitions_are_not_given_up_while_a_transaction_is_under_way() {
         !instance.owned.is_empty()
     });
     let parts = instance.owned.clone();
-    let commit = Commit {
-        raw: vec![RawEmit {
-            topic: topic.as_str().into(),
-            partition: Some(0),
-            key: "key".into(),
-            value: Some(b"value".as_slice().into()),
-            headers: kernel::Headers::default(),
-        }],
-        offsets: vec![Position {
-            topic: topic.as_str().into(),
-            partition: 0,
-            offset: 0,
-        }],
-        ..Commit::default()
-    };
-    instance.log.commit_later(commit).unwrap();
+    instance.log.commit_later(record(&topic, 0)).unwrap();
     let refused = instance.log.release(&parts).unwrap_err();
     assert_eq!(refused.code, FaultCode::Internal, "{refused}");
     assert!(instance.log.answer(true).unwrap());

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod dataflow;
 mod frozen;
+mod going;
 mod misfortune;
 mod mutants;
 mod node;

@@ -1,9 +1,10 @@
-//! Membership in a stage's group: the consumer's settings, and rebalances taken down for the loop to perform.
+//! Membership in a stage's group, and reading beside it: settings, and rebalances taken down for the loop to perform.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use kernel::Fault;
+use kernel::{Fault, FaultCode, Polled};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -16,19 +17,11 @@ use crate::faults::unavailable;
 /// A linger of at least this long is left to the broker.
 pub(crate) const LINGERS_MS: u64 = 50;
 
-/// What the group asks of us.
-pub(crate) enum Rebalance {
-    Assigned(Vec<(String, i32)>),
-    Revoked(Vec<(String, i32)>),
-    /// The group has gone on without us.
-    Lost(Vec<(String, i32)>),
-}
-
 /// Takes rebalances down instead of performing them, so that the loop can drain first. The group waits for us meanwhile.
 #[derive(Default)]
 pub(crate) struct Deferred {
-    pub(crate) queue: Mutex<Vec<Rebalance>>,
-    pub(crate) closing: AtomicBool,
+    queue: Mutex<Vec<Polled>>,
+    closing: AtomicBool,
     /// How many were heard of.
     pub(crate) heard: AtomicU64,
     /// Partitions are to be given up, and are not yet.
@@ -42,52 +35,116 @@ impl ClientContext for Deferred {
 }
 
 impl ConsumerContext for Deferred {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
+    fn rebalance(&self, member: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
         let parts: Vec<_> = tpl
             .elements()
             .iter()
             .map(|e| (e.topic().to_owned(), e.partition()))
             .collect();
         let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let lost = !assign && member.assignment_lost();
+        // What is given is taken at once, whenever the loop begins it: rounds of others need not wait for state to be read back, and in
+        // a round that waits for us the client would not tell that the group has gone on without us.
+        if assign {
+            taken_over(member);
+        }
         if self.closing.load(Ordering::SeqCst) {
-            if !assign && consumer.incremental_unassign(tpl).is_err() {
-                tracing::debug!("partitions were already given up");
+            if !assign {
+                given_up(member);
             }
             return;
         }
         self.heard.fetch_add(1, Ordering::SeqCst);
         self.owing.fetch_or(!assign, Ordering::SeqCst);
-        let event = if assign {
-            Rebalance::Assigned(parts)
-        } else if consumer.assignment_lost() {
-            Rebalance::Lost(parts)
-        } else {
-            Rebalance::Revoked(parts)
+        let event = match (assign, lost) {
+            (true, _) => Polled::Assigned(parts),
+            (false, true) => Polled::Lost(parts),
+            (false, false) => Polled::Revoked(parts),
         };
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
 
-/// A consumer of the stage's group.
-pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault> {
-    let lingers = config.linger_ms >= LINGERS_MS;
-    let mut client: ClientConfig = config.brokers.client();
+impl Deferred {
+    /// What the group asks of us next, if anything.
+    pub(crate) fn next(&self) -> Option<Polled> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        (!queue.is_empty()).then(|| queue.remove(0))
+    }
+
+    /// Whether the group asks anything of us.
+    pub(crate) fn asks(&self) -> bool {
+        !self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// Tells the group that what it gave is taken. A member is assigned nothing itself.
+fn taken_over(member: &BaseConsumer<Deferred>) {
+    if let Err(e) = member.incremental_assign(&TopicPartitionList::new()) {
+        tracing::warn!(error = %e, "the group was not told that partitions are taken over");
+    }
+}
+
+/// Tells the group that what it asked for is given up.
+pub(crate) fn given_up(member: &BaseConsumer<Deferred>) {
+    member.context().owing.store(false, Ordering::SeqCst);
+    if let Err(e) = member.incremental_unassign(&TopicPartitionList::new()) {
+        tracing::warn!(error = %e, "the group was not told that partitions are given up");
+    }
+}
+
+/// From when partitions are asked for until they are given up the client tells of no loss: it takes what the group says for the rebalance it is
+/// in. Who polled nothing for a whole session meanwhile may have been thrown out, and what it holds be others'.
+pub(crate) fn awake(member: &BaseConsumer<Deferred>, polled: Instant, session_ms: u32) -> Result<(), Fault> {
+    let owing = member.context().owing.load(Ordering::SeqCst);
+    if owing && polled.elapsed() >= Duration::from_millis(session_ms.into()) {
+        let detail = "silent for longer than a session while partitions were asked for: the group may have gone on without this instance";
+        return Err(Fault::new(FaultCode::Fenced, detail));
+    }
+    Ok(())
+}
+
+/// Answers rebalances at once from here on: those nobody will answer would keep the close waiting.
+pub(crate) fn close(member: &BaseConsumer<Deferred>) {
+    member.context().closing.store(true, Ordering::SeqCst);
+    given_up(member);
+}
+
+/// What member and reader are told alike.
+fn client(config: &LogConfig) -> ClientConfig {
+    let mut client = config.brokers.client();
     client
         .set("group.id", &config.group)
         .set("client.id", config.client_id())
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed");
+    client
+}
+
+/// A member of the stage's group, which is given partitions and reads none: from the beginning of a rebalance until it is answered the client
+/// stops all that a consumer reads, and an answer may wait for calls under way.
+pub(crate) fn member(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault> {
+    let mut client = client(config);
+    client
         // A static member: who is restarted within the session gets its partitions back at once, and the others never stop. The
         // price is that one that leaves for good is missed only when its session runs out.
         .set("group.instance.id", &config.instance)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("isolation.level", "read_committed")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", config.session_timeout_ms.to_string())
         .set(
             "heartbeat.interval.ms",
             (config.session_timeout_ms / 4).max(300).to_string(),
-        )
+        );
+    BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("member", &e))
+}
+
+/// Reads the partitions its member was given.
+pub(crate) fn reader(config: &LogConfig) -> Result<BaseConsumer, Fault> {
+    let lingers = config.linger_ms >= LINGERS_MS;
+    let mut client = client(config);
+    client
+        .set("auto.offset.reset", "earliest")
         // A stage that lingers lets the broker gather: an answer per linger instead of one per commit of those before it.
         .set(
             "fetch.wait.max.ms",
@@ -111,5 +168,5 @@ pub(crate) fn consumer(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fau
         .set("enable.partition.eof", if config.bulk { "true" } else { "false" })
         // With a queue this short the client's default of a second would be a stop after every fetch.
         .set("fetch.queue.backoff.ms", "5");
-    BaseConsumer::from_config_and_context(&client, Deferred::default()).map_err(|e| unavailable("consumer", &e))
+    client.create().map_err(|e| unavailable("reader", &e))
 }

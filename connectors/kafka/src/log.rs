@@ -1,14 +1,15 @@
-//! The log of one stage on Kafka: a consumer and a transactional producer that commit together.
+//! The log of one stage on Kafka: a member of its group, a consumer that reads, and transactional producers that commit for both.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring, Slab};
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 
@@ -16,7 +17,7 @@ use crate::Registry;
 use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
 use crate::faults::{is_fenced, is_of_topic, is_too_large, unavailable};
-use crate::group::{Deferred, LINGERS_MS, Rebalance, consumer};
+use crate::group::{Deferred, LINGERS_MS, awake, close, given_up, member, reader};
 use crate::send::{KafkaOrFault, Sender, dropped, offsets, partitions, places, raw};
 use crate::slabs::Queues;
 use crate::transaction::{Maker, clients, new_producer};
@@ -30,10 +31,13 @@ const RELEASED: &str = "partitions given up while a transaction is under way";
 /// A [`Log`] over Kafka.
 pub struct KafkaLog {
     config: Arc<LogConfig>,
-    consumer: Arc<BaseConsumer<Deferred>>,
+    member: Arc<BaseConsumer<Deferred>>,
+    reader: Arc<BaseConsumer>,
+    /// When the group was asked last for what it wants.
+    polled: Instant,
     maker: Maker,
     /// Of a log that gives slabs.
-    queues: Queues<Deferred>,
+    queues: Queues<DefaultConsumerContext>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
     producers: Vec<Option<Arc<Sender>>>,
@@ -67,14 +71,16 @@ impl KafkaLog {
     /// `BROKER_UNAVAILABLE` when no broker answers in time.
     pub fn open(config: LogConfig, registry: Arc<Registry>) -> Result<Self, Fault> {
         let config = Arc::new(config);
-        let consumer = Arc::new(consumer(&config)?);
+        let member = Arc::new(member(&config)?);
         let mut log = Self {
             maker: Maker {
                 config: Arc::clone(&config),
                 registry,
-                consumer: Arc::clone(&consumer),
+                member: Arc::clone(&member),
             },
-            consumer,
+            member,
+            reader: Arc::new(reader(&config)?),
+            polled: Instant::now(),
             queues: Queues::default(),
             config,
             producers: Vec::new(),
@@ -91,7 +97,7 @@ impl KafkaLog {
         // The group and the transactions' coordinator work side by side.
         let subscribed = log.config.topics.iter().take(log.config.subscribed());
         let topics: Vec<&str> = subscribed.map(String::as_str).collect();
-        log.consumer
+        log.member
             .subscribe(&topics)
             .map_err(|e| unavailable("subscribe", &e))?;
         (log.producers, log.changelogs) = clients(&log.config)?;
@@ -100,7 +106,7 @@ impl KafkaLog {
 
     /// Its membership in the group, to be watched.
     pub fn member(&self) -> Member {
-        Member::new(&self.config, &self.consumer)
+        Member::new(&self.config, &self.member)
     }
 
     /// A new producer in place of one: whatever its predecessor left open is settled by its start.
@@ -130,7 +136,7 @@ impl KafkaLog {
     /// Where the group stands on these partitions.
     fn positions(&self, parts: &[(String, i32)]) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
         let committed = self
-            .consumer
+            .member
             .committed_offsets(partitions(parts), REQUEST)
             .map_err(|e| unavailable("committed offsets", &e))?;
         let at = committed.elements().into_iter().map(|e| {
@@ -143,21 +149,24 @@ impl KafkaLog {
         Ok(at.collect())
     }
 
-    fn rebalance(&mut self) -> Option<Polled> {
-        let mut queue = self
-            .consumer
-            .context()
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if queue.is_empty() {
-            return None;
+    /// What the group asks of us, if anything.
+    fn rebalance(&mut self, wait_ms: u64) -> Result<Option<Polled>, Fault> {
+        awake(&self.member, self.polled, self.config.session_timeout_ms)?;
+        self.polled = Instant::now();
+        // A member is sent no records: rebalances are taken down on the way.
+        if let Some(Err(e)) = self.member.poll(Duration::from_millis(wait_ms)) {
+            self.broken(&e, true)?;
         }
-        Some(match queue.remove(0) {
-            Rebalance::Assigned(parts) => Polled::Assigned(parts),
-            Rebalance::Revoked(parts) => Polled::Revoked(parts),
-            Rebalance::Lost(parts) => Polled::Lost(parts),
-        })
+        Ok(self.member.context().next())
+    }
+
+    /// How long to wait for the group, and for records: of two clients one can be waited for, and who owns nothing is sent no records.
+    fn waits(&self, wait_ms: u64) -> (u64, u64) {
+        if self.owned.is_empty() {
+            (wait_ms, 0)
+        } else {
+            (0, wait_ms)
+        }
     }
 
     /// What an error of the client means to a poll: it reconnects by itself, and what it already fetched is still good.
@@ -168,7 +177,7 @@ impl KafkaLog {
             return Err(Fault::new(FaultCode::Fenced, detail));
         }
         // We named a topic that is none.
-        let ours = is_of_topic(e) && self.consumer.context().asked.load(Ordering::SeqCst);
+        let ours = is_of_topic(e) && self.member.context().asked.load(Ordering::SeqCst);
         if has_nothing && !ours {
             Err(unavailable("poll", e))
         } else {
@@ -244,7 +253,7 @@ impl KafkaLog {
 
     /// How many partitions each of the topics has.
     fn count(&self) -> Result<BTreeMap<String, usize>, Fault> {
-        let known = self.consumer.fetch_metadata(None, REQUEST);
+        let known = self.reader.fetch_metadata(None, REQUEST);
         let known = known.map_err(|e| unavailable("metadata", &e))?;
         let topics = known.topics().iter();
         let ours = topics.filter(|t| self.config.topics.iter().any(|o| o == t.name()));
@@ -279,14 +288,15 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn poll(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled, Fault> {
-        if let Some(event) = self.rebalance() {
+        let (of_group, wait_ms) = self.waits(wait_ms);
+        if let Some(event) = self.rebalance(of_group)? {
             return Ok(event);
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
         let mut wait = Duration::from_millis(wait_ms);
         let mut gathered = Instant::now();
         while records.len() < records_max && bytes < BATCH_BYTES_MAX {
-            match self.consumer.poll(wait) {
+            match self.reader.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
                     if records.is_empty() {
@@ -307,24 +317,30 @@ impl Log for KafkaLog {
         if !records.is_empty() {
             return Ok(Polled::Records(records));
         }
-        Ok(self.rebalance().unwrap_or(Polled::Idle))
+        Ok(self.rebalance(0)?.unwrap_or(Polled::Idle))
     }
 
     fn poll_slabs(&mut self, records_max: usize, wait_ms: u64) -> Result<Polled<Vec<Slab>>, Fault> {
-        if let Some(event) = self.rebalance() {
+        let (of_group, wait_ms) = self.waits(wait_ms);
+        if let Some(event) = self.rebalance(of_group)? {
             return Ok(event.map(|_| Vec::new()));
         }
-        let context = self.consumer.context();
-        let asked = || !context.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let told = OnceCell::new();
+        let asked = || {
+            let failed = self.member.poll(Duration::ZERO).and_then(Result::err);
+            failed.is_some_and(|e| told.set(e).is_ok()) || self.member.context().asks()
+        };
         let most = (records_max, Duration::from_millis(wait_ms));
-        let gathered = self.queues.gather(&self.consumer, most, asked);
-        if let Some(e) = &gathered.failed {
+        let gathered = self.queues.gather(&self.reader, most, asked);
+        if let Some(e) = told.get().or(gathered.failed.as_ref()) {
             self.broken(e, gathered.records == 0)?;
         }
         if gathered.records > 0 {
             return Ok(Polled::Records(gathered.slabs));
         }
-        Ok(self.rebalance().map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
+        Ok(self
+            .rebalance(0)?
+            .map_or(Polled::Idle, |event| event.map(|_| Vec::new())))
     }
 
     fn unread(&self) -> Vec<(Arc<str>, i32)> {
@@ -342,7 +358,7 @@ impl Log for KafkaLog {
         }
         if commit.emits.is_empty() && commit.raw.is_empty() {
             let list = offsets(&commit.offsets).map_err(|e| unavailable("offsets", &e))?;
-            self.consumer
+            self.member
                 .commit(&list, rdkafka::consumer::CommitMode::Sync)
                 .map_err(|e| Fault::new(FaultCode::CommitFailed, format!("offsets: {e}")))?;
             self.read_up_to(&commit.offsets);
@@ -385,12 +401,7 @@ impl Log for KafkaLog {
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {
         if parts.is_empty() {
-            // Nothing to begin, but the group waits to hear so.
-            let none = rdkafka::TopicPartitionList::new();
-            self.consumer
-                .incremental_assign(&none)
-                .map_err(|e| unavailable("assign", &e))?;
-            return self.queues.go_on(&self.consumer, |_| false);
+            return Ok(());
         }
         self.counts = self.count()?;
         self.partitions = self.alike();
@@ -399,25 +410,24 @@ impl Log for KafkaLog {
         let fresh = |p: &(String, i32)| !self.owned.contains(p);
         let (new, known): (BTreeMap<_, _>, BTreeMap<_, _>) = at.clone().into_iter().partition(|(p, _)| fresh(p));
         if !known.is_empty() {
-            self.queues.rewind(&self.consumer, &known)?;
+            self.queues.rewind(&self.reader, &known)?;
         }
         if !new.is_empty() {
             let list = places(&new)?;
             if self.config.bulk {
-                self.queues.open(&self.consumer, new.iter())?;
+                self.queues.open(&self.reader, new.iter())?;
             }
-            self.consumer
+            self.reader
                 .incremental_assign(&list)
                 .map_err(|e| unavailable("assign", &e))?;
+            self.owned.extend(new.into_keys());
             // The client keeps a partition paused that was paused when it was lost, and tells nobody when it is given back.
             let set = if self.paused {
-                self.consumer.pause(&list)
+                self.reader.pause(&list)
             } else {
-                self.consumer.resume(&list)
+                self.reader.resume(&list)
             };
             set.map_err(|e| unavailable("pause", &e))?;
-            self.queues.go_on(&self.consumer, |place| new.contains_key(place))?;
-            self.owned.extend(new.into_keys());
         }
         let at = at.into_iter().map(|(place, at)| match at {
             Offset::Offset(at) => (place, at),
@@ -432,16 +442,21 @@ impl Log for KafkaLog {
             // Its offsets may go out under the next generation: what the next owner has read by then would be read again or not at all.
             return Err(Fault::new(FaultCode::Internal, RELEASED));
         }
-        let parts = &self.along(parts);
-        self.consumer.context().owing.store(false, Ordering::SeqCst);
-        self.owned.retain(|p| !parts.contains(p));
+        awake(&self.member, self.polled, self.config.session_timeout_ms)?;
+        // What was given and is asked for again before it was begun is not read.
+        let along = self.along(parts);
+        let (parts, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owned)
+            .into_iter()
+            .partition(|p| along.contains(p));
+        self.owned = kept;
         self.committed.retain(|p, _| !parts.contains(p));
         self.queues
             .close(|topic, p| parts.iter().any(|part| part.0 == topic && part.1 == p));
-        if let Err(e) = self.consumer.incremental_unassign(&partitions(parts)) {
-            tracing::debug!(error = %e, "partitions were already lost");
+        if let Err(e) = self.reader.incremental_unassign(&partitions(&parts)) {
+            tracing::debug!(error = %e, "partitions were not read");
         }
-        self.queues.go_on(&self.consumer, |_| false)
+        given_up(&self.member);
+        Ok(())
     }
 
     fn home(&self, key: &str) -> Option<i32> {
@@ -456,11 +471,12 @@ impl Log for KafkaLog {
         }
         let list = partitions(&self.owned);
         let done = if paused {
-            self.consumer.pause(&list)
+            self.reader.pause(&list)
         } else {
-            self.consumer.resume(&list)
+            self.reader.resume(&list)
         };
-        done.map_err(|e| unavailable("pause", &e))
+        done.map_err(|e| unavailable("pause", &e))?;
+        if paused { Ok(()) } else { self.queues.go_on(&self.reader) }
     }
 }
 
@@ -472,16 +488,6 @@ impl Drop for KafkaLog {
         }
         // Before the client they belong to.
         self.queues.close(|_, _| true);
-        self.consumer.context().closing.store(true, Ordering::SeqCst);
-        // Rebalances nobody will answer would keep the close waiting.
-        self.consumer
-            .context()
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        if !self.owned.is_empty() && self.consumer.incremental_unassign(&partitions(&self.owned)).is_err() {
-            tracing::debug!("partitions were already lost");
-        }
+        close(&self.member);
     }
 }

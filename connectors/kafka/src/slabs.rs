@@ -83,18 +83,15 @@ impl<C: ConsumerContext> Queues<C> {
         self.0.retain(|part| !which(&part.topic, part.partition));
     }
 
-    /// Goes on where they were read to, once a rebalance is answered; not of partitions that are `fresh`.
+    /// Goes on where they were read to, after a pause.
     ///
-    /// A rebalance makes the client drop what it has fetched and nobody has taken, and go back. But the mark of a transaction's end that
+    /// A pause makes the client drop what it has fetched and nobody has taken, and go back. But the mark of a transaction's end that
     /// was fetched before, and is met in a partition's queue afterwards, counts as read (librdkafka 2.12.1: `rd_kafka_q_serve` takes it in before
-    /// it looks whether it is outdated), and the next rebalance goes on behind it: a whole transaction is passed over.
-    pub(crate) fn go_on(
-        &mut self,
-        consumer: &BaseConsumer<C>,
-        fresh: impl Fn(&(String, i32)) -> bool,
-    ) -> Result<(), Fault> {
+    /// it looks whether it is outdated), and the next resumption goes on behind it: a whole transaction is passed over. A rebalance is such
+    /// a pause of all that a group's member reads, which is one reason why members read nothing (`group.rs`).
+    pub(crate) fn go_on(&mut self, consumer: &BaseConsumer<C>) -> Result<(), Fault> {
         let place = |part: &Part<C>| ((part.topic.to_string(), part.partition), part.next);
-        let standing: BTreeMap<_, _> = self.0.iter().map(place).filter(|(p, _)| !fresh(p)).collect();
+        let standing: BTreeMap<_, _> = self.0.iter().map(place).collect();
         if standing.is_empty() {
             return Ok(());
         }

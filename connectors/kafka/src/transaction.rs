@@ -124,7 +124,7 @@ fn write(producer: &Sender, registry: &Registry, config: &LogConfig, commit: &Co
 pub(crate) struct Maker {
     pub(crate) config: Arc<LogConfig>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) consumer: Arc<BaseConsumer<Deferred>>,
+    pub(crate) member: Arc<BaseConsumer<Deferred>>,
 }
 
 impl Maker {
@@ -172,10 +172,10 @@ impl Maker {
             let (topic, partition, at) = standing.ok_or_else(|| lost("no partition is owned"))?;
             list.add_partition_offset(&topic, partition, Offset::Offset(at))?;
         }
-        let group = self.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
+        let group = self.member.group_metadata().ok_or(KafkaError::Canceled)?;
         // Thrown out, the client forgets who it was, and the coordinator takes offsets of nobody for those of an old client.
         // Asked in this order: whoever was forgotten before is known as lost now.
-        if self.consumer.assignment_lost() {
+        if self.member.assignment_lost() {
             return Err(lost("the group has gone on without this instance").into());
         }
         producer.send_offsets_to_transaction(&list, &group, REQUEST)?;

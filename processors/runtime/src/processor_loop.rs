@@ -30,14 +30,22 @@ pub struct ProcessorStage {
     skipped: BTreeMap<(Arc<str>, i32), i64>,
     skipped_at: Duration,
     owned: BTreeSet<(String, i32)>,
+    going: Option<Going>,
     backoff: Backoff,
     paused: bool,
     /// One record per transaction until the one that makes it too large is found.
     suspect: bool,
-    /// How often state and offsets were read back.
-    resets: u64,
     /// Transactions aborted since the last that was made.
     aborts: u32,
+}
+
+/// Partitions asked for by others, given up once their actions in flight are answered: the group waits for that, the other partitions
+/// need not.
+struct Going {
+    parts: Vec<(String, i32)>,
+    numbers: BTreeSet<i32>,
+    /// By the clock's elapsed time.
+    until: Duration,
 }
 
 /// What a turn gathered.
@@ -61,10 +69,10 @@ impl ProcessorStage {
             skipped: BTreeMap::new(),
             skipped_at: Duration::ZERO,
             owned: BTreeSet::new(),
+            going: None,
             backoff: Backoff::default(),
             paused: false,
             suspect: false,
-            resets: 0,
             aborts: 0,
         }
     }
@@ -104,6 +112,7 @@ impl ProcessorStage {
     fn assigned(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
         let known = self.partitions();
         let fresh: BTreeSet<i32> = parts.iter().map(|p| p.1).filter(|p| !known.contains(p)).collect();
+        tracing::info!(stage = %cx.stage, partitions = ?fresh, "partitions given");
         restore(&mut self.members, cx, &fresh, self.owned.len())?;
         cx.log.start(parts)?;
         self.owned.extend(parts.iter().cloned());
@@ -136,7 +145,6 @@ impl ProcessorStage {
 
     /// After a failed transaction: what is true is what the log says. Reads state and offsets back, as after a crash.
     fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
-        self.resets += 1;
         self.backlog.clear();
         self.skipped.clear();
         self.members.iter_mut().for_each(|m| m.forget());
@@ -150,11 +158,31 @@ impl ProcessorStage {
         Ok(())
     }
 
-    fn revoked(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
-        let going: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
-        self.backlog.retain(|r| !going.contains(&r.position.partition));
-        self.drain(cx, &going)?;
-        self.release(cx, parts)
+    fn revoked(&mut self, cx: &mut StageContext, mut parts: Vec<(String, i32)>) -> Result<(), Fault> {
+        parts.extend(self.going.take().into_iter().flat_map(|going| going.parts));
+        let numbers: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+        self.backlog.retain(|r| !numbers.contains(&r.position.partition));
+        let until = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
+        self.going = Some(Going { parts, numbers, until });
+        self.let_go(cx)
+    }
+
+    /// Gives up what is going, if nothing of it is in flight any more, or its time is up.
+    fn let_go(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let flies = |going: &Going| self.flying(Some(&going.numbers)) > 0 && cx.clock.elapsed() < going.until;
+        if self.going.as_ref().is_none_or(flies) {
+            return Ok(());
+        }
+        self.turn(cx, true)?;
+        let going = self.going.take();
+        going.map_or(Ok(()), |going| self.release(cx, &going.parts))
+    }
+
+    /// Records of partitions that are going are their next owner's.
+    fn receive(&mut self, records: Vec<RawRecord>) {
+        let going = self.going.as_ref().map(|going| &going.numbers);
+        let stays = |r: &RawRecord| !going.is_some_and(|going| going.contains(&r.position.partition));
+        self.backlog.extend(records.into_iter().filter(stays));
     }
 
     /// Others may own them by now: what is in flight or was about to be committed is theirs to find.
@@ -162,6 +190,11 @@ impl ProcessorStage {
         tracing::warn!(stage = %cx.stage, partitions = ?parts, "partitions lost: this instance was silent for too long");
         let gone: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
         self.backlog.retain(|r| !gone.contains(&r.position.partition));
+        if let Some(going) = &mut self.going {
+            going.parts.retain(|part| !parts.contains(part));
+            going.numbers = going.parts.iter().map(|p| p.1).collect();
+        }
+        self.going = self.going.take().filter(|going| !going.parts.is_empty());
         self.release(cx, parts)
     }
 
@@ -177,20 +210,15 @@ impl ProcessorStage {
         Ok(())
     }
 
-    /// Waits for the actions in flight of these partitions and commits what came of them; the one path for revoke and stop.
-    fn drain(&mut self, cx: &mut StageContext, going: &BTreeSet<i32>) -> Result<(), Fault> {
+    /// Before the process ends: waits for the actions in flight and commits what came of them.
+    fn drain(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         let deadline = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
-        let (backlog, resets) = (std::mem::take(&mut self.backlog), self.resets);
-        while self.flying(Some(going)) > 0 && cx.clock.elapsed() < deadline {
+        self.backlog.clear();
+        while self.flying(None) > 0 && cx.clock.elapsed() < deadline {
             self.turn(cx, false)?;
             cx.waker.wait(Duration::from_millis(2));
         }
-        self.turn(cx, true)?;
-        // Read back, they come again from the log.
-        if self.resets == resets {
-            self.backlog = backlog;
-        }
-        Ok(())
+        self.turn(cx, true)
     }
 
     /// Steps everything there is, the first `most` records of the backlog included. Nothing is true yet.
@@ -422,16 +450,15 @@ impl Stage for ProcessorStage {
     fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
         cx.health.beat(&cx.stage);
         if cx.stopping() {
-            self.backlog.clear();
-            self.drain(cx, &self.partitions())?;
+            self.drain(cx)?;
             return Ok(false);
         }
         self.hold_back(cx)?;
         let wait = self.wait_ms(cx);
         match cx.log.poll(cx.limits.batch_max, wait) {
-            Ok(Polled::Records(records)) => self.backlog.extend(records),
+            Ok(Polled::Records(records)) => self.receive(records),
             Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
-            Ok(Polled::Revoked(parts)) => self.revoked(cx, &parts)?,
+            Ok(Polled::Revoked(parts)) => self.revoked(cx, parts)?,
             Ok(Polled::Lost(parts)) => self.lost(cx, &parts)?,
             // An answer ends this wait; the client's own cannot be ended from outside.
             Ok(Polled::Idle) if self.flying(None) > 0 => cx.waker.wait(Duration::from_millis(3)),
@@ -444,6 +471,7 @@ impl Stage for ProcessorStage {
             Err(fault) => return Err(fault),
         }
         self.turn(cx, false)?;
+        self.let_go(cx)?;
         Ok(true)
     }
 }
