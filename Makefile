@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink verify-joins
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-handover bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink verify-joins
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -119,7 +119,11 @@ bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome
 bench-hop: python checkout ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=
 	@deploy/dev/bench-hop.sh
 
-soak: setup checkout ## Steady load on state on disk: whether memory and open files stay flat: MINUTES= RATE=
+bench-handover: setup build ## Three instances under load, scaled out, rolled and scaled in: how long partitions stand still that do not move: RATE= REST=
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@deploy/dev/chaos.sh handover
+
+soak: setup checkout ## Steady load on state on disk that forgets: whether memory and open files stay flat: MINUTES= RATE= FORGET=minutes SLOPE_MAX=MB an hour
 	@deploy/dev/soak.sh
 
 bench-kill: build ## Two hundred runs in flight, a kill at each scope: how long until the last thing was sent

@@ -101,6 +101,7 @@ pub(crate) fn surroundings(
             stage: "bench".into(),
             session_timeout_ms: 6_000,
             transaction_timeout_ms: 15_000,
+            leaving: Arc::default(),
         },
         registry.clone(),
     );

@@ -11,9 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{From, Registry, Tail, Writer};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use kafka::{From, Registry, Standing, Tail, Writer};
 use schemas::records::Event;
 use schemas::topics::{Cleanup, Topic};
 use schemas::{Record, Timestamp};
@@ -31,7 +29,7 @@ pub(crate) const SEEN: &[u8] = br#"{"v":1,"s":true}"#;
 /// One record in so many repeats a key.
 const REPEATS: u64 = 100;
 /// A contestant that needs longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -157,39 +155,6 @@ fn start(options: &Options, who: Who, name: &str, schema_id: u32) -> Result<Chil
     command.spawn().map_err(|e| format!("{}: {e}", who.name()))
 }
 
-/// Reads where a group stands, without being a member.
-struct Watch {
-    consumer: BaseConsumer,
-    wanted: TopicPartitionList,
-}
-
-impl Watch {
-    fn of(bootstrap: &str, group: &str) -> Result<Self, String> {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", bootstrap).set("group.id", group);
-        let mut wanted = TopicPartitionList::new();
-        for p in 0..PARTITIONS {
-            wanted.add_partition(INPUT.name, p);
-        }
-        Ok(Self {
-            consumer: client.create().map_err(text)?,
-            wanted,
-        })
-    }
-
-    fn read(&self) -> Result<u64, String> {
-        let asked = self
-            .consumer
-            .committed_offsets(self.wanted.clone(), Duration::from_secs(10))
-            .map_err(text)?;
-        let at = asked.elements().into_iter().map(|e| match e.offset() {
-            Offset::Offset(at) => u64::try_from(at).unwrap_or(0),
-            _ => 0,
-        });
-        Ok(at.sum())
-    }
-}
-
 /// Processor time a process has used, seconds.
 fn cpu_s(pid: u32) -> Option<f64> {
     const TICKS_PER_S: f64 = 100.0;
@@ -201,7 +166,7 @@ fn cpu_s(pid: u32) -> Option<f64> {
 
 #[allow(clippy::cast_precision_loss, reason = "records of a benchmark")]
 fn figures(options: &Options, who: Who, child: &mut Child, name: &str) -> Result<Figures, String> {
-    let watch = Watch::of(&options.brokers, name)?;
+    let standing = Standing::open(&brokers(&options.brokers), name, INPUT.name).map_err(text)?;
     let pid = child.id();
     let begun = Instant::now();
     let (mut first, mut rss_mb) = (None, 0);
@@ -213,7 +178,8 @@ fn figures(options: &Options, who: Who, child: &mut Child, name: &str) -> Result
         if begun.elapsed() > PATIENCE {
             return Err(format!("{} is not done after {} s", who.name(), PATIENCE.as_secs()));
         }
-        let read = watch.read()?;
+        let each = standing.read().map_err(text)?;
+        let read: u64 = each.values().filter_map(|at| u64::try_from(*at).ok()).sum();
         let (now, cpu) = (Instant::now(), cpu_s(pid).unwrap_or(0.0));
         rss_mb = rss_mb.max(crate::common::rss_mb(pid).unwrap_or(0));
         if read >= options.records / 4 {

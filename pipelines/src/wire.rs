@@ -40,6 +40,8 @@ pub struct Shared {
     pub health: Health,
     /// Set when the process is to stop.
     pub stop: Arc<AtomicBool>,
+    /// Set with it when the instance will not come back.
+    pub leaving: Arc<AtomicBool>,
     /// Clock.
     pub clock: Arc<dyn Clock>,
     /// Where futures run.
@@ -73,8 +75,12 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         .build()
         .map_err(|e| Fault::new(FaultCode::Internal, format!("runtime: {e}")))?;
     let stop = Arc::new(AtomicBool::new(false));
-    watch_signals(&runtime, &stop)?;
-    let shared = share(pipeline, runtime.handle(), &stop)?;
+    let leaving = Arc::new(AtomicBool::new(false));
+    watch_signals(&runtime, &stop, &leaving)?;
+    let shared = Shared {
+        leaving,
+        ..share(pipeline, runtime.handle(), &stop)?
+    };
     let address: SocketAddr = shared.pipeline.admin.listen.parse().map_err(|e| {
         Fault::new(
             FaultCode::ConfigInvalid,
@@ -124,6 +130,7 @@ fn share(pipeline: Pipeline, handle: &tokio::runtime::Handle, stop: &Arc<AtomicB
         metrics: Metrics::new(&pipeline.pipeline).map_err(|e| Fault::new(FaultCode::Internal, e.to_string()))?,
         health: Health::default(),
         stop: stop.clone(),
+        leaving: Arc::default(),
         clock: Arc::new(SystemClock),
         handle: handle.clone(),
         watch: Arc::new(Watch::new(&pipeline.connections.kafka)),
@@ -191,14 +198,20 @@ fn wait(stop: &AtomicBool, threads: &[std::thread::JoinHandle<()>]) {
     }
 }
 
-fn watch_signals(runtime: &tokio::runtime::Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fault> {
+/// SIGTERM comes from who restarts us, or may: our partitions wait for us. SIGINT is a person's, or a scale-in's: they go to the others.
+fn watch_signals(
+    runtime: &tokio::runtime::Runtime,
+    stop: &Arc<AtomicBool>,
+    leaving: &Arc<AtomicBool>,
+) -> Result<(), Fault> {
     use tokio::signal::unix::{SignalKind, signal};
     let _guard = runtime.enter();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut stream = signal(kind).map_err(|e| Fault::new(FaultCode::Internal, format!("signal handler: {e}")))?;
-        let stop = stop.clone();
+        let (stop, leaving) = (stop.clone(), leaving.clone());
         runtime.spawn(async move {
             stream.recv().await;
+            leaving.store(kind == SignalKind::interrupt(), Ordering::SeqCst);
             stop.store(true, Ordering::SeqCst);
         });
     }
@@ -237,6 +250,7 @@ fn open(task: &Task, shared: &Shared, again: bool) -> Result<(Box<dyn Stage>, St
             stage: task.name(),
             session_timeout_ms: pipeline.session_timeout_ms,
             transaction_timeout_ms: 15_000,
+            leaving: shared.leaving.clone(),
         };
         let log = KafkaLog::open(config, shared.registry.clone());
         log.map(|log| (log, began.elapsed().as_millis()))

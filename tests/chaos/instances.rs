@@ -89,7 +89,7 @@ impl Instances {
         self.ports.keys().copied().collect()
     }
 
-    /// Sends a signal; KILL and TERM are waited for.
+    /// Sends a signal; those that end it are waited for.
     pub(crate) fn signal(&mut self, name: &str, signal: &str) {
         self.raise_the_dead();
         let child = self.children.get_mut(name).unwrap();
@@ -98,7 +98,7 @@ impl Instances {
             .status()
             .unwrap();
         assert!(done.success(), "kill -{signal} of instance {name}");
-        if matches!(signal, "KILL" | "TERM") {
+        if matches!(signal, "KILL" | "TERM" | "INT") {
             child.wait().unwrap();
             self.children.remove(name);
         }

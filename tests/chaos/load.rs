@@ -11,14 +11,15 @@ use schemas::topics;
 
 use crate::live::harness::{Live, request, unique};
 
-const TICK: Duration = Duration::from_millis(200);
-
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Request>>,
 }
 
-fn one(tag: &str, n: usize, receiver: &str) -> Request {
+/// What is asked for: the name of this load, the number of the request, the receiving server.
+pub(super) type One = fn(&str, usize, &str) -> Request;
+
+pub(super) fn every_kind(tag: &str, n: usize, receiver: &str) -> Request {
     let key = format!("{tag}-{n}");
     let tenant = ["chaos-a", "chaos-b", "chaos-c"][n % 3];
     // The name is in the path: the receiver's log says whose call it was.
@@ -56,7 +57,8 @@ fn send(writer: &Writer, requests: &[Request]) {
 }
 
 impl Load {
-    pub(super) fn start(live: &'static Live, rate: u64) -> Self {
+    /// `rate` a second, in portions of every `tick`.
+    pub(super) fn start(live: &'static Live, rate: u64, tick: Duration, one: One) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -70,7 +72,7 @@ impl Load {
                 let fresh: Vec<_> = (asked.len()..due).map(|n| one(&tag, n, &receiver)).collect();
                 send(&writer, &fresh);
                 asked.extend(fresh);
-                std::thread::sleep(TICK);
+                std::thread::sleep(tick);
             }
             asked
         });

@@ -5,6 +5,8 @@
 mod checker;
 mod commits;
 mod faults;
+mod handover;
+mod handover_plot;
 pub(crate) mod instances;
 mod load;
 mod plot;
@@ -13,6 +15,9 @@ mod timeline;
 use std::time::{Duration, Instant};
 
 use crate::live::harness::{live, now};
+
+/// How often requests are sent.
+const TICK: Duration = Duration::from_millis(200);
 
 fn number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok().filter(|t| !t.is_empty());
@@ -39,7 +44,7 @@ fn nothing_is_lost_doubled_or_torn() {
     let began = now();
     let mut instances = instances::Instances::start(live, &["a", "b", "c"]);
     let sampler = commits::Sampler::start(&instances);
-    let load = load::Load::start(live, number("RATE", 10));
+    let load = load::Load::start(live, number("RATE", 10), TICK, load::every_kind);
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     std::thread::sleep(Duration::from_secs(20));
     let faults = faults::until(live, &mut instances, until);

@@ -8,9 +8,9 @@ use schemas::records::Request;
 
 use super::faults::Fault;
 
-const WIDTH: f64 = 1200.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 60.0;
+pub(super) const WIDTH: f64 = 1200.0;
+pub(super) const HEIGHT: f64 = 260.0;
+pub(super) const LEFT: f64 = 60.0;
 const TOP: f64 = 150.0;
 
 #[allow(
@@ -30,7 +30,7 @@ fn per_second(began: Timestamp, times: impl Iterator<Item = Timestamp>, seconds:
     counts
 }
 
-fn line(svg: &mut String, values: &[f64], top: f64, most: f64, colour: &str) {
+pub(super) fn line(svg: &mut String, values: &[f64], top: f64, most: f64, colour: &str) {
     #[allow(clippy::cast_precision_loss, reason = "a picture")]
     let points: Vec<String> = values
         .iter()
@@ -48,7 +48,7 @@ fn line(svg: &mut String, values: &[f64], top: f64, most: f64, colour: &str) {
     .unwrap();
 }
 
-fn axis(svg: &mut String, top: f64, most: f64, title: &str) {
+pub(super) fn axis(svg: &mut String, top: f64, most: f64, title: &str) {
     writeln!(
         svg,
         r#"<rect x="{LEFT}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="grey"/>"#

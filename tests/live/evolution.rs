@@ -147,6 +147,7 @@ impl Instance {
                 stage: "relay".into(),
                 session_timeout_ms: 6_000,
                 transaction_timeout_ms: 15_000,
+                leaving: Arc::default(),
             };
             let mut cx = StageContext {
                 stage: "relay".into(),

@@ -68,6 +68,7 @@ impl Instance {
             stage: name.to_owned(),
             session_timeout_ms: 6_000,
             transaction_timeout_ms: 15_000,
+            leaving: Arc::default(),
         };
         Self {
             log: KafkaLog::open(config, live.registry.clone()).unwrap(),

@@ -1,5 +1,8 @@
 //! What a stage's log is told.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use crate::Brokers;
 
 /// What one stage instance needs to know about its log.
@@ -29,6 +32,9 @@ pub struct LogConfig {
     pub session_timeout_ms: u32,
     /// Milliseconds after which the broker aborts a transaction nobody finishes.
     pub transaction_timeout_ms: u32,
+    /// Set before the log is dropped when this instance will not come back: it says so, and its partitions go to the others at once.
+    /// Otherwise they wait for it until its session runs out.
+    pub leaving: Arc<AtomicBool>,
 }
 
 impl LogConfig {

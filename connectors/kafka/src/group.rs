@@ -104,10 +104,24 @@ pub(crate) fn awake(member: &BaseConsumer<Deferred>, polled: Instant, session_ms
     Ok(())
 }
 
-/// Answers rebalances at once from here on: those nobody will answer would keep the close waiting.
-pub(crate) fn close(member: &BaseConsumer<Deferred>) {
+/// How long leaving the group takes at most: nothing says when it is done.
+const LEAVE: Duration = Duration::from_millis(300);
+
+/// Answers rebalances at once from here on: those nobody will answer would keep the close waiting. A member that `leaves` tells the group; another is
+/// waited for until its session runs out.
+pub(crate) fn close(member: &BaseConsumer<Deferred>, leaves: bool) {
     member.context().closing.store(true, Ordering::SeqCst);
     given_up(member);
+    if !leaves {
+        return;
+    }
+    // A static member that is closed does not leave; one that unsubscribes does, once its partitions are given up in the rebalance that brings.
+    member.unsubscribe();
+    let began = Instant::now();
+    // The client's own thread tells the coordinator then. Closed before that, it would stay a member until its session runs out.
+    while began.elapsed() < LEAVE {
+        drop(member.poll(Duration::from_millis(10)));
+    }
 }
 
 /// What member and reader are told alike.

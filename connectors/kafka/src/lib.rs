@@ -31,7 +31,7 @@ pub use follow::Follower;
 pub use headers::cloud_event;
 pub use history::{History, Past};
 pub use log::KafkaLog;
-pub use offsets::{Groups, Offsets};
+pub use offsets::{Groups, Offsets, Standing};
 pub use registry::Registry;
 pub use rewrite::Rewriter;
 pub use tail::{From, Plain, Tail};

@@ -488,6 +488,6 @@ impl Drop for KafkaLog {
         }
         // Before the client they belong to.
         self.queues.close(|_, _| true);
-        close(&self.member);
+        close(&self.member, self.config.leaving.load(Ordering::SeqCst));
     }
 }

@@ -53,6 +53,27 @@ impl Groups {
         Ok(groups.map(|g| (g.name().to_owned(), g.members().len())).collect())
     }
 
+    /// Which instance works on which partition of a topic, as the group's last finished rebalance has it. A member's client id is its group's
+    /// name, a dot, and the instance's.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`.
+    pub fn owners(&self, group: &str, topic: &str) -> Result<BTreeMap<i32, String>, Fault> {
+        let listed = self
+            .consumer
+            .fetch_group_list(Some(group), REQUEST)
+            .map_err(|e| unavailable("groups", &e))?;
+        let mut owners = BTreeMap::new();
+        for member in listed.groups().iter().flat_map(|g| g.members()) {
+            let client = member.client_id();
+            let instance = client.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
+            for partition in assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default() {
+                owners.insert(partition, instance.unwrap_or(client).to_owned());
+            }
+        }
+        Ok(owners)
+    }
+
     /// Where a group stands on these topics; partitions it never committed are left out.
     ///
     /// # Errors
@@ -116,8 +137,101 @@ impl Groups {
     }
 }
 
+/// Partitions of a topic in an assignment as members of a group are sent it: version, then topics with their partitions. `None`: it ends too soon.
+fn assigned(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
+    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = bytes.split_at_checked(n)?;
+        *bytes = rest;
+        Some(head)
+    }
+    let number = |bytes: &mut &[u8]| Some(i32::from_be_bytes(take(bytes, 4)?.try_into().ok()?));
+    take(&mut bytes, 2)?;
+    let mut partitions = Vec::new();
+    for _ in 0..number(&mut bytes)? {
+        let length = u16::from_be_bytes(take(&mut bytes, 2)?.try_into().ok()?);
+        let ours = take(&mut bytes, length.into())? == topic.as_bytes();
+        for _ in 0..number(&mut bytes)? {
+            let partition = number(&mut bytes)?;
+            partitions.extend(ours.then_some(partition));
+        }
+    }
+    Some(partitions)
+}
+
+/// Asks again and again where a group stands on a topic, without being a member.
+pub struct Standing {
+    consumer: BaseConsumer,
+    wanted: TopicPartitionList,
+    group: String,
+}
+
+impl Standing {
+    /// Connects, and learns the topic's partitions.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`.
+    pub fn open(brokers: &Brokers, group: &str, topic: &str) -> Result<Self, Fault> {
+        let mut client = brokers.client();
+        // Else an answer waits for transactions that are open.
+        client
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = client.create().map_err(|e| unavailable(group, &e))?;
+        let meta = consumer
+            .fetch_metadata(Some(topic), REQUEST)
+            .map_err(|e| unavailable(topic, &e))?;
+        let mut wanted = TopicPartitionList::new();
+        for p in meta.topics().iter().flat_map(|t| t.partitions()) {
+            wanted.add_partition(topic, p.id());
+        }
+        Ok(Self {
+            consumer,
+            wanted,
+            group: group.to_owned(),
+        })
+    }
+
+    /// Next offset to read of each partition; 0 where nothing was ever committed.
+    ///
+    /// # Errors
+    /// `BROKER_UNAVAILABLE`.
+    pub fn read(&self) -> Result<BTreeMap<i32, i64>, Fault> {
+        let told = self
+            .consumer
+            .committed_offsets(self.wanted.clone(), REQUEST)
+            .map_err(|e| unavailable(&self.group, &e))?;
+        let each = told.elements().into_iter();
+        Ok(each
+            .map(|e| (e.partition(), e.offset().to_raw().unwrap_or(0).max(0)))
+            .collect())
+    }
+}
+
 fn of_group(brokers: &Brokers, group: &str) -> Result<BaseConsumer, Fault> {
     let mut client = brokers.client();
     client.set("group.id", group).set("enable.auto.commit", "false");
     client.create().map_err(|e| unavailable(group, &e))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_of_a_topic_in_an_assignment() {
+        let mut bytes = vec![0, 3, 0, 0, 0, 2];
+        for (topic, partitions) in [("soma.plans", vec![7]), ("soma.requests", vec![1, 4])] {
+            bytes.extend(u16::try_from(topic.len()).unwrap().to_be_bytes());
+            bytes.extend(topic.as_bytes());
+            bytes.extend(i32::try_from(partitions.len()).unwrap().to_be_bytes());
+            partitions.iter().for_each(|p: &i32| bytes.extend(p.to_be_bytes()));
+        }
+        // No user data.
+        bytes.extend([255; 4]);
+        assert_eq!(assigned(&bytes, "soma.requests"), Some(vec![1, 4]));
+        assert_eq!(assigned(&bytes, "soma.runs"), Some(vec![]));
+        assert_eq!(assigned(&bytes[..30], "soma.requests"), None);
+    }
 }

@@ -20,6 +20,8 @@ const READY_S: &str = "120";
   soma start control-tower
   soma start pipelines/control-tower/pipeline.yaml --env-file prod.env
 
+SIGTERM drains and ends; its partitions wait for it to come back until its session (6 s) runs out, as when it is rolled. Ctrl-C
+(SIGINT) drains, ends and leaves for good: the other instances get its partitions at once, as when scaling in.
 Logs are JSON lines on stderr. A dependency that is down is waited for. The admin endpoint of the pipeline file serves
 /health, /ready and /metrics.")]
 pub(super) struct Start {

@@ -86,6 +86,7 @@ fn shared(cx: &Context, pipeline: Pipeline) -> Result<Shared, Failure> {
         metrics,
         health: Health::default(),
         stop: Arc::default(),
+        leaving: Arc::default(),
         clock: Arc::new(SystemClock),
         handle: cx.runtime()?.handle().clone(),
         watch: Arc::new(kafka::Watch::new(&pipeline.connections.kafka)),
