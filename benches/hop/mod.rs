@@ -29,7 +29,7 @@ pub(crate) const SEEN: &[u8] = br#"{"v":1,"s":true}"#;
 /// One record in so many repeats a key.
 const REPEATS: u64 = 100;
 /// A contestant that needs longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What to measure.
 #[derive(clap::Args)]

@@ -11,6 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::Brokers;
 use crate::faults::unavailable;
+use crate::watch::assignment;
 
 const REQUEST: Duration = Duration::from_secs(20);
 
@@ -67,9 +68,9 @@ impl Groups {
         for member in listed.groups().iter().flat_map(|g| g.members()) {
             let client = member.client_id();
             let instance = client.strip_prefix(group).and_then(|rest| rest.strip_prefix('.'));
-            for partition in assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default() {
-                owners.insert(partition, instance.unwrap_or(client).to_owned());
-            }
+            let parts = assignment(member.assignment().unwrap_or_default()).unwrap_or_default();
+            let ours = parts.into_iter().filter(|(t, _)| t == topic);
+            owners.extend(ours.map(|(_, partition)| (partition, instance.unwrap_or(client).to_owned())));
         }
         Ok(owners)
     }
@@ -137,27 +138,6 @@ impl Groups {
     }
 }
 
-/// Partitions of a topic in an assignment as members of a group are sent it: version, then topics with their partitions. `None`: it ends too soon.
-fn assigned(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
-    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
-        let (head, rest) = bytes.split_at_checked(n)?;
-        *bytes = rest;
-        Some(head)
-    }
-    let number = |bytes: &mut &[u8]| Some(i32::from_be_bytes(take(bytes, 4)?.try_into().ok()?));
-    take(&mut bytes, 2)?;
-    let mut partitions = Vec::new();
-    for _ in 0..number(&mut bytes)? {
-        let length = u16::from_be_bytes(take(&mut bytes, 2)?.try_into().ok()?);
-        let ours = take(&mut bytes, length.into())? == topic.as_bytes();
-        for _ in 0..number(&mut bytes)? {
-            let partition = number(&mut bytes)?;
-            partitions.extend(ours.then_some(partition));
-        }
-    }
-    Some(partitions)
-}
-
 /// Asks again and again where a group stands on a topic, without being a member.
 pub struct Standing {
     consumer: BaseConsumer,
@@ -212,26 +192,4 @@ fn of_group(brokers: &Brokers, group: &str) -> Result<BaseConsumer, Fault> {
     let mut client = brokers.client();
     client.set("group.id", group).set("enable.auto.commit", "false");
     client.create().map_err(|e| unavailable(group, &e))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_of_a_topic_in_an_assignment() {
-        let mut bytes = vec![0, 3, 0, 0, 0, 2];
-        for (topic, partitions) in [("soma.plans", vec![7]), ("soma.requests", vec![1, 4])] {
-            bytes.extend(u16::try_from(topic.len()).unwrap().to_be_bytes());
-            bytes.extend(topic.as_bytes());
-            bytes.extend(i32::try_from(partitions.len()).unwrap().to_be_bytes());
-            partitions.iter().for_each(|p: &i32| bytes.extend(p.to_be_bytes()));
-        }
-        // No user data.
-        bytes.extend([255; 4]);
-        assert_eq!(assigned(&bytes, "soma.requests"), Some(vec![1, 4]));
-        assert_eq!(assigned(&bytes, "soma.runs"), Some(vec![]));
-        assert_eq!(assigned(&bytes[..30], "soma.requests"), None);
-    }
 }

@@ -239,7 +239,7 @@ fn shares(group: &GroupInfo) -> Option<Shares> {
 }
 
 /// The partitions of an assignment as members send it: version, topics with their partitions, user data.
-fn assignment(bytes: &[u8]) -> Option<Vec<Place>> {
+pub(crate) fn assignment(bytes: &[u8]) -> Option<Vec<Place>> {
     // One that has been given nothing may have been given no bytes.
     if bytes.is_empty() {
         return Some(Vec::new());
