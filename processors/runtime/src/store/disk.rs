@@ -20,13 +20,16 @@ use super::{Bytes, Change, Marks, Table, marks};
 const CHECKPOINT_AGE_MAX_MICROS: i64 = 12 * 3600 * 1_000_000;
 /// Bytes gathered while a changelog is read. Most keys are written many times in it: only the last is kept.
 const RESTORE_BYTES: usize = if cfg!(test) { 1000 } else { 64 << 20 };
-/// Memory of each index before it goes to disk; small, since a start reads back what had not.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Memory of a partition's states before they go to disk; small, since a start reads back what had not.
+const STATES_BYTES: u64 = 8 << 20;
+/// The same of each of its indexes. They are a few small rows written again with every transaction: with more, memory would fill for hours.
+const INDEX_BYTES: u64 = 1 << 20;
 /// Read cache of a stage.
 const CACHE_BYTES: u64 = 32 << 20;
 /// The engine takes keys of up to 64 KiB, timers' names included.
 const KEY_BYTES_MAX: usize = 32 << 10;
 const CHECKPOINT: &str = "checkpoint";
+const STATES: &str = "states";
 
 fn failed(what: &str, e: &fjall::Error) -> Fault {
     let detail = format!(
@@ -55,7 +58,7 @@ impl Disk {
     pub(super) fn table(&self, partition: i32) -> Result<Rows, Fault> {
         let open = |what: &str| keyspace(&self.0, &format!("p{partition}.{what}"));
         Ok(Rows {
-            states: open("states")?,
+            states: open(STATES)?,
             timers: open("timers")?,
             open: open("open")?,
             place: open("place")?,
@@ -112,7 +115,12 @@ impl Drop for Opening {
 }
 
 fn keyspace(of: &Database, name: &str) -> Result<Keyspace, Fault> {
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    let memory = if name.ends_with(STATES) {
+        STATES_BYTES
+    } else {
+        INDEX_BYTES
+    };
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(memory);
     of.keyspace(name, options).map_err(|e| failed(name, &e))
 }
 
