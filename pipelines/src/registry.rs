@@ -343,11 +343,11 @@ struct IntakeConfig {
     /// Folders of capsules and wizards, from the pipeline file.
     catalogue: Vec<PathBuf>,
     #[serde(default = "week")]
-    dedupe_hours: i64,
+    dedupe_hours: f64,
 }
 
-fn week() -> i64 {
-    7 * 24
+fn week() -> f64 {
+    7.0 * 24.0
 }
 
 fn intake(entry: &StageEntry, pipeline: &Pipeline) -> Result<(intake::Intake, String), Vec<ConfigFault>> {

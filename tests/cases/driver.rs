@@ -172,7 +172,7 @@ impl Driver {
         let files = [texts("capsules"), texts("wizards")].concat();
         let catalogue = stages::intake::Catalogue::parse(&files).unwrap_or_else(|f| panic!("{f:#?}"));
         let values = [("receiver_url".to_owned(), receiver_url.to_owned())].into();
-        let intake = stages::intake::Intake::new(catalogue, values, 24).unwrap();
+        let intake = stages::intake::Intake::new(catalogue, values, 24.0).unwrap();
         let bundle = stages::policy_gate::Bundle::parse(&texts("policies/base")).unwrap_or_else(|f| panic!("{f:#?}"));
         let key = [7; 32];
         let public = stages::policy_gate::public_key(key);

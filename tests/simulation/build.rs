@@ -83,7 +83,7 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
         "intake" => {
             let catalogue = intake::Catalogue::parse(&shipped().catalogue).unwrap();
             let values = [("receiver_url".to_owned(), "http://127.0.0.1:1".to_owned())].into();
-            let intake = intake::Intake::new(catalogue, values, 24).unwrap();
+            let intake = intake::Intake::new(catalogue, values, 24.0).unwrap();
             Box::new(Part::new(name, state, intake, None).state_at(at))
         }
         "policy_gate" => Box::new(Part::new(name, String::new(), shipped().gate.another(), None)),

@@ -3,6 +3,7 @@
 
 mod approvers;
 pub mod audit;
+mod hours;
 pub mod intake;
 pub mod invoker;
 pub mod memory_indexer;

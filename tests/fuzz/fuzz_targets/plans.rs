@@ -17,7 +17,7 @@ use stages::policy_gate::{self, Bundle, PolicyGate};
 static INTAKE: LazyLock<Intake> = LazyLock::new(|| {
     let files = [fuzz::files("capsules"), fuzz::files("wizards")].concat();
     let values = BTreeMap::from([("receiver_url".to_owned(), "http://127.0.0.1:1".to_owned())]);
-    Intake::new(Catalogue::parse(&files).expect("the shipped catalogue"), values, 168).expect("its values")
+    Intake::new(Catalogue::parse(&files).expect("the shipped catalogue"), values, 168.0).expect("its values")
 });
 static GATE: LazyLock<PolicyGate> = LazyLock::new(|| {
     PolicyGate::new(Bundle::parse(&fuzz::files("policies/base")).expect("the shipped bundle"), [7; 32], || 0)

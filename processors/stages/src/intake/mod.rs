@@ -48,27 +48,22 @@ kernel::inputs! {
 pub struct Intake {
     catalogue: Catalogue,
     values: BTreeMap<String, String>,
-    dedupe_hours: i64,
+    dedupe_hours: f64,
 }
 
 impl Intake {
     /// A stage over a catalogue. `values` are the operator's values (`${values.name}`); `dedupe_hours` is how long a repeat is
-    /// known as one (168 unless there is a reason).
+    /// known as one, hours or parts of one (168 unless there is a reason).
     ///
     /// # Errors
-    /// A value the catalogue refers to is not given, or `dedupe_hours` is not from 1 to 87600.
+    /// A value the catalogue refers to is not given, or `dedupe_hours` is not from 0.01 to 87600.
     pub fn new(
         catalogue: Catalogue,
         values: BTreeMap<String, String>,
-        dedupe_hours: i64,
+        dedupe_hours: f64,
     ) -> Result<Self, Vec<ConfigFault>> {
         let mut faults = catalogue.missing_values(&values);
-        if !(1..=87_600).contains(&dedupe_hours) {
-            faults.push(ConfigFault::new(
-                "dedupe_hours",
-                format!("{dedupe_hours} is not from 1 to 87600 hours"),
-            ));
-        }
+        faults.extend(crate::hours::fault("dedupe_hours", dedupe_hours));
         if faults.is_empty() {
             Ok(Self {
                 catalogue,
@@ -219,7 +214,7 @@ impl Processor for Intake {
             run_id,
             seen_at: fx.now(),
         };
-        fx.wake_at(FORGET, fx.now().plus_ms(self.dedupe_hours.saturating_mul(3_600_000)));
+        fx.wake_at(FORGET, fx.now().plus_ms(crate::hours::ms(self.dedupe_hours)));
         Ok(())
     }
 

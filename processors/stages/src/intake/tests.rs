@@ -75,7 +75,7 @@ fn intake() -> Intake {
     Intake::new(
         catalogue,
         BTreeMap::from([("base".into(), "http://127.0.0.1:1".into())]),
-        168,
+        168.0,
     )
     .unwrap()
 }
@@ -466,7 +466,8 @@ steps:
             .contains("steps[1].arguments.key: `${steps.tell.result.id}` is not there yet"),
         "{faults:?}"
     );
-    let none = Intake::new(parse(&[("capsules/greet.yaml", CAPSULE)]).unwrap(), BTreeMap::new(), 0).unwrap_err();
+    let greet = parse(&[("capsules/greet.yaml", CAPSULE)]).unwrap();
+    let none = Intake::new(greet, BTreeMap::new(), 0.0).unwrap_err();
     assert_eq!(
         none.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(),
         ["values.base", "dedupe_hours"]

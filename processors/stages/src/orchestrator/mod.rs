@@ -40,7 +40,7 @@ kernel::inputs! {
 }
 
 /// Waiting times of the orchestrator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long a human may take to answer before it counts as a denial, hours.
@@ -49,8 +49,8 @@ pub struct Config {
     pub grace_ms: i64,
     /// How long after a verdict a call may go out without a fresh one, milliseconds.
     pub permit_ms: i64,
-    /// How long an ended run is kept, so that late records change nothing, hours.
-    pub forget_hours: i64,
+    /// How long an ended run is kept, so that late records change nothing, hours or parts of one.
+    pub forget_hours: f64,
 }
 
 impl Default for Config {
@@ -59,7 +59,7 @@ impl Default for Config {
             approval_hours: 7 * 24,
             grace_ms: 60_000,
             permit_ms: 1_000,
-            forget_hours: 24,
+            forget_hours: 24.0,
         }
     }
 }
@@ -72,12 +72,12 @@ impl Config {
             ("approval_hours", self.approval_hours, 1),
             ("grace_ms", self.grace_ms, 0),
             ("permit_ms", self.permit_ms, 0),
-            ("forget_hours", self.forget_hours, 1),
         ] {
             if value < min {
                 faults.push(ConfigFault::new(path, format!("{value} is too little; at least {min}")));
             }
         }
+        faults.extend(crate::hours::fault("forget_hours", self.forget_hours));
         faults
     }
 }
@@ -150,7 +150,7 @@ impl Orchestrator {
             Some(run) => self.turn(run, fx, |turn| turn.judged(verdict)),
             None => {
                 // Its plan is on the way; should it never come, the verdict is not kept for ever.
-                fx.wake_at("forget", fx.now().plus_ms(hours(self.config.forget_hours)));
+                fx.wake_at("forget", fx.now().plus_ms(crate::hours::ms(self.config.forget_hours)));
                 state.early = Some(Box::new(verdict.clone()));
                 Ok(())
             }

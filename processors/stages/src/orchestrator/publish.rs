@@ -4,8 +4,8 @@ use kernel::Fault;
 use schemas::records::{Run, RunStatus, RunStep, StepStatus};
 use schemas::topics;
 
+use super::Turn;
 use super::state::{At, Phase, RunState};
-use super::{Turn, hours};
 
 /// The run as a follower sees it.
 pub(super) fn view(run: &RunState) -> Run {
@@ -115,8 +115,10 @@ impl Turn<'_, '_> {
         self.close_waiting();
         self.run.end = Some(status);
         self.run.finished_at = Some(self.fx.now());
-        self.fx
-            .wake_at("forget", self.fx.now().plus_ms(hours(self.config.forget_hours)));
+        self.fx.wake_at(
+            "forget",
+            self.fx.now().plus_ms(crate::hours::ms(self.config.forget_hours)),
+        );
         let code = self.run.fault.as_ref().map(|f| f.code.clone()).unwrap_or_default();
         let lasted_ms = (self.fx.now().micros_since(self.run.plan.requested_at) / 1000).to_string();
         let cost = self.run.cost.to_string();

@@ -356,7 +356,7 @@ fn waiting_times_out_of_range_are_all_named() {
         approval_hours: 0,
         grace_ms: -1,
         permit_ms: -1,
-        forget_hours: 0,
+        forget_hours: 0.001,
     }
     .check();
     assert_eq!(
