@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A soak on servers of its own: steady load for MINUTES with state on disk, at RATE requests a second, else at half of what is sustained now.
-# Runs and requests are forgotten after FORGET minutes, as the pipeline file says, so that state stops growing and memory can be seen to.
+# Runs, requests and calls are forgotten after FORGET minutes, as the pipeline file says, so that state stops growing and memory can be seen to.
 # Prints the machine, then the figures last; the picture is target/soak.svg.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,8 +17,9 @@ sed -i "s/^SOMA_PARTITIONS=.*/SOMA_PARTITIONS=${SOMA_PARTITIONS:-1}/" "$home/dev
 cp -r pipelines "$home/pipelines"
 file=$home/pipelines/control-tower/pipeline.yaml
 hours=$(awk "BEGIN { print $forget / 60 }")
-sed -i "s/dedupe_hours: 168/dedupe_hours: $hours/; s/forget_hours: 24/forget_hours: $hours/" "$file"
-[ "$(grep -c "_hours: $hours" "$file")" = 2 ]
+ms=$(awk "BEGIN { printf \"%d\", $forget * 60000 }")
+sed -i "s/dedupe_hours: 168/dedupe_hours: $hours/; s/forget_hours: 24/forget_hours: $hours/; s/^\( *\)verdict_key_file: .*/&\n\1finished_ms: $ms/" "$file"
+[ "$(grep -cE "(dedupe|forget)_hours: $hours|finished_ms: $ms" "$file")" = 3 ]
 SOMA_HOME=$home "$bin/soma" --env-file "$home/dev.env" deploy "$file"
 set -a
 # shellcheck disable=SC1091
