@@ -18,7 +18,7 @@ cp -r pipelines "$home/pipelines"
 file=$home/pipelines/control-tower/pipeline.yaml
 hours=$(awk "BEGIN { print $forget / 60 }")
 ms=$(awk "BEGIN { printf \"%d\", $forget * 60000 }")
-sed -i "s/dedupe_hours: 168/dedupe_hours: $hours/; s/forget_hours: 24/forget_hours: $hours/; s/^\( *\)verdict_key_file: .*/&\n\1finished_ms: $ms/" "$file"
+sed -i "s/dedupe_hours: 168/dedupe_hours: $hours/; s/forget_hours: 24/forget_hours: $hours/; s/^\( *\)verdict_key_file: .*/&\n\1stage: { finished_ms: $ms }/" "$file"
 [ "$(grep -cE "(dedupe|forget)_hours: $hours|finished_ms: $ms" "$file")" = 3 ]
 SOMA_HOME=$home "$bin/soma" --env-file "$home/dev.env" deploy "$file"
 set -a
