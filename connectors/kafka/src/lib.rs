@@ -14,6 +14,7 @@ mod follow;
 mod group;
 mod headers;
 mod history;
+mod leaders;
 mod log;
 mod offsets;
 mod registry;
@@ -51,6 +52,7 @@ pub struct Brokers {
 
 impl Brokers {
     fn client(&self) -> rdkafka::ClientConfig {
+        leaders::linked();
         let mut config = rdkafka::ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         // Reconnect soon after an outage: the default grows to ten seconds.
