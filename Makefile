@@ -90,7 +90,7 @@ fuzz: checkout ## Avro, plans, controls and approvals under random bytes, SECOND
 	@deploy/dev/step.sh "fuzz" deploy/dev/fuzz.sh
 
 chaos: setup build ## Three instances on real servers, one fault after the other, everything checked after: MINUTES=10 RATE=10 FAULTS=kill (nothing but kills)
-	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@deploy/dev/step.sh "build chaos" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --test soma --no-run --quiet
 	@deploy/dev/chaos.sh
 
 verify-windows: setup build ## Every window of pipelines/flights beside ClickHouse's own computation, with kills and several instances: ROWS= KILLS= INSTANCES= SEED=
@@ -120,14 +120,14 @@ bench-hop: python checkout ## One transactional stage beside a bare client loop 
 	@deploy/dev/bench-hop.sh
 
 bench-handover: setup build ## Three instances under load, scaled out, rolled and scaled in: how long partitions stand still that do not move: RATE= REST=
-	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --test soma --no-run --quiet
 	@deploy/dev/chaos.sh handover
 
 soak: setup checkout ## Steady load on state on disk that forgets: whether memory and open files stay flat: MINUTES= RATE= FORGET=minutes SLOPE_MAX=MB an hour
 	@deploy/dev/soak.sh
 
 bench-kill: build ## Two hundred runs in flight, a kill at each scope: how long until the last thing was sent
-	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --no-run
+	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --test soma --no-run --quiet
 	@SOMA_BENCH=1 SOMA_LIVE_FILTER=kill_switch deploy/dev/live.sh
 
 bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES random changes to copies of topic and table, all to be found

@@ -49,6 +49,8 @@ struct Sample {
     rss_mb: f64,
     handles: f64,
     threads: f64,
+    /// Of that what the program has asked for and not given back.
+    heap_mb: f64,
     /// Keys of all its stages' states.
     keys: f64,
     /// Since the sample before: the slowest but one in a hundred.
@@ -94,8 +96,8 @@ fn slope_per_h(samples: &[Sample], what: fn(&Sample) -> f64) -> Option<(f64, f64
     (parts.len() > 2).then_some((slope * 3600.0, error * 3600.0))
 }
 
-/// Keys of all states, as the platform tells them.
-fn keys(admin: &str) -> Option<f64> {
+/// What the platform tells: keys of all states, and bytes of its heap in use.
+fn told(admin: &str) -> Option<(f64, f64)> {
     let mut stream = TcpStream::connect(admin).ok()?;
     stream.set_read_timeout(Some(EVERY)).ok()?;
     std::io::Write::write_all(
@@ -105,23 +107,29 @@ fn keys(admin: &str) -> Option<f64> {
     .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    let ours = answer
-        .lines()
-        .filter(|l| l.starts_with("soma_stage{") && l.contains(r#"what="state_keys""#));
-    let each: Option<Vec<f64>> = ours.map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
-    Some(each?.into_iter().sum())
+    let sum = |ours: &dyn Fn(&str) -> bool| -> Option<f64> {
+        let lines = answer.lines().filter(|l| ours(l));
+        let each: Option<Vec<f64>> = lines.map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
+        each.filter(|each| !each.is_empty()).map(|each| each.into_iter().sum())
+    };
+    Some((
+        sum(&|l| l.starts_with("soma_stage{") && l.contains(r#"what="state_keys""#))?,
+        sum(&|l| l.starts_with("soma_heap_allocated_bytes "))?,
+    ))
 }
 
 fn sample(options: &Options, begun: Instant, window: &mut [i64]) -> Result<Sample, String> {
     let pid = options.load.pid;
     let rss = rss_mb(pid).ok_or("the platform process is gone")?;
+    let (keys, heap) = told(&options.admin).ok_or("the platform does not tell how many keys and bytes it has")?;
     #[allow(clippy::cast_precision_loss, reason = "for a plot")]
     Ok(Sample {
         at_s: begun.elapsed().as_secs_f64(),
         rss_mb: rss as f64,
         handles: count(&format!("/proc/{pid}/fd")),
         threads: count(&format!("/proc/{pid}/task")),
-        keys: keys(&options.admin).ok_or("the platform does not tell how many keys it has")?,
+        heap_mb: heap / 1e6,
+        keys,
         p99_ms: percentile(window, 0.99),
     })
 }
@@ -181,8 +189,9 @@ fn figures(options: &Options, answered: u64, samples: &[Sample], all: &mut [i64]
     let slope = |what| slope_per_h(steady, what).ok_or("too short: nothing is left after --settled-s");
     let (rss, handles, threads, keys) = (of(|s| s.rss_mb), of(|s| s.handles), of(|s| s.threads), of(|s| s.keys));
     let ((grows, error), (opens, opens_error)) = (slope(|s| s.rss_mb)?, slope(|s| s.handles)?);
+    let (heap, (heap_grows, heap_error)) = (of(|s| s.heap_mb), slope(|s| s.heap_mb)?);
     let line = format!(
-        "soak minutes={:.0} plateau_minutes={:.0} rate={} runs={answered} e2e_p50_ms={:.0} e2e_p99_ms={:.0} state_keys={:.0}..{:.0} threads={:.0}..{:.0} rss_mb={:.0}..{:.0} handles={:.0}..{:.0} handles_slope_per_h={opens:.1} ± {opens_error:.1} rss_slope_mb_per_h={grows:.1} ± {error:.1}",
+        "soak minutes={:.0} plateau_minutes={:.0} rate={} runs={answered} e2e_p50_ms={:.0} e2e_p99_ms={:.0} state_keys={:.0}..{:.0} threads={:.0}..{:.0} heap_mb={:.0}..{:.0} heap_slope_mb_per_h={heap_grows:.1} ± {heap_error:.1} rss_mb={:.0}..{:.0} handles={:.0}..{:.0} handles_slope_per_h={opens:.1} ± {opens_error:.1} rss_slope_mb_per_h={grows:.1} ± {error:.1}",
         f64::from(load.seconds) / 60.0,
         f64::from(load.seconds.saturating_sub(options.settled_s)) / 60.0,
         load.rate,
@@ -192,6 +201,8 @@ fn figures(options: &Options, answered: u64, samples: &[Sample], all: &mut [i64]
         keys.1,
         threads.0,
         threads.1,
+        heap.0,
+        heap.1,
         rss.0,
         rss.1,
         handles.0,
@@ -219,13 +230,14 @@ fn draw(file: &Path, samples: &[Sample], settled_s: u32) -> std::io::Result<()> 
     let mut svg = format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}" font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>"#,
         WIDTH + LEFT + 20.0,
-        5.0 * (HEIGHT + 45.0) + 20.0
+        6.0 * (HEIGHT + 45.0) + 20.0
     );
-    let panels: [(&str, fn(&Sample) -> f64); 5] = [
+    let panels: [(&str, fn(&Sample) -> f64); 6] = [
         ("keys of the stages' states (dashed: from here on slopes count)", |s| {
             s.keys
         }),
         ("memory of the platform process, MB", |s| s.rss_mb),
+        ("of it in use on the heap, MB", |s| s.heap_mb),
         ("open files and sockets", |s| s.handles),
         ("threads", |s| s.threads),
         ("request to outcome, p99 of each five seconds, ms", |s| s.p99_ms),
@@ -276,6 +288,7 @@ mod tests {
                 rss_mb: rss_mb(at_s),
                 handles: 0.0,
                 threads: 0.0,
+                heap_mb: 0.0,
                 keys: 0.0,
                 p99_ms: 0.0,
             })

@@ -115,6 +115,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ort", &["connectors/models"]),
     ("fjall", &["processors/runtime"]),
     ("tikv-jemallocator", &["processors/runtime"]),
+    ("tikv-jemalloc-ctl", &["processors/runtime"]),
 ];
 
 fn dependencies(krate: &str) -> BTreeSet<String> {

@@ -23,6 +23,7 @@ mod health;
 mod http;
 mod metrics;
 mod part;
+mod process;
 mod processor_loop;
 mod restore;
 pub mod sim;

@@ -6,6 +6,8 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::process;
+
 /// The process's metrics.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -81,6 +83,7 @@ impl Metrics {
         inner.registry.register(Box::new(inner.age.clone()))?;
         inner.registry.register(Box::new(inner.gauges.clone()))?;
         inner.registry.register(Box::new(inner.committed.clone()))?;
+        process::register(&inner.registry)?;
         Ok(Self(Arc::new(inner)))
     }
 
