@@ -14,7 +14,7 @@ use rdkafka::bindings::{rd_kafka_metadata, rd_kafka_metadata_partition};
 /// A topic's id, as librdkafka has it; passed on unread.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct TopicId {
+struct TopicId {
     bits: [i64; 2],
     base64: [c_char; 23],
 }
