@@ -126,6 +126,10 @@ bench-handover: setup build ## Three instances under load, scaled out, rolled an
 soak: setup checkout ## Steady load on state on disk that forgets: whether memory and open files stay flat: MINUTES= RATE= FORGET=minutes SLOPE_MAX=MB an hour
 	@deploy/dev/soak.sh
 
+soak-analytics: setup build ## A streaming view with KEYS=1000000 open keys at half of what it sustains: whether its memory stays flat: MINUTES= RATE= SLOPE_MAX=MB an hour
+	@deploy/dev/step.sh "set up" $(STACK) setup --for test
+	@deploy/dev/soak-analytics.sh
+
 bench-kill: build ## Two hundred runs in flight, a kill at each scope: how long until the last thing was sent
 	@deploy/dev/step.sh "build live tests" cargo test $(CARGO_FLAGS) --workspace --features soma-tests/live --test soma --no-run --quiet
 	@SOMA_BENCH=1 SOMA_LIVE_FILTER=kill_switch deploy/dev/live.sh

@@ -44,6 +44,12 @@ pub(crate) struct Fill {
     /// Partitions
     #[arg(long, default_value_t = 1)]
     partitions: i32,
+    /// Different runs they are about, over and over; every four records are of a new one otherwise
+    #[arg(long)]
+    runs: Option<u64>,
+    /// Records a second; as many as the broker takes otherwise
+    #[arg(long)]
+    rate: Option<u64>,
 }
 
 /// The topic to read.
@@ -60,8 +66,11 @@ pub(crate) struct Consume {
     records: u64,
 }
 
+/// A prime: runs come back in an order that is not that of their names.
+const STRIDE: u64 = 7_919;
+
 /// Puts a record's Avro form into `into`, framed.
-fn encode(into: &mut Vec<u8>, schema_id: u32, nth: u64) {
+fn encode(into: &mut Vec<u8>, schema_id: u32, nth: u64, runs: Option<u64>) {
     into.clear();
     into.push(0);
     into.extend(schema_id.to_be_bytes());
@@ -70,7 +79,8 @@ fn encode(into: &mut Vec<u8>, schema_id: u32, nth: u64) {
     string(into, &format!("evt_{nth:032x}"));
     number(into, at);
     string(into, &format!("tenant-{}", nth % TENANTS));
-    string(into, &format!("run_{:032x}", nth / 4));
+    let run = runs.map_or(nth / 4, |runs| nth * STRIDE % runs);
+    string(into, &format!("run_{run:032x}"));
     string(into, kind);
     number(into, 2);
     for (key, value) in [("tool", "http"), ("status", "succeeded")] {
@@ -115,7 +125,13 @@ pub(crate) fn fill(options: &Fill) -> Result<String, String> {
         .map_err(text)?;
     let (began, mut value) = (Instant::now(), Vec::new());
     for nth in 0..options.records {
-        encode(&mut value, id, nth);
+        encode(&mut value, id, nth, options.runs);
+        if let Some(rate) = options.rate.filter(|rate| nth % (rate / 100).max(1) == 0) {
+            // A hundred times a second: not faster than wanted.
+            let due = Duration::from_micros(nth * 1_000_000 / rate.max(1));
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            producer.poll(Duration::ZERO);
+        }
         let partition = i32::try_from(nth % u64::try_from(options.partitions).unwrap_or(1)).unwrap_or(0);
         send(&producer, &options.topic, partition, &value).map_err(text)?;
     }
