@@ -43,9 +43,10 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def rss_mb(pid):
+def memory_mb(pid, what):
+    """A line of a process's status: VmHWM, the most it ever had; RssAnon, its own memory; RssFile, pages of its program and libraries."""
     with open("/proc/{}/status".format(pid), encoding="ascii") as status:
-        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith(what + ":"))
 
 
 class Ours:
@@ -57,6 +58,7 @@ class Ours:
         self.folder = HERE / "analytics" / view
         self.env = {**os.environ, "SOMA_PARTITIONS": str(options.partitions)}
         self.admin = AdminClient({"bootstrap.servers": os.environ["SOMA_KAFKA_BROKERS"]})
+        self.anon_mb = 0
         self.reader = Consumer({"bootstrap.servers": os.environ["SOMA_KAFKA_BROKERS"], "group.id": self.stage, "enable.auto.commit": False})
 
     def clear(self):
@@ -99,6 +101,7 @@ class Ours:
             if process.poll() is not None:
                 raise RuntimeError("{} ended with {}".format(self.view, process.returncode))
             at = self.at()
+            self.anon_mb = max(self.anon_mb, memory_mb(process.pid, "RssAnon"))
             if at >= wanted:
                 return at
             time.sleep(0.01)
@@ -107,6 +110,7 @@ class Ours:
     def measure(self):
         """Rows a second and processor time a row from a quarter of the topic on, memory, and milliseconds to the first commit."""
         self.clear()
+        self.anon_mb = 0
         began = time.monotonic()
         process = self.start()
         try:
@@ -116,14 +120,15 @@ class Ours:
             since, before = time.monotonic(), cpu_s(process.pid)
             last = self.until(process, self.options.records)
             seconds, cpu = time.monotonic() - since, cpu_s(process.pid) - before
-            memory = rss_mb(process.pid)
+            memory = {"rss_mb": memory_mb(process.pid, "VmHWM"), "anon_mb": self.anon_mb, "file_mb": memory_mb(process.pid, "RssFile")}
             # What the last commit brought about is told with the next.
             time.sleep(2)
         finally:
             process.terminate()
             process.wait()
         self.check()
-        return {"rows_per_s": (last - first) / seconds, "cpu_us_per_row": cpu * 1e6 / (last - first), "rss_mb": memory, "start_ms": (started - began) * 1e3}
+        return {"rows_per_s": (last - first) / seconds, "cpu_us_per_row": cpu * 1e6 / (last - first), **memory,
+                "start_ms": (started - began) * 1e3}
 
     def recover(self):
         """Milliseconds from kill -9 in the middle to the next commit of the process started after it."""
@@ -215,7 +220,8 @@ def line(view, ceiling, own, theirs):
         "view=" + view, shown("rows_per_s", rows), shown("flink_rows_per_s", flink_rows), shown("ratio_flink", over(rows, flink_rows), 2),
         shown("ratio_flink_cpu", over(flink_cpu, cpu), 2), shown("ratio_to_consume", over(rows, median(ceiling, "consume_rows_per_s")), 2),
         shown("cpu_us_per_row", cpu, 3), shown("flink_cpu_us_per_row", flink_cpu, 3),
-        shown("rss_mb", median(own, "rss_mb")), shown("flink_rss_mb", median(theirs, "flink_rss_mb")),
+        shown("rss_mb", median(own, "rss_mb")), shown("anon_mb", median(own, "anon_mb")), shown("file_mb", median(own, "file_mb")),
+        shown("flink_rss_mb", median(theirs, "flink_rss_mb")),
         shown("start_ms", median(own, "start_ms")), shown("flink_start_ms", median(theirs, "flink_start_ms")),
         shown("recovery_ms", median(own, "recovery_ms")), shown("flink_recovery_ms", median(theirs, "flink_recovery_ms"))])
 

@@ -5,13 +5,15 @@
 //! too, for a record, and goes on behind it after the next rebalance: a record is skipped, or the topic read from its beginning.
 //!
 //! Why it is sound: the queue is this type's own reference, given back once, before the client it belongs to (`Bulk` holds that); a
-//! message is looked at only while the client calls back; librdkafka's queues may be used from any thread. A panic in a call back ends
-//! the process, as Rust does at every border to C.
+//! message is looked at only while the client calls back; librdkafka's queues may be used from any thread. The bell a queue rings outlives
+//! that: `Bulk` holds it too, and takes it from the queue, under the queue's lock, before it lets go. A panic in a call back ends the
+//! process, as Rust does at every border to C.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_void};
 use std::ptr::{NonNull, null_mut};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -28,9 +30,32 @@ pub(crate) enum Taken<'a> {
     Failed(KafkaError),
 }
 
+/// Rung by queues that were empty and are not any more.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.heard.notify_one();
+    }
+
+    /// Waits until it is rung, or was since the last time; no longer than this.
+    pub(crate) fn wait(&self, most: Duration) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.heard.wait_timeout_while(rung, most, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+}
+
 /// The queue of a partition.
 pub(crate) struct Bulk<C: ConsumerContext + 'static> {
     queue: NonNull<RDKafkaQueue>,
+    /// What the queue rings; only held here.
+    _bell: Arc<Bell>,
     consumer: Arc<BaseConsumer<C>>,
 }
 
@@ -44,8 +69,8 @@ struct Call<'a> {
 }
 
 impl<C: ConsumerContext> Bulk<C> {
-    /// Takes a partition's queue out of the common one; `None` when the topic's name cannot be one.
-    pub(crate) fn open(consumer: &Arc<BaseConsumer<C>>, topic: &str, partition: i32) -> Option<Self> {
+    /// Takes a partition's queue out of the common one, and has it ring; `None` when the topic's name cannot be one.
+    pub(crate) fn open(consumer: &Arc<BaseConsumer<C>>, topic: &str, partition: i32, bell: &Arc<Bell>) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
         // SAFETY: the client lives as long as the `Arc`; the name is copied. The reference to the queue is ours to give back.
         let queue = unsafe {
@@ -53,10 +78,13 @@ impl<C: ConsumerContext> Bulk<C> {
             let queue = native::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition);
             let queue = NonNull::new(queue)?;
             native::rd_kafka_queue_forward(queue.as_ptr(), null_mut());
+            let rung = Arc::as_ptr(bell).cast_mut().cast();
+            native::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(ring), rung);
             queue
         };
         Some(Self {
             queue,
+            _bell: Arc::clone(bell),
             consumer: Arc::clone(consumer),
         })
     }
@@ -71,6 +99,15 @@ impl<C: ConsumerContext> Bulk<C> {
             native::rd_kafka_consume_callback_queue(self.queue.as_ptr(), 0, Some(taken), call.cast());
         }
     }
+}
+
+/// What the client calls when a queue is empty no more, on a thread of its own and holding the queue's lock.
+///
+/// # Safety
+/// `bell` is the one of the `Bulk` whose queue this is.
+unsafe extern "C" fn ring(_: *mut RDKafka, bell: *mut c_void) {
+    // SAFETY: as the caller promises; `Bulk` holds the bell until the queue has forgotten it.
+    unsafe { &*bell.cast::<Bell>().cast_const() }.ring();
 }
 
 /// What the client calls with each message.
@@ -112,7 +149,10 @@ unsafe fn read<'a>(message: *mut RDKafkaMessage) -> Taken<'a> {
 
 impl<C: ConsumerContext + 'static> Drop for Bulk<C> {
     fn drop(&mut self) {
-        // SAFETY: our own reference, given back once.
-        unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+        // SAFETY: our own reference, given back once; the queue itself lives on in the client, and rings nobody then.
+        unsafe {
+            native::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, null_mut());
+            native::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
     }
 }

@@ -155,32 +155,47 @@ pub(crate) fn member(config: &LogConfig) -> Result<BaseConsumer<Deferred>, Fault
 
 /// Reads the partitions its member was given.
 pub(crate) fn reader(config: &LogConfig) -> Result<BaseConsumer, Fault> {
-    let lingers = config.linger_ms >= LINGERS_MS;
     let mut client = client(config);
     client
         .set("auto.offset.reset", "earliest")
-        // A stage that lingers lets the broker gather: an answer per linger instead of one per commit of those before it.
-        .set(
-            "fetch.wait.max.ms",
-            if config.bulk {
-                "10".to_owned()
-            } else if lingers {
-                config.linger_ms.to_string()
-            } else {
-                "500".to_owned()
-            },
-        )
-        .set("fetch.min.bytes", if lingers { "1048576" } else { "1" })
-        .set(
-            "fetch.message.max.bytes",
-            if config.bulk { "4194304" } else { "1048576" },
-        )
-        // What a stage may hold ahead of its step; many stages share one process.
-        .set("queued.max.messages.kbytes", if config.bulk { "8192" } else { "2048" })
-        .set("queued.min.messages", if config.bulk { "100000" } else { "1000" })
         // Where a partition ends tells one that is idle from one that is not read yet.
-        .set("enable.partition.eof", if config.bulk { "true" } else { "false" })
-        // With a queue this short the client's default of a second would be a stop after every fetch.
-        .set("fetch.queue.backoff.ms", "5");
+        .set("enable.partition.eof", if config.bulk { "true" } else { "false" });
+    for (name, value) in fetching(config) {
+        client.set(name, value);
+    }
     client.create().map_err(|e| unavailable("reader", &e))
+}
+
+/// How much is fetched at once and held ahead of the step; many stages share one process.
+fn fetching(config: &LogConfig) -> [(&'static str, String); 7] {
+    let lingers = config.linger_ms >= LINGERS_MS;
+    let least = match (lingers, config.bulk) {
+        (false, _) => 1,
+        // A stage that lingers lets the broker gather: an answer per linger instead of one per commit of those before it.
+        (true, false) => 1 << 20,
+        // Never more than is asked for of one partition: the broker would wait for it to the end.
+        (true, true) => 1 << 16,
+    };
+    let wait = match (lingers, config.bulk) {
+        (_, true) => 10,
+        (true, _) => config.linger_ms,
+        (false, _) => 500,
+    };
+    // Of each record the client makes an object of a kibibyte (`rd_kafka_op_t`), and it unpacks a whole fetch at once: how many records those
+    // bytes are, packed, and how many are held, is what a stage of many records a second needs of memory (`make bench-analytics`).
+    let (each, all, ahead_kib, ahead, rest) = if config.bulk {
+        (1 << 19, 1 << 20, 8192, 30_000, 1)
+    } else {
+        (1 << 20, 50 << 20, 2048, 1000, 5)
+    };
+    [
+        ("fetch.wait.max.ms", wait.to_string()),
+        ("fetch.min.bytes", least.to_string()),
+        ("fetch.message.max.bytes", each.to_string()),
+        ("fetch.max.bytes", all.to_string()),
+        ("queued.max.messages.kbytes", ahead_kib.to_string()),
+        ("queued.min.messages", ahead.to_string()),
+        // With a queue this short the client's default of a second would be a stop after every fetch.
+        ("fetch.queue.backoff.ms", rest.to_string()),
+    ]
 }

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
-use crate::bulk::{Bulk, Taken};
+use crate::bulk::{Bell, Bulk, Taken};
 use crate::faults::unavailable;
 use crate::send::{places, raw};
 use crate::tail::REQUEST;
@@ -24,8 +24,8 @@ const BYTES_EACH: usize = 64;
 const APART: i64 = 2_000;
 /// A broker that sends nothing for so long, though a record was asked for, is not answering.
 const STALL: Duration = Duration::from_secs(15);
-/// How often is looked for records while there are none. A timed poll of the client would spin through the last millisecond.
-const LOOK: Duration = Duration::from_millis(3);
+/// How often is looked for what concerns no partition, while there are no records: those ring.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a poll gathered.
 #[derive(Default)]
@@ -48,11 +48,17 @@ struct Part<C: ConsumerContext + 'static> {
 }
 
 /// The partitions of a stage that reads slabs.
-pub(crate) struct Queues<C: ConsumerContext + 'static>(Vec<Part<C>>);
+pub(crate) struct Queues<C: ConsumerContext + 'static> {
+    parts: Vec<Part<C>>,
+    bell: Arc<Bell>,
+}
 
 impl<C: ConsumerContext> Default for Queues<C> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self {
+            parts: Vec::new(),
+            bell: Arc::default(),
+        }
     }
 }
 
@@ -65,8 +71,8 @@ impl<C: ConsumerContext> Queues<C> {
     ) -> Result<(), Fault> {
         for ((topic, partition), next) in places {
             self.close(|t, p| t == topic && p == *partition);
-            let queue = Bulk::open(consumer, topic, *partition);
-            self.0.push(Part {
+            let queue = Bulk::open(consumer, topic, *partition, &self.bell);
+            self.parts.push(Part {
                 queue: queue
                     .ok_or_else(|| unavailable(&format!("queue of {topic}/{partition}"), &KafkaError::Canceled))?,
                 topic: topic.as_str().into(),
@@ -80,7 +86,7 @@ impl<C: ConsumerContext> Queues<C> {
 
     /// Lets queues go.
     pub(crate) fn close(&mut self, which: impl Fn(&str, i32) -> bool) {
-        self.0.retain(|part| !which(&part.topic, part.partition));
+        self.parts.retain(|part| !which(&part.topic, part.partition));
     }
 
     /// Goes on where they were read to, after a pause.
@@ -91,7 +97,7 @@ impl<C: ConsumerContext> Queues<C> {
     /// a pause of all that a group's member reads, which is one reason why members read nothing (`group.rs`).
     pub(crate) fn go_on(&mut self, consumer: &BaseConsumer<C>) -> Result<(), Fault> {
         let place = |part: &Part<C>| ((part.topic.to_string(), part.partition), part.next);
-        let standing: BTreeMap<_, _> = self.0.iter().map(place).collect();
+        let standing: BTreeMap<_, _> = self.parts.iter().map(place).collect();
         if standing.is_empty() {
             return Ok(());
         }
@@ -109,7 +115,7 @@ impl<C: ConsumerContext> Queues<C> {
             let what = || format!("rewind {}/{}", place.topic(), place.partition());
             place.error().map_err(|e| unavailable(&what(), &e))?;
         }
-        for part in &mut self.0 {
+        for part in &mut self.parts {
             if let Some(next) = to.get(&(part.topic.to_string(), part.partition)) {
                 (part.at_end, part.next) = (false, *next);
             }
@@ -119,7 +125,7 @@ impl<C: ConsumerContext> Queues<C> {
 
     /// Partitions that are not read to their end.
     pub(crate) fn unread(&self) -> Vec<(Arc<str>, i32)> {
-        let unread = self.0.iter().filter(|part| !part.at_end);
+        let unread = self.parts.iter().filter(|part| !part.at_end);
         unread.map(|part| (part.topic.clone(), part.partition)).collect()
     }
 
@@ -138,15 +144,15 @@ impl<C: ConsumerContext> Queues<C> {
             if let Some(Err(e)) = consumer.poll(Duration::ZERO) {
                 gathered.failed = Some(e);
             }
-            let each = records_max / self.0.len().max(1) + 1;
-            for part in &mut self.0 {
+            let each = records_max / self.parts.len().max(1) + 1;
+            for part in &mut self.parts {
                 part.take(&mut gathered, each);
             }
             let now = Instant::now();
             if gathered.records > 0 || gathered.failed.is_some() || now >= until || broken_off() {
                 return gathered;
             }
-            std::thread::sleep(LOOK.min(until - now));
+            self.bell.wait(LOOK.min(until - now));
         }
     }
 }
