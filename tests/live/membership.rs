@@ -344,3 +344,27 @@ fn no_transaction_is_passed_over_when_another_joins() {
         });
     }
 }
+
+#[test]
+fn no_transaction_is_passed_over_by_a_pause() {
+    let live = live();
+    let (topic, stop) = (topic(live), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| write(live, &topic, &stop));
+        let _stop = Stop(&stop);
+        let mut reader = Instance::reading(live, &topic, "a", true);
+        let mut next = BTreeMap::new();
+        let mut far = 0;
+        // What was fetched before a pause is dropped: twice, since a mark met meanwhile only tells with the next.
+        until("it goes on after every pause", || {
+            read_slowly(&mut reader, &mut next);
+            for paused in [true, false, true, false] {
+                reader.log.pause(paused).unwrap();
+                read_slowly(&mut reader, &mut next);
+            }
+            let least = next.values().min().copied().unwrap_or_default();
+            far += u64::from(least > 0);
+            least > 100 && far > 8
+        });
+    });
+}
