@@ -21,11 +21,11 @@ const CHECKPOINT_AGE_MAX_MICROS: i64 = 12 * 3600 * 1_000_000;
 /// Bytes gathered while a changelog is read. Most keys are written many times in it: only the last is kept.
 const RESTORE_BYTES: usize = if cfg!(test) { 1000 } else { 64 << 20 };
 /// Memory of a partition's states before they go to disk; small, since a start reads back what had not.
-const STATES_BYTES: u64 = 8 << 20;
+const STATES_BYTES: u64 = 4 << 20;
 /// The same of each of its indexes. They are a few small rows written again with every transaction: with more, memory would fill for hours.
 const INDEX_BYTES: u64 = 1 << 20;
-/// Read cache of a stage.
-const CACHE_BYTES: u64 = 32 << 20;
+/// Read cache of a stage; small, since what is asked for was mostly written lately and is in memory anyway. It fills for an hour, and memory with it.
+const CACHE_BYTES: u64 = 8 << 20;
 /// The engine takes keys of up to 64 KiB, timers' names included.
 const KEY_BYTES_MAX: usize = 32 << 10;
 const CHECKPOINT: &str = "checkpoint";
