@@ -8,7 +8,7 @@ PIPELINE ?= control-tower
 # Linking and code generation of one crate at a time already fill two cores.
 CARGO_FLAGS ?=
 
-.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-handover bench-restore bench-audit bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink verify-joins
+.PHONY: help python checkout setup build up down status reset deploy demo dash test check fmt lint unit sim live chaos bench-e2e bench-hop bench-handover bench-restore bench-audit bench-clickhouse bench-kill bench-gate bench-backtest fuzz opa soak clean-cache verify-windows verify-backfill bench-analytics udfs verify-flink verify-joins
 
 help: ## List the operations
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -136,6 +136,9 @@ bench-kill: build ## Two hundred runs in flight, a kill at each scope: how long 
 
 bench-audit: setup checkout ## A chain of ENTRIES verified on one core; CHANGES random changes to copies of topic and table, all to be found
 	@deploy/dev/bench-audit.sh
+
+bench-clickhouse: setup checkout ## A topic kept in ClickHouse, row by row beside column by column: RECORDS= ROUNDS= BATCHES=
+	@deploy/dev/bench-clickhouse.sh
 
 bench-gate: checkout ## The policy gate on one core, beside the bare Rego engine and an OPA server (needs Go): DECISIONS= ROUNDS=
 	@deploy/dev/bench-gate.sh

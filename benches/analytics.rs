@@ -10,7 +10,7 @@ use schemas::Record;
 use schemas::records::Event;
 use schemas::topics::Cleanup;
 
-use crate::common::{brokers, create, registry, text, tokio};
+use crate::common::{brokers, cpu_s, create, registry, text, tokio};
 
 const TENANTS: u64 = 8;
 const KINDS: [&str; 6] = [
@@ -31,25 +31,28 @@ const APART_US: i64 = 1_000;
 pub(crate) struct Fill {
     /// Bootstrap servers
     #[arg(long)]
-    brokers: String,
+    pub(crate) brokers: String,
     /// Schema registry URL
     #[arg(long)]
-    registry: String,
+    pub(crate) registry: String,
     /// Topic
     #[arg(long, default_value = "bench.events")]
-    topic: String,
+    pub(crate) topic: String,
     /// Records
     #[arg(long, default_value_t = 10_000_000)]
-    records: u64,
+    pub(crate) records: u64,
     /// Partitions
     #[arg(long, default_value_t = 1)]
-    partitions: i32,
+    pub(crate) partitions: i32,
+    /// Event time of the first record, microseconds since 1970
+    #[arg(long, default_value_t = BEGIN_US)]
+    pub(crate) begin_us: i64,
     /// Different runs they are about, over and over; every four records are of a new one otherwise
     #[arg(long)]
-    runs: Option<u64>,
+    pub(crate) runs: Option<u64>,
     /// Records a second; as many as the broker takes otherwise
     #[arg(long)]
-    rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
 }
 
 /// The topic to read.
@@ -70,16 +73,16 @@ pub(crate) struct Consume {
 const STRIDE: u64 = 7_919;
 
 /// Puts a record's Avro form into `into`, framed.
-fn encode(into: &mut Vec<u8>, schema_id: u32, nth: u64, runs: Option<u64>) {
+fn encode(into: &mut Vec<u8>, schema_id: u32, options: &Fill, nth: u64) {
     into.clear();
     into.push(0);
     into.extend(schema_id.to_be_bytes());
-    let at = BEGIN_US + APART_US * i64::try_from(nth).unwrap_or_default();
+    let at = options.begin_us + APART_US * i64::try_from(nth).unwrap_or_default();
     let kind = KINDS[usize::try_from(nth / 3 % KINDS.len() as u64).unwrap_or(0)];
     string(into, &format!("evt_{nth:032x}"));
     number(into, at);
     string(into, &format!("tenant-{}", nth % TENANTS));
-    let run = runs.map_or(nth / 4, |runs| nth * STRIDE % runs);
+    let run = options.runs.map_or(nth / 4, |runs| nth * STRIDE % runs);
     string(into, &format!("run_{run:032x}"));
     string(into, kind);
     number(into, 2);
@@ -125,7 +128,7 @@ pub(crate) fn fill(options: &Fill) -> Result<String, String> {
         .map_err(text)?;
     let (began, mut value) = (Instant::now(), Vec::new());
     for nth in 0..options.records {
-        encode(&mut value, id, nth, options.runs);
+        encode(&mut value, id, options, nth);
         if let Some(rate) = options.rate.filter(|rate| nth % (rate / 100).max(1) == 0) {
             // A hundred times a second: not faster than wanted.
             let due = Duration::from_micros(nth * 1_000_000 / rate.max(1));
@@ -179,7 +182,7 @@ pub(crate) fn consume(options: &Consume) -> Result<String, String> {
         records += 1;
         bytes += message.payload_len();
         if records == options.records / 4 {
-            since = Some((Instant::now(), cpu_s()));
+            since = Some((Instant::now(), cpu_s(std::process::id()).unwrap_or(0.0)));
         }
     }
     let (began, before) = since.ok_or("no records")?;
@@ -188,24 +191,13 @@ pub(crate) fn consume(options: &Consume) -> Result<String, String> {
         (options.records - options.records / 4) as f64,
         bytes as f64 / records as f64,
     );
-    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_s() - before);
+    let (seconds, cpu) = (
+        began.elapsed().as_secs_f64(),
+        cpu_s(std::process::id()).unwrap_or(0.0) - before,
+    );
     Ok(format!(
         "consume_rows_per_s={:.0} consume_cpu_us_per_row={:.4} consume_bytes_per_row={each:.1}",
         measured / seconds,
         cpu * 1e6 / measured,
     ))
-}
-
-/// Processor time this process has used, seconds.
-fn cpu_s() -> f64 {
-    const TICKS_PER_S: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|f| f.parse::<u32>().ok())
-            .map_or(0.0, f64::from)
-    };
-    (ticks(11) + ticks(12)) / TICKS_PER_S
 }

@@ -47,6 +47,15 @@ pub(crate) fn rss_mb(pid: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb / 1024)
 }
 
+/// Processor time a process has used, seconds.
+pub(crate) fn cpu_s(pid: u32) -> Option<f64> {
+    const TICKS_PER_S: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u32>().ok()).map(f64::from);
+    Some((ticks(11)? + ticks(12)?) / TICKS_PER_S)
+}
+
 pub(crate) fn tokio() -> Result<Runtime, String> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(1).enable_all().build().map_err(text)

@@ -3,6 +3,7 @@
 mod analytics;
 mod audit;
 mod backtest;
+mod clickhouse;
 mod common;
 mod e2e;
 mod gate;
@@ -39,6 +40,8 @@ enum Bench {
     Backtest(backtest::Options),
     /// A topic of events for the streaming views.
     AnalyticsFill(analytics::Fill),
+    /// A topic kept in ClickHouse: rows sent row by row beside column by column.
+    Clickhouse(clickhouse::Options),
     /// The ceiling of the streaming views: a consumer that only counts bytes.
     AnalyticsConsume(analytics::Consume),
     /// The stage of `hop`.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Bench::Backtest(options) => backtest::run(&options),
         Bench::AnalyticsFill(options) => analytics::fill(&options),
         Bench::AnalyticsConsume(options) => analytics::consume(&options),
+        Bench::Clickhouse(options) => clickhouse::run(&options),
         Bench::HopStage(options) => hop::run_stage(&options),
         Bench::HopRaw(options) => hop::run_raw(&options),
     };

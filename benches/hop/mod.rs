@@ -16,7 +16,7 @@ use schemas::records::Event;
 use schemas::topics::{Cleanup, Topic};
 use schemas::{Record, Timestamp};
 
-use crate::common::{brokers, create, registry, text, tokio};
+use crate::common::{brokers, cpu_s, create, registry, text, tokio};
 
 pub(crate) use raw::run as run_raw;
 pub(crate) use stage::run as run_stage;
@@ -153,15 +153,6 @@ fn start(options: &Options, who: Who, name: &str, schema_id: u32) -> Result<Chil
     };
     command.stdout(Stdio::null());
     command.spawn().map_err(|e| format!("{}: {e}", who.name()))
-}
-
-/// Processor time a process has used, seconds.
-fn cpu_s(pid: u32) -> Option<f64> {
-    const TICKS_PER_S: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u32>().ok()).map(f64::from);
-    Some((ticks(11)? + ticks(12)?) / TICKS_PER_S)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "records of a benchmark")]

@@ -16,6 +16,8 @@ pub(super) fn config() -> Config {
         user: env("SOMA_CLICKHOUSE_USER"),
         password: env("SOMA_CLICKHOUSE_PASSWORD"),
         timeout_ms: 10_000,
+        // Batches of the tests here are smaller and larger: both ways are taken by turns.
+        bulk_rows_min: 4,
     }
 }
 

@@ -7,7 +7,7 @@ use clickhouse::Row;
 use kernel::{Fault, FaultCode};
 use serde::{Deserialize, Serialize};
 
-use super::sink::insert;
+use super::insert::insert;
 use super::{Config, Server};
 
 /// The files, in the order in which they are applied. A file that has shipped is never changed; add another.

@@ -4,8 +4,9 @@
 use kernel::{Fault, FaultCode};
 
 use super::Server;
+use super::insert::inserting;
 use super::migrate::{AGAIN, feeds};
-use super::sink::{GOES_MAX, Place, inserting};
+use super::sink::{GOES_MAX, Place};
 
 /// Sees that the minute tables have counted the facts of a partition up to an offset.
 ///

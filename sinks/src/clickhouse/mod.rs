@@ -4,14 +4,18 @@
 //! certificates; put a TLS-terminating proxy beside the platform).
 
 mod fault;
+mod insert;
 mod migrate;
 mod minutes;
+mod native;
 mod positions;
 mod read;
 mod rows;
 mod sink;
 mod stream;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kernel::{ConfigFault, Fault};
@@ -23,6 +27,9 @@ pub use migrate::{Migrated, migrate};
 pub use read::{Column, ROWS_MAX, Reader, Table};
 pub use sink::ClickHouseSink;
 pub use stream::ArrowStream;
+
+/// From so many rows on columns cost less than rows: `make bench-clickhouse`.
+const BULK_ROWS_MIN: usize = 100;
 
 /// Where ClickHouse is and who we are there.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,6 +49,9 @@ pub struct Config {
     /// Time limit of one statement, milliseconds.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
+    /// Rows of one insert from which on they go column by column (Native) rather than row by row (RowBinary).
+    #[serde(default = "bulk_rows_min")]
+    pub bulk_rows_min: usize,
 }
 
 fn database() -> String {
@@ -50,6 +60,10 @@ fn database() -> String {
 
 fn timeout_ms() -> u64 {
     checks::TIMEOUT_MS
+}
+
+fn bulk_rows_min() -> usize {
+    BULK_ROWS_MIN
 }
 
 /// Everything wrong with a configuration; paths are relative to it.
@@ -73,6 +87,9 @@ struct Server {
     client: ::clickhouse::Client,
     database: String,
     limit: Duration,
+    bulk_rows_min: usize,
+    /// Of the tables that were written column by column.
+    types: Arc<Mutex<HashMap<&'static str, Arc<native::Types>>>>,
 }
 
 impl Server {
@@ -94,6 +111,8 @@ impl Server {
             client,
             database: config.database.clone(),
             limit,
+            bulk_rows_min: config.bulk_rows_min,
+            types: Arc::default(),
         })
     }
 
@@ -144,6 +163,10 @@ mod tests {
         assert!(serde_json::from_value::<Config>(serde_json::json!({"url": "http://x", "usr": ""})).is_err());
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod bulk_live_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

@@ -7,10 +7,12 @@ use schemas::topics::{self, Topic};
 use schemas::{Record, Timestamp};
 use serde::Serialize;
 
+use super::native::{Block, Columns};
+
 /// A record that becomes a row of a table.
 pub(crate) trait Stored: Record {
     /// Its row.
-    type Row: RowOwned + RowWrite + Serialize + Send + Sync + 'static;
+    type Row: RowOwned + RowWrite + Columns + Serialize + Send + Sync + 'static;
     /// Its table.
     const TABLE: &'static str;
     /// Its topic.
@@ -22,6 +24,17 @@ pub(crate) trait Stored: Record {
 }
 
 macro_rules! row {
+    (@columns $name:ident { $($field:ident,)+ }) => {
+        impl Columns for $name {
+            const COUNT: usize = <Self as Row>::COLUMN_NAMES.len();
+
+            fn write(rows: &[Self], block: &mut Block<'_>) -> Result<(), String> {
+                let names = &mut <Self as Row>::COLUMN_NAMES.iter();
+                $(block.column(names.next().unwrap_or(&""), rows.iter().map(|row| &row.$field))?;)+
+                Ok(())
+            }
+        }
+    };
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Row, Serialize)]
@@ -33,6 +46,8 @@ macro_rules! row {
             _at: i64,
             _again: bool,
         }
+
+        row! { @columns $name { $($field,)+ _topic, _partition, _offset, _at, _again, } }
     };
 }
 

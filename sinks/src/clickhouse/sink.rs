@@ -7,6 +7,7 @@ use schemas::Timestamp;
 use schemas::records::{AuditEntry, Checkpoint, Event, Metric, Outcome, Run, Verdict};
 use schemas::topics;
 
+use super::insert::{insert_facts, inserting};
 use super::positions::{self, Kept};
 use super::rows::Stored;
 use super::{Config, Server, minutes};
@@ -62,7 +63,7 @@ impl<R: Stored> Chunk for Rows<R> {
 
 impl<R: Stored> Rows<R> {
     async fn insert(&self, server: &Server) -> Result<(), Fault> {
-        insert(server, R::TABLE, &self.rows, &self.token).await
+        insert_facts(server, R::TABLE, &self.rows, &self.token).await
     }
 
     /// Looks for the rows of an insert that was taken, and keeps them in another go when they are not there: a server killed in the
@@ -97,7 +98,7 @@ impl<R: Stored> Rows<R> {
             if go < GOES_MAX {
                 tracing::warn!(table = R::TABLE, token = %self.token, go, "ClickHouse knows the insert and has none of its rows: kept again");
                 self.rows.iter_mut().for_each(R::again);
-                insert(server, R::TABLE, &self.rows, &format!("{}+{}", self.token, go + 1)).await?;
+                insert_facts(server, R::TABLE, &self.rows, &format!("{}+{}", self.token, go + 1)).await?;
             }
         }
         let detail = format!(
@@ -111,34 +112,6 @@ impl<R: Stored> Rows<R> {
 
 /// As many tokens are tried for the same rows. Each takes a server killed within one insert of them.
 pub(super) const GOES_MAX: usize = 8;
-
-/// Inserts rows as one block that ClickHouse recognises by its token.
-///
-/// # Errors
-/// `STORE_UNAVAILABLE`: it may or may not have happened. `STORE_REFUSED`: it did not.
-pub(super) async fn insert<T>(server: &Server, table: &str, rows: &[T], token: &str) -> Result<(), Fault>
-where
-    T: clickhouse::RowOwned + clickhouse::RowWrite + serde::Serialize + Sync,
-{
-    let work = async {
-        let mut insert = server
-            .client
-            .insert::<T>(table)
-            .await?
-            .with_setting("insert_deduplicate", "1")
-            .with_setting("async_insert", "0")
-            // The minute tables' views recognise it by the same token: else a row made again would count twice there.
-            .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
-            .with_setting("insert_deduplication_token", token);
-        for row in rows {
-            insert.write(row).await?;
-        }
-        insert.end().await
-    };
-    server
-        .run(&format!("INSERT INTO {}.{table} ({token})", server.database), work)
-        .await
-}
 
 impl ClickHouseSink {
     /// Makes the sink and sees whether ClickHouse is there and knows us.
@@ -284,18 +257,6 @@ fn later(a: Option<Kept>, b: Option<Kept>) -> Option<Kept> {
         }),
         (a, b) => a.or(b),
     }
-}
-
-/// Whether an insert is under way whose token begins so.
-///
-/// # Errors
-/// As every statement.
-pub(super) async fn inserting(server: &Server, token: &str) -> Result<bool, Fault> {
-    let sql = "SELECT count() > 0 FROM system.processes WHERE startsWith(Settings['insert_deduplication_token'], {token: String})";
-    let query = server.client.query_raw(sql).param("token", token);
-    server
-        .run("SELECT FROM system.processes", query.fetch_one::<bool>())
-        .await
 }
 
 /// Asks how far a partition has been kept.
