@@ -5,7 +5,7 @@ use schemas::records::{Event, FaultInfo, Metric, Outcome, Run, RunStep, Verdict,
 use schemas::{Timestamp, Usd};
 use serde_json::json;
 
-use super::migrate::FILES;
+use super::migrate::{FILES, LEDGER, apply};
 use super::*;
 use crate::testing::{Plain, env, poison, raw, tombstone, unique};
 
@@ -31,6 +31,17 @@ pub(super) async fn drop_database(config: &Config) {
         .execute()
         .await
         .unwrap();
+}
+
+/// The schema as it was when these files were all.
+pub(super) async fn migrated(config: &Config, files: &[(&str, &str)]) -> Server {
+    let server = Server::new(config).unwrap();
+    let create = format!("CREATE DATABASE `{}`", config.database);
+    let outside = server.client.clone().with_database("default");
+    outside.query_raw(&create).execute().await.unwrap();
+    server.client.query_raw(LEDGER).execute().await.unwrap();
+    apply(&server, files).await.unwrap();
+    server
 }
 
 fn events(offsets: std::ops::Range<i64>) -> Vec<RawRecord> {

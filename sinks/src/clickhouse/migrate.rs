@@ -36,10 +36,14 @@ pub(super) const FILES: &[(&str, &str)] = &[
         "0006_whole.sql",
         include_str!("../../migrations/clickhouse/0006_whole.sql"),
     ),
+    (
+        "0007_projections.sql",
+        include_str!("../../migrations/clickhouse/0007_projections.sql"),
+    ),
 ];
 
 /// The record of what was applied. `insert` recognises a second instance's row by its token.
-const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
+pub(super) const LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
     (name String, checksum String, applied_at DateTime64(6, 'UTC') DEFAULT now64(6)) \
     ENGINE = MergeTree ORDER BY name SETTINGS non_replicated_deduplication_window = 10000";
 
@@ -166,6 +170,9 @@ mod tests {
                 let harmless = statement.starts_with("CREATE TABLE IF NOT EXISTS")
                     || statement.starts_with("CREATE OR REPLACE VIEW")
                     || statement.contains(" IF NOT EXISTS ")
+                    // Parts that have it are passed over.
+                    || statement.contains(" MATERIALIZE PROJECTION IF EXISTS ")
+                    || statement.contains(" MATERIALIZE INDEX IF EXISTS ")
                     || (statement.starts_with("ALTER TABLE") && statement.contains("_feed MODIFY QUERY"))
                     // Filled from what was kept before: its token lets it in once.
                     || (statement.starts_with("INSERT INTO") && statement.contains("insert_deduplication_token = "));
@@ -184,6 +191,29 @@ mod tests {
         }
         let names: Vec<_> = FILES.iter().map(|(name, _)| *name).collect();
         assert!(names.is_sorted());
+    }
+
+    /// The facts' engine puts no rows together, so merges have nothing to say about a projection but to merge it too. A table whose
+    /// engine does (the minute tables) takes none without `deduplicate_merge_projection_mode`, and needs none.
+    #[test]
+    fn projections_are_of_tables_that_keep_rows_as_they_are() {
+        let all: Vec<_> = FILES.iter().flat_map(|(_, sql)| statements(sql)).collect();
+        let plain = |table: &str| {
+            let mut made = all
+                .iter()
+                .filter(|s| s.starts_with(&format!("CREATE TABLE IF NOT EXISTS {table} (")));
+            made.any(|s| s.contains(") ENGINE = MergeTree\n"))
+        };
+        assert!(plain("events") && !plain("events_1m"));
+        let mut added = 0;
+        for statement in &all {
+            if let Some((table, _)) = statement.split_once(" ADD PROJECTION ") {
+                let table = table.trim_start_matches("ALTER TABLE ");
+                assert!(plain(table), "{statement}");
+                added += 1;
+            }
+        }
+        assert!(added > 5, "{added}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use schemas::Timestamp;
 use schemas::records::{Event, Outcome, Run, Verdict, Violation};
 use serde_json::json;
 
-use super::live_tests::{config, count, drop_database, now_us};
+use super::live_tests::{config, count, drop_database, migrated, now_us};
 use super::migrate::{AGAIN, FILES, apply, feeds};
 use super::*;
 use crate::testing::{Plain, raw};
@@ -57,14 +57,7 @@ async fn minute_tables_count_a_redelivered_row_once() {
 #[ignore = "needs the servers: make live"]
 async fn minute_tables_take_in_what_was_there_before_them() {
     let config = config();
-    let server = Server::new(&config).unwrap();
-    let create = format!("CREATE DATABASE `{}`", config.database);
-    let outside = server.client.clone().with_database("default");
-    outside.query_raw(&create).execute().await.unwrap();
-    let ledger = "CREATE TABLE schema_migrations (name String, checksum String, applied_at DateTime64(6, 'UTC') \
-        DEFAULT now64(6)) ENGINE = MergeTree ORDER BY name SETTINGS non_replicated_deduplication_window = 10000";
-    server.client.query_raw(ledger).execute().await.unwrap();
-    apply(&server, &FILES[..3]).await.unwrap();
+    let server = migrated(&config, &FILES[..3]).await;
     let (decoder, all) = (Plain::of::<Outcome>(), outcomes(0..40));
     // What the sink of then did not write.
     let column = "ALTER TABLE outcomes ADD COLUMN _again Bool DEFAULT false";
