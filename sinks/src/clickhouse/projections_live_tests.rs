@@ -2,7 +2,7 @@
 //! delivered again, after merges, of parts older than the projection, and once the TTL has taken rows away.
 
 use kernel::{RawRecord, Sink};
-use schemas::records::{Checkpoint, Event, Metric, Run, RunStatus};
+use schemas::records::{Checkpoint, Event, Metric, Outcome, Run, RunStatus, Verdict};
 use schemas::{Record, Timestamp, Usd};
 use serde_json::json;
 
@@ -110,6 +110,26 @@ fn runs(now: i64) -> Vec<RawRecord> {
     })
 }
 
+fn verdicts(now: i64) -> Vec<RawRecord> {
+    records("soma.verdicts", now, 60_000, |n, decided_at| Verdict {
+        tenant: tenant(n),
+        evaluation_us: n,
+        decided_at,
+        ..Verdict::default()
+    })
+}
+
+fn outcomes(now: i64) -> Vec<RawRecord> {
+    records("soma.outcomes", now, 60_000, |n, finished_at| Outcome {
+        tenant: tenant(n),
+        tool: "http".into(),
+        latency_us: n,
+        requested_at: finished_at,
+        finished_at,
+        ..Outcome::default()
+    })
+}
+
 fn metrics(now: i64) -> Vec<RawRecord> {
     records("soma.metrics", now, 30_000, |n, at| Metric {
         name: format!("soma_{}", n * 31 % 17),
@@ -185,6 +205,8 @@ async fn the_panels_of_facts_read_projections_and_say_the_same_without_them() {
     let (events, runs, metrics, checkpoints) = (events(now), runs(now), metrics(now), checkpoints(now));
     write::<Event>(&config, &events, 20_000).await;
     write::<Run>(&config, &runs, 20_000).await;
+    write::<Verdict>(&config, &verdicts(now), 20_000).await;
+    write::<Outcome>(&config, &outcomes(now), 20_000).await;
     write::<Metric>(&config, &metrics, 20_000).await;
     write::<Checkpoint>(&config, &checkpoints, 20_000).await;
     let said = panels(&config, now).await;
@@ -193,7 +215,7 @@ async fn the_panels_of_facts_read_projections_and_say_the_same_without_them() {
     write::<Run>(&config, &runs, 7_000).await;
     assert_eq!(panels(&config, now).await, said);
     let server = Server::new(&config).unwrap();
-    for table in ["events", "runs", "metrics", "checkpoints"] {
+    for table in ["events", "runs", "verdicts", "outcomes", "metrics", "checkpoints"] {
         let sql = format!("OPTIMIZE TABLE {table} FINAL");
         server.client.query_raw(&sql).execute().await.unwrap();
     }
@@ -241,24 +263,29 @@ async fn parts_from_before_the_projection_get_it() {
 #[ignore = "needs the servers: make live"]
 async fn rows_the_ttl_takes_are_gone_from_the_projection() {
     let config = config();
-    let now = now_us();
     migrate(&config).await.unwrap();
-    let mut events = events(now);
-    for (n, event) in events.iter_mut().take(6_000).enumerate() {
-        let kind = TYPES[n % 6];
+    let mut events = events(now_us());
+    let old_until = now_us() + 5_000_000;
+    for (n, event) in events.iter_mut().take(600).enumerate() {
         let old = Event {
-            ts: Timestamp(now - 90 * 86_400_000_000 + 4_000_000),
+            ts: Timestamp(old_until - 90 * 86_400_000_000),
             tenant: "acme".into(),
-            kind: kind.into(),
+            kind: TYPES[n % 6].into(),
             ..Event::default()
         };
         event.value = raw("soma.events", 1, 0, "k", &old).value;
     }
-    write::<Event>(&config, &events, 60_000).await;
     let sql = "SELECT count() FROM events WHERE type = 'memory.indexed' AND ts < now64(6)";
     let without = format!("{sql} SETTINGS optimize_use_projections = 0");
-    assert_eq!(count(&config, sql).await, json!(10_000));
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    write::<Event>(&config, &events[..600], 600).await;
+    assert_eq!(
+        count(&config, sql).await,
+        json!(100),
+        "kept while they are young enough"
+    );
+    write::<Event>(&config, &events, 20_000).await;
+    let left = u64::try_from(old_until + 1_500_000 - now_us()).unwrap_or(0);
+    tokio::time::sleep(std::time::Duration::from_micros(left)).await;
     let server = Server::new(&config).unwrap();
     server
         .client
@@ -272,7 +299,7 @@ async fn rows_the_ttl_takes_are_gone_from_the_projection() {
             .any(|row| row[0].as_str().is_some_and(|line| line.contains("(by_type)"))),
         "{plan:?}"
     );
-    assert_eq!(count(&config, sql).await, json!(9_000));
-    assert_eq!(count(&config, &without).await, json!(9_000));
+    assert_eq!(count(&config, sql).await, json!(9_900));
+    assert_eq!(count(&config, &without).await, json!(9_900));
     drop_database(&config).await;
 }
