@@ -29,7 +29,7 @@ pub use sink::ClickHouseSink;
 pub use stream::ArrowStream;
 
 /// From so many rows on columns cost less than rows: `make bench-clickhouse`.
-const BULK_ROWS_MIN: usize = 100;
+const BULK_ROWS_MIN: usize = 1_000;
 
 /// Where ClickHouse is and who we are there.
 #[derive(Clone, Debug, Deserialize)]

@@ -207,8 +207,8 @@ fn dictionary<'c>(cells: impl Iterator<Item = &'c str>, into: &mut Vec<u8>) {
     }
     // How wide a place is: 0 for one byte, 1 for two, 2 for four.
     let width = match words.len() {
-        ..=0x100 => 0u64,
-        ..=0x1_0000 => 1,
+        0..=0x100 => 0u64,
+        0x101..=0x1_0000 => 1,
         _ => 2,
     };
     into.extend((OWN_DICTIONARY | width).to_le_bytes());

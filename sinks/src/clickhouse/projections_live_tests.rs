@@ -99,8 +99,7 @@ fn runs(now: i64) -> Vec<RawRecord> {
             RunStatus::WaitingApproval,
             RunStatus::Running,
             RunStatus::Succeeded,
-        ][usize::try_from((n % 4).min(1 + n % 3)).unwrap()]
-        .clone(),
+        ][usize::try_from((n % 4).min(1 + n % 3)).unwrap()],
         cost_usd: Usd(n),
         requested_at: Timestamp(now - (15_000 - n / 4) * 2_400_000),
         created_at: updated_at,
