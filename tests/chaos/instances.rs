@@ -107,7 +107,9 @@ impl Instances {
     /// Who ended without being asked to is kept in `died` and started again, as a supervisor does.
     pub(crate) fn raise_the_dead(&mut self) {
         for name in self.names() {
-            let Some(child) = self.children.get_mut(name) else { continue };
+            let Some(child) = self.children.get_mut(name) else {
+                continue;
+            };
             if let Some(status) = child.try_wait().unwrap() {
                 self.died.push(format!("instance {name} ended by itself: {status}"));
                 self.start_one(name);

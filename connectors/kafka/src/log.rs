@@ -476,7 +476,11 @@ impl Log for KafkaLog {
             self.reader.resume(&list)
         };
         done.map_err(|e| unavailable("pause", &e))?;
-        if paused { Ok(()) } else { self.queues.go_on(&self.reader) }
+        if paused {
+            Ok(())
+        } else {
+            self.queues.go_on(&self.reader)
+        }
     }
 }
 

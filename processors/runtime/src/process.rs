@@ -13,7 +13,10 @@ pub(crate) fn register(to: &Registry) -> Result<(), prometheus::Error> {
     #[cfg(target_os = "linux")]
     to.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     to.register(Box::new(Heap {
-        allocated: IntGauge::new("soma_heap_allocated_bytes", "Memory the program has asked for and not given back")?,
+        allocated: IntGauge::new(
+            "soma_heap_allocated_bytes",
+            "Memory the program has asked for and not given back",
+        )?,
         resident: IntGauge::new(
             "soma_heap_resident_bytes",
             "Memory the allocator holds for it; without the program's own pages",
@@ -36,7 +39,10 @@ impl Collector for Heap {
         if epoch::advance().is_err() {
             return Vec::new();
         }
-        for (gauge, bytes) in [(&self.allocated, stats::allocated::read()), (&self.resident, stats::resident::read())] {
+        for (gauge, bytes) in [
+            (&self.allocated, stats::allocated::read()),
+            (&self.resident, stats::resident::read()),
+        ] {
             gauge.set(bytes.ok().and_then(|b| i64::try_from(b).ok()).unwrap_or_default());
         }
         [self.allocated.collect(), self.resident.collect()].concat()
