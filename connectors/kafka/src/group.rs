@@ -45,10 +45,12 @@ impl ConsumerContext for Deferred {
         let lost = !assign && member.assignment_lost();
         // What is given is taken at once, whenever the loop begins it: rounds of others need not wait for state to be read back, and in
         // a round that waits for us the client would not tell that the group has gone on without us.
-        if assign {
+        let closing = self.closing.load(Ordering::SeqCst);
+        // While it is closed every answer counts as one to what is asked for last, and whoever answers again waits for ever.
+        if assign && !closing {
             taken_over(member);
         }
-        if self.closing.load(Ordering::SeqCst) {
+        if closing {
             if !assign {
                 given_up(member);
             }
@@ -111,7 +113,10 @@ const LEAVE: Duration = Duration::from_millis(300);
 /// waited for until its session runs out.
 pub(crate) fn close(member: &BaseConsumer<Deferred>, leaves: bool) {
     member.context().closing.store(true, Ordering::SeqCst);
-    given_up(member);
+    // What we have not heard of yet is answered when we do: twice is once too often.
+    if member.context().owing.load(Ordering::SeqCst) {
+        given_up(member);
+    }
     if !leaves {
         return;
     }
