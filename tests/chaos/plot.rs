@@ -11,7 +11,7 @@ use super::faults::Fault;
 pub(super) const WIDTH: f64 = 1200.0;
 pub(super) const HEIGHT: f64 = 260.0;
 pub(super) const LEFT: f64 = 60.0;
-const TOP: f64 = 150.0;
+const TOP: f64 = 190.0;
 
 #[allow(
     clippy::cast_precision_loss,

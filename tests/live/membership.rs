@@ -368,3 +368,30 @@ fn no_transaction_is_passed_over_by_a_pause() {
         });
     });
 }
+
+#[test]
+fn a_close_waits_for_no_answer_that_nobody_gives() {
+    let live = live();
+    let topic = topic(live);
+    let mut first = Instance::open(live, &topic, "a");
+    until("the first instance has everything", || {
+        first.poll(false);
+        first.owned.len() == usize::try_from(PARTITIONS).unwrap()
+    });
+    // Its first round gives it nothing, and it is closed before it hears of that.
+    let second = Instance::open(live, &topic, "b");
+    until("the first round is over", || {
+        first.poll(true);
+        !first.asked.is_empty()
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let (done, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(second);
+        done.send(())
+    });
+    assert!(
+        closed.recv_timeout(Duration::from_secs(20)).is_ok(),
+        "the close waits for ever"
+    );
+}

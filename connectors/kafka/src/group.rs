@@ -1,6 +1,6 @@
 //! Membership in a stage's group, and reading beside it: settings, and rebalances taken down for the loop to perform.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(crate) const LINGERS_MS: u64 = 50;
 pub(crate) struct Deferred {
     queue: Mutex<Vec<Polled>>,
     closing: AtomicBool,
+    /// Partitions given and not asked for again, as far as was heard.
+    given: AtomicUsize,
     /// How many were heard of.
     pub(crate) heard: AtomicU64,
     /// Partitions are to be given up, and are not yet.
@@ -43,18 +45,15 @@ impl ConsumerContext for Deferred {
             .collect();
         let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let lost = !assign && member.assignment_lost();
+        let given = self.count(assign, parts.len());
+        if self.closing.load(Ordering::SeqCst) {
+            answer_closing(member, assign, given);
+            return;
+        }
         // What is given is taken at once, whenever the loop begins it: rounds of others need not wait for state to be read back, and in
         // a round that waits for us the client would not tell that the group has gone on without us.
-        let closing = self.closing.load(Ordering::SeqCst);
-        // While it is closed every answer counts as one to what is asked for last, and whoever answers again waits for ever.
-        if assign && !closing {
+        if assign {
             taken_over(member);
-        }
-        if closing {
-            if !assign {
-                given_up(member);
-            }
-            return;
         }
         self.heard.fetch_add(1, Ordering::SeqCst);
         self.owing.fetch_or(!assign, Ordering::SeqCst);
@@ -68,6 +67,18 @@ impl ConsumerContext for Deferred {
 }
 
 impl Deferred {
+    /// How many partitions the group has given us once so many more are given, or asked for.
+    fn count(&self, assign: bool, parts: usize) -> usize {
+        let before = self.given.load(Ordering::SeqCst);
+        let given = if assign {
+            before + parts
+        } else {
+            before.saturating_sub(parts)
+        };
+        self.given.store(given, Ordering::SeqCst);
+        given
+    }
+
     /// What the group asks of us next, if anything.
     pub(crate) fn next(&self) -> Option<Polled> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,6 +103,17 @@ pub(crate) fn given_up(member: &BaseConsumer<Deferred>) {
     member.context().owing.store(false, Ordering::SeqCst);
     if let Err(e) = member.incremental_unassign(&TopicPartitionList::new()) {
         tracing::warn!(error = %e, "the group was not told that partitions are given up");
+    }
+}
+
+/// Answers a member that is being closed. Every answer then counts as the one to what is asked for last, ends the group, and whoever answers
+/// again waits for ever (librdkafka 2.12.1, `rd_kafka_cgrp_handle_assign_op`). Who was given anything is asked for it, so that is what is answered;
+/// who was not is asked for nothing, and the close waits for this.
+fn answer_closing(member: &BaseConsumer<Deferred>, assign: bool, given: usize) {
+    match (assign, given) {
+        (false, _) => given_up(member),
+        (true, 0) => taken_over(member),
+        (true, _) => {}
     }
 }
 
