@@ -38,23 +38,41 @@ mod tests {
 
     #[test]
     fn only_code_of_this_program_is_given_back() {
-        let line = |rights: &str, file: &str| format!("5581a0000000-5581a0003000 {rights} 01000000 fe:00 1234    {file}");
-        assert_eq!(code(&line("r-xp", "/opt/soma"), "/opt/soma"), Some((0x5581_a000_0000, 0x3000)));
-        for (rights, file) in [("r--p", "/opt/soma"), ("rw-p", "/opt/soma"), ("rwxp", "/opt/soma"), ("r-xp", "/lib/libc.so.6"), ("r-xp", "")] {
+        let line =
+            |rights: &str, file: &str| format!("5581a0000000-5581a0003000 {rights} 01000000 fe:00 1234    {file}");
+        assert_eq!(
+            code(&line("r-xp", "/opt/soma"), "/opt/soma"),
+            Some((0x5581_a000_0000, 0x3000))
+        );
+        for (rights, file) in [
+            ("r--p", "/opt/soma"),
+            ("rw-p", "/opt/soma"),
+            ("rwxp", "/opt/soma"),
+            ("r-xp", "/lib/libc.so.6"),
+            ("r-xp", ""),
+        ] {
             assert_eq!(code(&line(rights, file), "/opt/soma"), None, "{rights} {file}");
         }
     }
 
     #[test]
     fn less_of_the_program_is_mapped_afterwards_and_it_goes_on() {
+        let own = std::env::current_exe().unwrap();
+        // Of the lines that follow a mapping's own, how much of it is there.
         let mapped = || -> u64 {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|l| l.strip_prefix("RssFile:")).unwrap();
-            line.trim().trim_end_matches(" kB").parse().unwrap()
+            let all = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut lines = all.lines();
+            let mut sum = 0;
+            while let Some(line) = lines.next() {
+                if code(line, &own.to_string_lossy()).is_some() {
+                    let there = lines.find_map(|l| l.strip_prefix("Rss:")).unwrap();
+                    sum += there.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+                }
+            }
+            sum
         };
         // Every page of the code, so that there is something to give back.
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let own = std::env::current_exe().unwrap();
         for (start, length) in maps.lines().filter_map(|l| code(l, &own.to_string_lossy())) {
             // SAFETY: the same range as above; it asks for the pages to be read.
             unsafe { madvise(start as *mut std::ffi::c_void, length, Advice::LinuxPopulateRead).unwrap() };
