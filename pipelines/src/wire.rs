@@ -116,7 +116,7 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     }
     threads.append(&mut followers);
     tracing::info!(pipeline = %shared.pipeline.pipeline, instance = %shared.pipeline.instance, stages = shared.pipeline.stages.len(), "started");
-    wait(&stop, &shared.health, &threads);
+    wait(&stop, &threads);
     tracing::info!("stopped");
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
@@ -187,16 +187,9 @@ fn take_over(shared: &Shared, runtime: &tokio::runtime::Runtime) -> Result<(), F
     Ok(())
 }
 
-fn wait(stop: &AtomicBool, health: &runtime::Health, threads: &[std::thread::JoinHandle<()>]) {
-    let mut ready = false;
+fn wait(stop: &AtomicBool, threads: &[std::thread::JoinHandle<()>]) {
     while !stop.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(50));
-        let now = health.is_ready();
-        if now && !ready {
-            // So are those of joining and reading back.
-            runtime::give_back_code();
-        }
-        ready = now;
     }
     tracing::info!("stopping: draining what is in flight");
     let deadline = std::time::Instant::now() + STOP;
