@@ -268,8 +268,8 @@ fn open(task: &Task, shared: &Shared, again: bool) -> Result<(Box<dyn Stage>, St
     let ((log, log_ms), Made { known_ms, built_ms, .. }) = (log, &made);
     tracing::info!(stage = %task.name(), known_ms, built_ms, log_ms, "joining");
     shared.watch.add(log.member());
-    // Before the first fetch fills memory that the pages of planning would still take.
-    runtime::give_back_code();
+    // Before the first fetch: memory that filled up while the pages of planning are there would be the most that is ever taken.
+    runtime::give_back_program();
     let alone = made.alone;
     let stage = alone.unwrap_or_else(|| Box::new(ProcessorStage::new(&pipeline.pipeline, made.members)));
     let cx = StageContext {

@@ -40,7 +40,7 @@ pub use dataflow_loop::DataflowStage;
 pub use health::{Health, StageHealth, StageState};
 pub use http::serve as serve_http;
 pub use metrics::Metrics;
-pub use pages::give_back_code;
+pub use pages::give_back_program;
 pub use part::{Member, Moment, Part};
 pub use processor_loop::ProcessorStage;
 pub use restore::restore;
