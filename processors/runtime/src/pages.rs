@@ -32,7 +32,9 @@ fn mappings(all: &str, own: &str) -> Vec<(usize, usize)> {
         let Some(range) = mapped(line, own) else { continue };
         // What the loader filled in cannot be written any more either, and is in no file. `Anonymous` follows a mapping's own line, before
         // the next one's; where it does not, the mapping is left alone.
-        let filled_in = lines.by_ref().find_map(|l| l.strip_prefix("Anonymous:").or(l.strip_prefix("VmFlags:")));
+        let filled_in = lines
+            .by_ref()
+            .find_map(|l| l.strip_prefix("Anonymous:").or(l.strip_prefix("VmFlags:")));
         if filled_in.map(str::trim) == Some("0 kB") {
             found.push(range);
         }
@@ -59,7 +61,9 @@ mod tests {
     #[test]
     fn only_what_is_as_in_the_program_s_file_is_given_back() {
         let mapping = |rights: &str, file: &str, anonymous: &str| {
-            format!("5581a0000000-5581a0003000 {rights} 01000000 fe:00 1234    {file}\nRss:   12 kB\n{anonymous}VmFlags: rd ex\n")
+            format!(
+                "5581a0000000-5581a0003000 {rights} 01000000 fe:00 1234    {file}\nRss:   12 kB\n{anonymous}VmFlags: rd ex\n"
+            )
         };
         let clean = "Anonymous:             0 kB\n";
         for rights in ["r-xp", "r--p"] {

@@ -37,7 +37,16 @@ enum Values {
     Millis(Vec<i64>),
     Float(Vec<f32>),
     Double(Vec<f64>),
-    Text(Vec<u128>, Vec<u8>),
+    Text(Texts),
+}
+
+/// Texts as arrow's views, which hold up to twelve bytes themselves. Longer ones lie behind them, and those that come again and again only once: less
+/// is copied, and that they are the same can be seen by their views (`distinct.rs`).
+struct Texts {
+    views: Vec<u128>,
+    behind: Vec<u8>,
+    /// By place, which view a long text had last, and one more; 0 for none.
+    recent: [u32; 64],
 }
 
 struct Taken {
@@ -182,7 +191,7 @@ impl Taken {
             ("long", Some("timestamp-millis")) => Values::Millis(Vec::new()),
             ("float", None) => Values::Float(Vec::new()),
             ("double", None) => Values::Double(Vec::new()),
-            ("string", None) => Values::Text(Vec::new(), Vec::new()),
+            ("string", None) => Values::Text(Texts::new()),
             _ => return None,
         };
         let (name, valid) = (name.to_owned(), Vec::new());
@@ -222,19 +231,7 @@ impl Taken {
             Values::Millis(v) => Arc::new(TimestampMillisecondArray::new(std::mem::take(v).into(), nulls)),
             Values::Float(v) => Arc::new(Float32Array::new(std::mem::take(v).into(), nulls)),
             Values::Double(v) => Arc::new(Float64Array::new(std::mem::take(v).into(), nulls)),
-            Values::Text(views, long) => {
-                let buffers = if long.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![Buffer::from_vec(std::mem::take(long))]
-                };
-                // Looks whether all of it is UTF-8.
-                Arc::new(StringViewArray::try_new(
-                    ScalarBuffer::from(std::mem::take(views)),
-                    buffers,
-                    nulls,
-                )?)
-            }
+            Values::Text(texts) => Arc::new(texts.finish(nulls)?),
         })
     }
 }
@@ -247,7 +244,7 @@ impl Values {
             Self::Long(v) | Self::Micros(v) | Self::Millis(v) => v.push(0),
             Self::Float(v) => v.push(0.0),
             Self::Double(v) => v.push(0.0),
-            Self::Text(v, _) => v.push(0),
+            Self::Text(texts) => texts.views.push(0),
         }
     }
 
@@ -262,15 +259,7 @@ impl Values {
             Self::Long(v) | Self::Micros(v) | Self::Millis(v) => v.push(long(bytes)?),
             Self::Float(v) => v.push(f32::from_le_bytes(split(bytes, 4)?.try_into().ok()?)),
             Self::Double(v) => v.push(f64::from_le_bytes(split(bytes, 8)?.try_into().ok()?)),
-            Self::Text(views, behind) => {
-                let text = counted(bytes)?;
-                let offset = u32::try_from(behind.len()).ok()?;
-                views.push(make_view(text, 0, offset));
-                // Up to twelve bytes lie in the view itself.
-                if text.len() > 12 {
-                    behind.extend_from_slice(text);
-                }
-            }
+            Self::Text(texts) => texts.push(counted(bytes)?)?,
         }
         Some(())
     }
@@ -282,11 +271,56 @@ impl Values {
             Self::Long(v) | Self::Micros(v) | Self::Millis(v) => v.clear(),
             Self::Float(v) => v.clear(),
             Self::Double(v) => v.clear(),
-            Self::Text(v, long) => {
-                v.clear();
-                long.clear();
+            Self::Text(texts) => *texts = Texts::new(),
+        }
+    }
+}
+
+impl Texts {
+    fn new() -> Self {
+        Self {
+            views: Vec::new(),
+            behind: Vec::new(),
+            recent: [0; 64],
+        }
+    }
+
+    fn push(&mut self, text: &[u8]) -> Option<()> {
+        let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) else {
+            self.views.push(make_view(text, 0, 0));
+            return Some(());
+        };
+        if text.len() <= 12 {
+            self.views.push(make_view(text, 0, 0));
+            return Some(());
+        }
+        let mixed = u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(31) ^ text.len() as u64;
+        let place = (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize;
+        if let Some(nth) = self.recent[place].checked_sub(1) {
+            let view = self.views[nth as usize];
+            // Of a long text: its length, four bytes, the buffer's number, where it begins.
+            let (length, start) = (view as u32 as usize, (view >> 96) as usize);
+            if self.behind.get(start..start + length) == Some(text) {
+                self.views.push(view);
+                return Some(());
             }
         }
+        let start = u32::try_from(self.behind.len()).ok()?;
+        self.behind.extend_from_slice(text);
+        self.views.push(make_view(text, 0, start));
+        self.recent[place] = u32::try_from(self.views.len()).ok()?;
+        Some(())
+    }
+
+    /// Looks whether all of it is UTF-8.
+    fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<StringViewArray, ArrowError> {
+        let Self { views, behind, .. } = std::mem::replace(self, Self::new());
+        let buffers = if behind.is_empty() {
+            Vec::new()
+        } else {
+            vec![Buffer::from_vec(behind)]
+        };
+        StringViewArray::try_new(ScalarBuffer::from(views), buffers, nulls)
     }
 }
 

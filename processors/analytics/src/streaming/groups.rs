@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take_arrays};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, aggregate_expressions};
 
+use super::distinct::Distinct;
 use super::steps::{evaluate, mask};
 
 /// Name of the column with a session's last instant, behind its states.
@@ -144,6 +145,7 @@ pub(crate) struct Groups {
     values: Box<dyn GroupValues>,
     states: Vec<Box<dyn GroupsAccumulator>>,
     ids: Vec<usize>,
+    distinct: Distinct,
     lasts: Vec<i64>,
 }
 
@@ -154,6 +156,7 @@ impl Groups {
             values: new_group_values(Arc::clone(&aggregate.group_schema), &GroupOrdering::None)?,
             states,
             ids: Vec::new(),
+            distinct: Distinct::default(),
             lasts: Vec::new(),
         })
     }
@@ -172,8 +175,7 @@ impl Groups {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let by = evaluate(&aggregate.by, rows)?;
-        self.values.intern(&by, &mut self.ids)?;
+        self.name(&evaluate(&aggregate.by, rows)?)?;
         let total = self.values.len();
         for (i, state) in self.states.iter_mut().enumerate() {
             let args = evaluate(&aggregate.args[i], rows)?;
@@ -183,6 +185,20 @@ impl Groups {
             };
             state.update_batch(&args, &self.ids, filter.as_ref(), total)?;
         }
+        Ok(())
+    }
+
+    /// The group of each row.
+    fn name(&mut self, by: &[ArrayRef]) -> Result<()> {
+        if !self.distinct.find(by) {
+            return self.values.intern(by, &mut self.ids);
+        }
+        let firsts = UInt32Array::from(self.distinct.firsts.clone());
+        let mut found = Vec::with_capacity(firsts.len());
+        self.values.intern(&take_arrays(by, &firsts, None)?, &mut found)?;
+        self.ids.clear();
+        self.ids
+            .extend(self.distinct.like.iter().map(|nth| found[*nth as usize]));
         Ok(())
     }
 

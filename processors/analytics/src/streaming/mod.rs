@@ -13,6 +13,7 @@
 
 pub mod backfill;
 pub(crate) mod dialect;
+mod distinct;
 mod enrich;
 mod explain;
 mod finals;
