@@ -21,7 +21,7 @@ VIEW = "per_run"
 # Where analytics-fill begins, Unix seconds; a record each thousandth of a second from there.
 BEGIN_S = 1_767_225_600
 HOUR_ROWS = 60 * bench_analytics.A_MINUTE
-EVERY_S = 5
+EVERY_S = 1
 # Into so many parts the time is cut for a slope: samples that follow each other are too much alike to be counted one by one.
 PARTS = 10
 # The first of them do not count: caches and the windows' memory fill.

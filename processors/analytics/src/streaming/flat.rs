@@ -46,7 +46,7 @@ struct Texts {
     views: Vec<u128>,
     behind: Vec<u8>,
     /// By place, which view a long text had last, and one more; 0 for none.
-    recent: [u32; 64],
+    recent: Box<[u32; 64]>,
 }
 
 struct Taken {
@@ -281,7 +281,7 @@ impl Texts {
         Self {
             views: Vec::new(),
             behind: Vec::new(),
-            recent: [0; 64],
+            recent: Box::new([0; 64]),
         }
     }
 
