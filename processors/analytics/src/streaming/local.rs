@@ -121,6 +121,13 @@ impl Local {
         self.idle = now.saturating_sub(since) >= setup.idle;
     }
 
+    /// Time in which nobody looked is no time of quiet: a stage or a broker that stood still has not seen what came meanwhile.
+    pub(crate) fn not_looked(&mut self, missed: i64) {
+        if let Some(since) = self.quiet_since.as_mut().filter(|_| missed > 0) {
+            *since = since.saturating_add(missed);
+        }
+    }
+
     /// Bytes it takes.
     pub(crate) fn size(&self) -> usize {
         self.seen.size() + self.groups.iter().flatten().map(Groups::size).sum::<usize>()

@@ -17,6 +17,10 @@ use super::reader::Reader;
 use super::source::Source;
 use super::{Follow, Program, Schemas, Settings, send};
 
+/// Microseconds from one look at the clock to the next, at most, of a stage that does not stand still: it looks every half second, and when a
+/// transaction has been answered.
+const LOOKS: i64 = 2_000_000;
+
 /// A source as this instance reads it.
 pub(crate) struct Reading {
     pub(crate) setup: Setup,
@@ -78,6 +82,8 @@ pub struct Streaming {
     parts: BTreeMap<i32, Part>,
     outcomes: Outcomes,
     lookups: Lookups,
+    /// When it was looked last which partitions are idle.
+    looked: Option<i64>,
 }
 
 impl Streaming {
@@ -136,6 +142,7 @@ impl Streaming {
             parts: BTreeMap::new(),
             outcomes: Outcomes::default(),
             lookups,
+            looked: None,
         })
     }
 
@@ -181,11 +188,13 @@ impl Streaming {
 
     /// What the local halves send, and their changes.
     fn flush_locals(&mut self, now: i64, flow: &mut Flow) -> Result<(), Fault> {
+        let missed = self.looked.replace(now).map_or(0, |before| now - before - LOOKS);
         for ((source, partition), local) in &mut self.locals {
             if !self.owned.contains(partition) {
                 continue;
             }
             let setup = &self.sources[*source].setup;
+            local.not_looked(missed);
             local.look_at_the_clock(setup, now);
             let marked = local.mark(setup);
             let sections = send::sections(local, setup, self.settings.partitions)?;

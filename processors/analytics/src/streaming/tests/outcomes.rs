@@ -240,6 +240,19 @@ fn an_idle_partition_does_not_hold_windows_back_and_a_woken_one_corrects_or_is_t
     assert_eq!(world.outcomes.woke, 2);
 }
 
+#[test]
+fn a_stage_that_stood_still_takes_no_partition_for_idle() {
+    let mut world = world(2, &[(0, "a", 5), (1, "b", 6), (0, "c", 75)]);
+    world.run(2, 1, 9, false);
+    // What partition 1 got meanwhile is not fetched yet when the stage goes on.
+    world.stall(&[1], 60_000_000);
+    assert!(told(&world, "demo.hourly").is_empty(), "partition 1 stands at 12:06");
+    idle_for(&mut world, 9);
+    assert!(told(&world, "demo.hourly").is_empty(), "nine seconds of ten");
+    idle_for(&mut world, 11);
+    assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 SFO 2 r0"]);
+}
+
 /// Lets time pass without records: only partition 0 stays awake, by a record that changes no closed window.
 fn idle_for(world: &mut World, seconds: i64) {
     world.idle(&[1], seconds * 1_000_000);

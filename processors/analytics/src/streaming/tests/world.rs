@@ -321,11 +321,23 @@ impl World {
 
     /// Lets time pass; partitions that are not in `quiet` get a record meanwhile that changes no window of before.
     pub(super) fn idle(&mut self, quiet: &[usize], micros: i64) {
+        self.pass(quiet, micros, 500_000);
+    }
+
+    /// The same of an instance that stands still all the while.
+    pub(super) fn stall(&mut self, quiet: &[usize], micros: i64) {
+        self.pass(quiet, micros, micros);
+    }
+
+    fn pass(&mut self, quiet: &[usize], micros: i64, step: i64) {
         let count = self.source.len();
         let mut all = self.start((0..count).collect());
         let mut chance = Chance(1);
         self.commit(&mut all);
-        self.now += micros;
+        for _ in 0..micros / step {
+            self.now += step;
+            self.commit(&mut all);
+        }
         for partition in (0..count).filter(|p| !quiet.contains(p)) {
             let mut newest = self.newest(partition);
             newest.id.push_str(" again");
