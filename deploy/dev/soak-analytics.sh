@@ -7,7 +7,18 @@ cd "$(dirname "$0")/../.."
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-soak-analytics.XXXXXX")
 export SOMA_HOME=$home SOMA_BIN=$CARGO_TARGET_DIR/debug/soma SOMA_BENCH=$CARGO_TARGET_DIR/debug/soma-bench
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
-trap 'stack down >/dev/null 2>&1 || true; rm -rf "$home"' EXIT INT TERM
+finish() {
+    status=$?
+    trap - EXIT INT TERM
+    if [ "$status" -ne 0 ]; then
+        mkdir -p target/soak-analytics-logs && cp "$home"/logs/*.log target/soak-analytics-logs/ 2>/dev/null || true
+        echo "logs of the failed run: target/soak-analytics-logs" >&2
+    fi
+    stack down >/dev/null 2>&1 || true
+    rm -rf "$home"
+    exit "$status"
+}
+trap finish EXIT INT TERM
 # All parts: `soma topics apply` looks at every shipped pipeline, and they name all of them.
 deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home"
 set -a

@@ -22,6 +22,11 @@ use crate::{check, handover, membership, registry, standing, streaming, telemetr
 const STOP: Duration = Duration::from_secs(25);
 /// How long a stage waits for what stands before it says so.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After so long the broker aborts a transaction nobody finishes: readers of what else was written wait for it.
+const TRANSACTION_MS: u32 = 15_000;
+/// The same of streaming SQL. A window is told in one transaction, and a million keys took ten seconds of a busy machine (`make soak-analytics`):
+/// aborted for its size it would be tried again for ever.
+const CLOSING_MS: u32 = 60_000;
 
 /// What all stages of a process share.
 #[derive(Clone)]
@@ -236,6 +241,7 @@ fn open(task: &Task, shared: &Shared, again: bool) -> Result<(Box<dyn Stage>, St
     let pipeline = &shared.pipeline;
     let (wanted, states) = topics_of(task, pipeline)?;
     let limits = task.limits();
+    let bulk = task.stages.iter().any(|s| s.component == streaming::COMPONENT);
     let join = || {
         topics_exist(&pipeline.connections.kafka, &wanted, &states)?;
         let config = LogConfig {
@@ -245,11 +251,11 @@ fn open(task: &Task, shared: &Shared, again: bool) -> Result<(Box<dyn Stage>, St
             topics: wanted.clone(),
             copartitioned: !states.is_empty() || task.stages.len() > 1,
             linger_ms: limits.linger_ms,
-            bulk: task.stages.iter().any(|s| s.component == streaming::COMPONENT),
+            bulk,
             pipeline: pipeline.pipeline.clone(),
             stage: task.name(),
             session_timeout_ms: pipeline.session_timeout_ms,
-            transaction_timeout_ms: 15_000,
+            transaction_timeout_ms: if bulk { CLOSING_MS } else { TRANSACTION_MS },
             leaving: shared.leaving.clone(),
         };
         let log = KafkaLog::open(config, shared.registry.clone());

@@ -120,17 +120,20 @@ pub(crate) fn send(producer: &Sender, mut record: BaseRecord<'_, str, [u8], usiz
 /// transaction after another was half of the processor time of this process.
 pub(crate) fn acknowledged(producer: &Sender) -> Result<(), KafkaError> {
     const PAUSE: Duration = Duration::from_micros(500);
-    let started = Instant::now();
+    // A transaction may be large; that it goes on is enough, the broker has a limit for the whole.
+    let mut went_on = Instant::now();
     let mut left = producer.in_flight_count();
     while left > 0 {
         // One poll takes one report, which is one partition's: go on while there are more.
         producer.poll(Duration::ZERO);
         let now = producer.in_flight_count();
         if now == left {
-            if started.elapsed() > REQUEST {
+            if went_on.elapsed() > REQUEST {
                 return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
             }
             std::thread::sleep(PAUSE);
+        } else {
+            went_on = Instant::now();
         }
         left = now;
     }
