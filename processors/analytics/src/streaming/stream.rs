@@ -189,7 +189,10 @@ impl Streaming {
     /// What the local halves send, and their changes.
     fn flush_locals(&mut self, now: i64, flow: &mut Flow) -> Result<(), Fault> {
         let missed = self.looked.replace(now).map_or(0, |before| now - before - LOOKS);
-        for ((source, partition), local) in &mut self.locals {
+        let mut all: Vec<_> = self.locals.iter_mut().collect();
+        // Who wakes, or may, goes first: the final half takes frame by frame, and another's, coming before, would move the watermark over its rows.
+        all.sort_by_key(|(_, local)| (local.idle || local.sent.is_some_and(|sent| !sent.idle), local.newest));
+        for ((source, partition), local) in all {
             if !self.owned.contains(partition) {
                 continue;
             }
