@@ -253,6 +253,24 @@ fn a_stage_that_stood_still_takes_no_partition_for_idle() {
     assert_eq!(told(&world, "demo.hourly"), ["12:00 13:00 SFO 2 r0"]);
 }
 
+#[test]
+fn a_partition_that_wakes_in_the_transaction_in_which_another_goes_far_is_not_late() {
+    // By the instance that has seen it idle, and by one that has taken over since.
+    for again in [false, true] {
+        let mut world = world(2, &[(0, "a", 5), (1, "b", 6), (0, "c", 75)]);
+        world.run(2, 1, 9, false);
+        if again {
+            idle_for(&mut world, 11);
+        }
+        let silence = if again { 0 } else { 11_000_000 };
+        world.at_once(silence, &[(0, flight("far", at(600))), (1, flight("woke", at(80)))]);
+        assert_eq!((world.outcomes.woke, world.late.len()), (0, 0), "taken over: {again}");
+        world.at_once(0, &[(1, flight("end", at(600)))]);
+        let hour: Vec<_> = told(&world, "demo.hourly");
+        assert!(hour.iter().any(|row| row.starts_with("13:00 14:00 SFO 2")), "{hour:?}");
+    }
+}
+
 /// Lets time pass without records: only partition 0 stays awake, by a record that changes no closed window.
 fn idle_for(world: &mut World, seconds: i64) {
     world.idle(&[1], seconds * 1_000_000);

@@ -329,6 +329,29 @@ impl World {
         self.pass(quiet, micros, micros);
     }
 
+    /// One instance has all partitions, and takes in all that was sent `meanwhile`, after so long, in one transaction.
+    pub(super) fn at_once(&mut self, micros: i64, meanwhile: &[(usize, Flight)]) {
+        let mut all = self.start((0..self.source.len()).collect());
+        for _ in 0..micros / 500_000 {
+            self.now += 500_000;
+            self.commit(&mut all);
+            self.feed(&mut all, &mut Chance(1), 9);
+        }
+        meanwhile
+            .iter()
+            .for_each(|(partition, flight)| self.send(*partition, flight));
+        for partition in 0..self.source.len() {
+            let read = all.read.get_mut(&partition).unwrap();
+            let slab = Self::slab(TOPIC, partition, &self.source[partition], read[0], usize::MAX);
+            read[0] += slab.len();
+            all.query.on_batch(&[slab], Timestamp(self.now)).unwrap();
+        }
+        for _ in 0..9 {
+            self.commit(&mut all);
+            self.feed(&mut all, &mut Chance(1), 9);
+        }
+    }
+
     fn pass(&mut self, quiet: &[usize], micros: i64, step: i64) {
         let count = self.source.len();
         let mut all = self.start((0..count).collect());
