@@ -25,3 +25,4 @@ mod replay;
 mod standby;
 mod stock_client;
 mod streaming;
+mod transactions;

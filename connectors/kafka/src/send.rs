@@ -98,38 +98,46 @@ pub(crate) fn as_it_is(raw: &RawEmit) -> BaseRecord<'_, str, [u8], usize> {
     record
 }
 
+/// Queues a record. Into a full queue it waits until half of it is acknowledged: with room made record by record, each was sent alone as soon
+/// as it was queued, a thousand a second, and a transaction larger than the queue never came to its end within its time.
 pub(crate) fn send(producer: &Sender, mut record: BaseRecord<'_, str, [u8], usize>) -> Result<(), KafkaError> {
-    let mut full: Option<Instant> = None;
     loop {
         match producer.send(record) {
             Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again))
-                if full.get_or_insert_with(Instant::now).elapsed() < REQUEST =>
-            {
+            Err((full @ KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
                 record = again;
-                producer.poll(Duration::ZERO);
-                std::thread::sleep(Duration::from_millis(1));
+                if !drained(producer, producer.in_flight_count() / 2) {
+                    return Err(full);
+                }
             }
             Err((e, _)) => return Err(e),
         }
     }
 }
 
-/// Waits until the brokers have everything. Neither the client's flush nor its timed poll will do: flush polls in slices of
+/// Waits until the brokers have everything.
+pub(crate) fn acknowledged(producer: &Sender) -> Result<(), KafkaError> {
+    if drained(producer, 0) {
+        return Ok(());
+    }
+    Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut))
+}
+
+/// Waits until at most so many records are on their way; false when none arrives for [`REQUEST`]. A transaction may be large: that it goes on
+/// is enough, the broker has a limit for the whole. Neither the client's flush nor its timed poll will do: flush polls in slices of
 /// 100 ms and stays for the whole slice, and a timed poll spins through the last millisecond of its time, which at one
 /// transaction after another was half of the processor time of this process.
-pub(crate) fn acknowledged(producer: &Sender) -> Result<(), KafkaError> {
+fn drained(producer: &Sender, most: i32) -> bool {
     const PAUSE: Duration = Duration::from_micros(500);
-    // A transaction may be large; that it goes on is enough, the broker has a limit for the whole.
     let mut went_on = Instant::now();
     let mut left = producer.in_flight_count();
-    while left > 0 {
+    while left > most {
         // One poll takes one report, which is one partition's: go on while there are more.
         producer.poll(Duration::ZERO);
         let now = producer.in_flight_count();
         if now == left {
             if went_on.elapsed() > REQUEST {
-                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+                return false;
             }
             std::thread::sleep(PAUSE);
         } else {
@@ -137,7 +145,7 @@ pub(crate) fn acknowledged(producer: &Sender) -> Result<(), KafkaError> {
         }
         left = now;
     }
-    Ok(())
+    true
 }
 
 /// Drops what has not been acknowledged, before an abort: the client's abort waits for the reports of all records, and without
