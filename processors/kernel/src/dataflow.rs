@@ -139,6 +139,10 @@ pub trait Dataflow: Send + 'static {
     /// # Errors
     /// `Ourselves` when the engine fails.
     fn flush(&mut self, now: EventTime) -> Result<Flow, Fault>;
+    /// Whether the last flush left something for the next, which is then asked for as soon as the transaction is true.
+    fn has_more(&self) -> bool {
+        false
+    }
     /// What is counted of it, by name: for gauges.
     fn gauges(&self) -> Vec<(&'static str, usize)> {
         Vec::new()

@@ -149,7 +149,7 @@ impl<D: Dataflow> DataflowStage<D> {
         let linger = Duration::from_millis(cx.limits.linger_ms);
         let gathered = self.read.since.is_some_and(|since| now >= since + linger);
         let first = self.eager && self.read.since.is_some();
-        gathered || first || self.read.bytes >= BYTES_MAX || now >= self.flushed + TICK
+        gathered || first || self.flow.has_more() || self.read.bytes >= BYTES_MAX || now >= self.flushed + TICK
     }
 
     /// Begins to commit what the query asks for, with everything read until now; the transaction before must be settled.
@@ -248,6 +248,9 @@ impl<D: Dataflow> DataflowStage<D> {
         }
         if self.under_way.is_some() {
             return ANSWER_MS;
+        }
+        if self.flow.has_more() {
+            return 0;
         }
         let linger = Duration::from_millis(cx.limits.linger_ms);
         let due = self.read.since.map(|since| since + linger);

@@ -1,13 +1,14 @@
 //! The final half of one view in one partition of the repartition topic: merges partial rows per window and key, tells windows when
 //! the watermark passes their end, and tells them again, by revision, when rows come for them later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take, take_record_batch};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
 use kernel::{Fault, RawEmit};
 
+use super::due::{Cursor, Part, Room};
 use super::groups::Groups;
 use super::joined::How;
 use super::kept::{Kept, Written};
@@ -38,6 +39,8 @@ pub(crate) struct Final {
     pub(crate) watermark: Option<i64>,
     /// Windows that end until then were told.
     pub(crate) told_until: Option<i64>,
+    /// And of those that end next, these shares.
+    part: Option<Part>,
     /// Rows since the last commit.
     pub(crate) pending: Vec<RecordBatch>,
     pub(crate) kept: Kept,
@@ -73,72 +76,178 @@ impl Final {
     }
 
     /// Tells what is to be told, and gives the changes of its state.
-    pub(crate) fn flush(&mut self, finish: &Finish, emits: &mut Vec<RawEmit>) -> Result<Vec<Written>, Fault> {
-        if self.pending.is_empty() && self.watermark == self.told_until {
+    pub(crate) fn flush(
+        &mut self,
+        finish: &Finish,
+        emits: &mut Vec<RawEmit>,
+        room: &mut Room,
+    ) -> Result<Vec<Written>, Fault> {
+        if self.pending.is_empty() && !self.is_behind() {
             return Ok(Vec::new());
         }
-        let until = self.watermark.unwrap_or(i64::MIN);
+        let before = self.cursor();
         let mut written = match finish.view.window {
-            Window::Session { gap } => self.flush_sessions(finish, gap, until, emits)?,
-            _ => self.flush_panes(finish, until, emits)?,
+            Window::Session { gap } => {
+                let until = self.watermark.unwrap_or(i64::MIN);
+                let written = self.flush_sessions(finish, gap, until, emits)?;
+                self.told_until = self.watermark;
+                written
+            }
+            _ => self.flush_panes(finish, emits, room)?,
         };
-        let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
+        let dead = self.dead(finish);
         written.extend(
             self.told
                 .changes(dead)
                 .into_iter()
                 .map(|(key, value)| (format!("t|{key}"), value)),
         );
-        if self.told_until != self.watermark {
-            self.told_until = self.watermark;
-            written.push(("u".to_owned(), Some(until.to_le_bytes().to_vec())));
+        if self.cursor() != before || self.is_behind() {
+            written.push(("u".to_owned(), Some(self.reached())));
         }
         Ok(written)
     }
 
-    fn flush_panes(&mut self, finish: &Finish, until: i64, emits: &mut Vec<RawEmit>) -> Result<Vec<Written>, Fault> {
+    /// Whether windows are still to be told that the watermark has passed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.told_until != self.watermark
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor {
+            until: self.told_until,
+            part: self.part,
+        }
+    }
+
+    /// Rows of panes before this are not needed any more.
+    fn dead(&self, finish: &Finish) -> i64 {
+        let told = self.told_until.unwrap_or(i64::MIN);
+        told.saturating_sub(finish.view.window.kept(finish.lateness))
+    }
+
+    /// How far it is told, as it is kept: and where that is behind, the watermark and what is told in part.
+    fn reached(&self) -> Vec<u8> {
+        let mut out = self.told_until.unwrap_or(i64::MIN).to_le_bytes().to_vec();
+        if self.is_behind() {
+            let part = self.part.unwrap_or(Part { end: 0, done: 0, of: 0 });
+            out.extend(self.watermark.unwrap_or(i64::MIN).to_le_bytes());
+            out.extend(part.end.to_le_bytes());
+            out.extend(part.done.to_le_bytes());
+            out.extend(part.of.to_le_bytes());
+        }
+        out
+    }
+
+    /// Takes back what [`Final::reached`] gave; `None` when it is cut off.
+    pub(crate) fn reach(&mut self, bytes: &[u8]) -> Option<()> {
+        let (told, rest) = bytes.split_first_chunk::<8>()?;
+        self.told_until = Some(i64::from_le_bytes(*told));
+        (self.watermark, self.part) = (self.told_until, None);
+        if let Some((watermark, rest)) = rest.split_first_chunk::<8>() {
+            self.watermark = Some(i64::from_le_bytes(*watermark));
+            let (end, rest) = rest.split_first_chunk::<8>()?;
+            let (done, of) = rest.split_first_chunk::<4>()?;
+            let (end, done) = (i64::from_le_bytes(*end), u32::from_le_bytes(*done));
+            let of = u32::from_le_bytes(*of.first_chunk::<4>()?);
+            self.part = (of > 0).then_some(Part { end, done, of });
+        }
+        Some(())
+    }
+
+    fn flush_panes(
+        &mut self,
+        finish: &Finish,
+        emits: &mut Vec<RawEmit>,
+        room: &mut Room,
+    ) -> Result<Vec<Written>, Fault> {
         let aggregate = &finish.view.aggregate;
         let mut groups = Groups::new(aggregate).map_err(failed)?;
         for batch in std::mem::take(&mut self.pending) {
             groups.merge(aggregate, &batch, None).map_err(failed)?;
         }
         let fresh = groups.rows(aggregate).map_err(failed)?;
-        self.tell_due(finish, &fresh, until, emits)?;
+        let from = self.cursor();
+        let to = match self.watermark {
+            Some(until) if Some(until) > from.until => from.next(until, &self.due(finish, &fresh, until), room),
+            _ => from,
+        };
+        self.tell_due(finish, &fresh, to, emits)?;
         self.tell_again(finish, &fresh, emits)?;
-        let dead = until.saturating_sub(finish.view.window.kept(finish.lateness));
-        let written = self.kept.add(aggregate, fresh, dead)?;
+        (self.told_until, self.part) = (to.until, to.part);
+        let written = self.kept.add(aggregate, fresh, self.dead(finish))?;
         Ok(written
             .into_iter()
             .map(|(key, value)| (format!("r|{key}"), value))
             .collect())
     }
 
-    /// Windows whose end the watermark passed since the last time.
-    fn tell_due(
-        &self,
-        finish: &Finish,
-        fresh: &RecordBatch,
-        until: i64,
-        emits: &mut Vec<RawEmit>,
-    ) -> Result<(), Fault> {
-        let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
-        let before = self.told_until.unwrap_or(i64::MIN);
-        if until <= before {
-            return Ok(());
-        }
-        let due = |start: i64| {
-            let end = window.end(start, start);
-            end > before && end <= until
-        };
-        let mut groups = Groups::new(aggregate).map_err(failed)?;
-        // Panes that a window can have which ends behind `before`, and not behind `until`.
+    /// Rows, kept and `fresh`, among which are those of windows that end behind `before`, and not behind `until`.
+    fn rows_of<'a>(
+        &'a self,
+        window: Window,
+        (before, until): (i64, i64),
+        fresh: &'a RecordBatch,
+    ) -> impl Iterator<Item = &'a RecordBatch> {
         let first = before.saturating_sub(window.width()).saturating_add(1);
         let behind = match window {
             Window::Tumble { width } => until.saturating_sub(width).saturating_add(1),
             _ => until,
         };
-        for batch in self.kept.between(first, behind).chain([fresh]) {
-            if let Some((rows, starts)) = spread(finish, batch, &due)? {
+        self.kept.between(first, behind).chain([fresh])
+    }
+
+    /// How many rows windows have that may be told, by their end. A key may be in several rows: it is counted as often.
+    fn due(&self, finish: &Finish, fresh: &RecordBatch, until: i64) -> BTreeMap<i64, usize> {
+        let (window, before) = (finish.view.window, self.told_until.unwrap_or(i64::MIN));
+        let mut due = BTreeMap::new();
+        let mut count = |start: i64| {
+            let end = window.end(start, start);
+            if end > before && end <= until {
+                *due.entry(end).or_default() += 1;
+            }
+        };
+        for batch in self.rows_of(window, (before, until), fresh) {
+            for pane in finish.view.aggregate.panes(batch).values() {
+                match window {
+                    Window::Hop { .. } => window.starts(*pane).for_each(&mut count),
+                    _ => count(*pane),
+                }
+            }
+        }
+        due
+    }
+
+    /// Windows, or the share of one, from where they are told until now to where they are told `to`.
+    fn tell_due(
+        &self,
+        finish: &Finish,
+        fresh: &RecordBatch,
+        to: Cursor,
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<(), Fault> {
+        if to == self.cursor() {
+            return Ok(());
+        }
+        let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
+        let part = self.part.or(to.part);
+        let (before, until) = match part {
+            Some(part) => (part.end.saturating_sub(1), part.end),
+            None => (self.told_until.unwrap_or(i64::MIN), to.until.unwrap_or(i64::MIN)),
+        };
+        let due = |start: i64| {
+            let end = window.end(start, start);
+            end > before && end <= until
+        };
+        let nth = self.part.map_or(0, |part| part.done);
+        let mut groups = Groups::new(aggregate).map_err(failed)?;
+        for batch in self.rows_of(window, (before, until), fresh) {
+            let found = spread(finish, batch, &due)?;
+            let found = match part {
+                Some(part) => of_shares(finish, found, &|hash| part.share(hash) == nth)?,
+                None => found,
+            };
+            if let Some((rows, starts)) = found {
                 groups.merge(aggregate, &rows, Some(starts)).map_err(failed)?;
             }
         }
@@ -147,14 +256,28 @@ impl Final {
         emit(finish, groups, |_, _| tell, emits)
     }
 
-    /// Rows for windows that were told before.
+    /// Rows for windows that were told before, whole or in part.
     fn tell_again(&mut self, finish: &Finish, fresh: &RecordBatch, emits: &mut Vec<RawEmit>) -> Result<(), Fault> {
+        let window = finish.view.window;
+        let before = self.told_until.unwrap_or(i64::MIN);
+        if let Some(found) = spread(finish, fresh, &|start| window.end(start, start) <= before)? {
+            self.tell_revised(finish, found, emits)?;
+        }
+        let Some(part) = self.part else { return Ok(()) };
+        let found = spread(finish, fresh, &|start| window.end(start, start) == part.end)?;
+        if let Some(found) = of_shares(finish, found, &|hash| part.share(hash) < part.done)? {
+            self.tell_revised(finish, found, emits)?;
+        }
+        Ok(())
+    }
+
+    fn tell_revised(
+        &mut self,
+        finish: &Finish,
+        (rows, starts): (RecordBatch, ArrayRef),
+        emits: &mut Vec<RawEmit>,
+    ) -> Result<(), Fault> {
         let (window, aggregate) = (finish.view.window, &finish.view.aggregate);
-        let Some(before) = self.told_until else { return Ok(()) };
-        let was_told = |start: i64| window.end(start, start) <= before;
-        let Some((rows, starts)) = spread(finish, fresh, &was_told)? else {
-            return Ok(());
-        };
         let touched: BTreeSet<i64> = aggregate_starts(&starts).iter().copied().collect();
         let (Some(least), Some(most)) = (touched.first(), touched.last()) else {
             return Ok(());
@@ -317,6 +440,25 @@ pub(crate) fn spread(
         return Ok(Some((rows.clone(), starts)));
     }
     let rows = take_record_batch(rows, &UInt32Array::from(indices)).map_err(|e| failed(e.into()))?;
+    Ok(Some((rows, starts)))
+}
+
+/// Those of keys whose hash is in wanted shares.
+fn of_shares(
+    finish: &Finish,
+    found: Option<(RecordBatch, ArrayRef)>,
+    wanted: &dyn Fn(u64) -> bool,
+) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
+    let Some((rows, starts)) = found else { return Ok(None) };
+    let aggregate = &finish.view.aggregate;
+    let columns = keys::columns(&rows, aggregate.keys(), aggregate.pane);
+    let hashes = keys::hashes(&columns, rows.num_rows()).map_err(|e| failed(e.into()))?;
+    let keep: BooleanArray = hashes.into_iter().map(|hash| Some(wanted(hash))).collect();
+    if keep.true_count() == 0 {
+        return Ok(None);
+    }
+    let rows = filter_record_batch(&rows, &keep).map_err(|e| failed(e.into()))?;
+    let starts = filter(&starts, &keep).map_err(|e| failed(e.into()))?;
     Ok(Some((rows, starts)))
 }
 

@@ -1,6 +1,7 @@
 //! Group keys as text: what a row's record is keyed by, and which partition a group belongs to. It stays the same across versions.
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use schemas::Timestamp;
@@ -51,6 +52,20 @@ pub(crate) fn marked(columns: &[&ArrayRef], rows: usize) -> Result<(Vec<String>,
         }
     }
     Ok((names, null))
+}
+
+/// A hash of each row's key.
+pub(crate) fn hashes(columns: &[&ArrayRef], rows: usize) -> Result<Vec<u64>, ArrowError> {
+    if let [column] = columns
+        && *column.data_type() == DataType::Utf8
+    {
+        let texts = column.as_string::<i32>();
+        return Ok((0..rows).map(|row| xxh3_64(texts.value(row).as_bytes())).collect());
+    }
+    Ok(texts(columns, rows)?
+        .iter()
+        .map(|text| xxh3_64(text.as_bytes()))
+        .collect())
 }
 
 /// The group columns of kept rows, the pane left out.

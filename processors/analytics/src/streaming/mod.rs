@@ -14,6 +14,7 @@
 pub mod backfill;
 pub(crate) mod dialect;
 mod distinct;
+mod due;
 mod enrich;
 mod explain;
 mod finals;

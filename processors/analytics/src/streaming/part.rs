@@ -9,6 +9,7 @@ use arrow::compute::filter_record_batch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use kernel::{Change, Fault, FaultCode, Flow, Headers, RawEmit, Slab};
 
+use super::due::Room;
 use super::finals::{Final, Finish};
 use super::frame::{self, Mark};
 use super::local::failed;
@@ -66,6 +67,11 @@ impl Part {
 
     pub(crate) fn size(&self) -> usize {
         self.views.iter().map(|v| v.kept.size() + v.told.size()).sum()
+    }
+
+    /// How many views have windows to tell that the watermark has passed.
+    pub(crate) fn behind(&self) -> usize {
+        self.views.iter().filter(|view| view.is_behind()).count()
     }
 
     /// Takes frames in.
@@ -158,7 +164,13 @@ impl Part {
     }
 
     /// Tells windows, and gives the changes.
-    pub(crate) fn flush(&mut self, finishes: &[Finish], partition: i32, flow: &mut Flow) -> Result<(), Fault> {
+    pub(crate) fn flush(
+        &mut self,
+        finishes: &[Finish],
+        partition: i32,
+        flow: &mut Flow,
+        room: &mut Room,
+    ) -> Result<(), Fault> {
         let change = |key: String, value| Change { partition, key, value };
         let mut i = 0;
         while i < finishes.len() {
@@ -169,7 +181,7 @@ impl Part {
                     let mut sides = Sides { finals, finishes, how };
                     sides.flush(&mut flow.emits)?.to_vec()
                 }
-                (_, [view, ..]) => vec![view.flush(&finishes[i], &mut flow.emits)?],
+                (_, [view, ..]) => vec![view.flush(&finishes[i], &mut flow.emits, room)?],
                 (_, []) => break,
             };
             for written in written {
@@ -213,12 +225,7 @@ impl Part {
                 let mark = value.first_chunk::<8>().ok_or_else(|| wrong("is cut off"))?;
                 same_text(&finishes[i], u64::from_le_bytes(*mark))
             }
-            (("u", _), Some(value)) => {
-                let until = value.first_chunk::<8>().ok_or_else(|| wrong("is cut off"))?;
-                view.told_until = Some(i64::from_le_bytes(*until));
-                view.watermark = view.told_until;
-                Ok(())
-            }
+            (("u", _), Some(value)) => view.reach(value).ok_or_else(|| wrong("is cut off")),
             (("r", rest), value) => view.kept.restore(&finishes[i].view.aggregate, rest, value),
             (("t", rest), value) => view.told.restore(rest, value),
             _ => Ok(()),

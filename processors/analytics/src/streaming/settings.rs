@@ -22,6 +22,8 @@ pub struct Settings {
     pub partitions: i32,
     /// Most bytes that open windows may take in this instance; beyond them the stage halts rather than the machine.
     pub state_bytes_max: usize,
+    /// Most rows of windows that one transaction tells, about; the rest follows in the next.
+    pub told_rows_max: usize,
     /// Most bytes that lookups may take in this instance; beyond them the stage halts.
     pub lookup_bytes_max: usize,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             future_max_ms: 86_400_000,
             partitions: 1,
             state_bytes_max: 2 << 30,
+            told_rows_max: 200_000,
             lookup_bytes_max: 256 << 20,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kernel::{Dataflow, EventTime, Fault, FaultCode, Flow, Slab};
 
+use super::due::Room;
 use super::finals::Finish;
 use super::joined::Join;
 use super::local::{Local, Outcomes, Reads, Setup, refused};
@@ -84,6 +85,10 @@ pub struct Streaming {
     lookups: Lookups,
     /// When it was looked last which partitions are idle.
     looked: Option<i64>,
+    /// Views of partitions that have more to tell than the last transaction had room for.
+    behind: usize,
+    /// Partitions were begun since, which may have been left behind.
+    begun: bool,
 }
 
 impl Streaming {
@@ -143,6 +148,8 @@ impl Streaming {
             outcomes: Outcomes::default(),
             lookups,
             looked: None,
+            behind: 0,
+            begun: false,
         })
     }
 
@@ -254,6 +261,7 @@ impl Dataflow for Streaming {
             ("late", of(self.outcomes.late)),
             ("duplicate", of(self.outcomes.duplicate)),
             ("woke", of(self.outcomes.woke)),
+            ("behind", self.behind),
         ];
         self.lookups.gauges(&mut all);
         all
@@ -264,9 +272,12 @@ impl Dataflow for Streaming {
         self.lookups.keep_up()?;
         self.lookups.flush(&self.owned, &mut flow);
         self.flush_locals(now.0, &mut flow)?;
+        (self.behind, self.begun) = (0, false);
+        let mut room = Room::new(self.settings.told_rows_max);
         for (partition, part) in &mut self.parts {
             if self.owned.contains(partition) {
-                part.flush(&self.finishes, *partition, &mut flow)?;
+                part.flush(&self.finishes, *partition, &mut flow, &mut room)?;
+                self.behind += part.behind();
                 self.outcomes.woke += std::mem::take(&mut part.woke);
             }
         }
@@ -279,6 +290,10 @@ impl Dataflow for Streaming {
             return Err(Fault::new(FaultCode::ConfigInvalid, detail));
         }
         Ok(flow)
+    }
+
+    fn has_more(&self) -> bool {
+        self.begun || self.behind > 0
     }
 
     fn restore(&mut self, partition: i32, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
@@ -309,6 +324,7 @@ impl Dataflow for Streaming {
 
     fn begin(&mut self, partition: i32) {
         self.owned.insert(partition);
+        self.begun = true;
         self.lookups.begin();
         for source in 0..self.sources.len() {
             self.locals.entry((source, partition)).or_default();

@@ -23,6 +23,7 @@ use arrow::compute::filter_record_batch;
 use kernel::{EventTime, Fault, FaultCode, Slab};
 use schemas::Timestamp;
 
+use super::due::Room;
 use super::finals::{Final, Finish};
 use super::groups::Groups;
 use super::local::{Local, Outcomes, Setup, failed};
@@ -341,7 +342,7 @@ impl Backfill {
         let (mut last, mut emits) = (Final::default(), Vec::new());
         last.watermark = Some(i64::MAX);
         last.pending = self.rows;
-        last.flush(&self.finish, &mut emits)?;
+        last.flush(&self.finish, &mut emits, &mut Room::new(usize::MAX))?;
         let declared = compare::Declared {
             finish: self.finish,
             avro: self.avro,

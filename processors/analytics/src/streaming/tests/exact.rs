@@ -190,6 +190,29 @@ fn cuts_restores_and_instances_change_nothing() {
     }
 }
 
+/// How often a partition's state said of a view that its windows are told in part: of the next window, these shares.
+fn told_in_part(world: &World) -> usize {
+    let of = |value: &Option<Vec<u8>>| value.as_ref().is_some_and(|v| v.len() == 32 && v[28..] != [0; 4]);
+    let all = world.state.iter().flatten();
+    all.filter(|(key, value)| key.ends_with("|u") && of(value)).count()
+}
+
+#[test]
+fn windows_told_in_several_transactions_are_the_same() {
+    for (instances, seed, most, crashes, room) in [(1, 3, 300, true, 1), (2, 4, 90, false, 4), (4, 5, 25, true, 9)] {
+        let mut world = World::new(SQL, 4);
+        world.settings.told_rows_max = room;
+        let sent = fill(&mut world, 99);
+        world.run(instances, seed, most, crashes);
+        check(&world, &sent);
+        let parts = told_in_part(&world);
+        assert!(
+            parts > 100,
+            "room for {room} rows, but {parts} windows were told in part"
+        );
+    }
+}
+
 #[test]
 fn what_is_kept_goes_when_its_windows_do() {
     let mut world = World::new(SQL, 2);

@@ -311,11 +311,9 @@ impl World {
             }
             let ends = |p: usize| [&self.source[p], &self.partials[p], &self.other[p]].map(Vec::len);
             let done = |(p, read): (usize, &[usize; 3])| *read == ends(p);
-            quiet = if self.read.iter().enumerate().all(done) {
-                quiet + 1
-            } else {
-                0
-            };
+            let all_told = !all.iter().any(|instance| instance.query.has_more());
+            let still = all_told && self.read.iter().enumerate().all(done);
+            quiet = (quiet + 1) * usize::from(still);
         }
     }
 
