@@ -106,12 +106,15 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
             let engine = tools::Engine::new(
                 tools.into(),
                 tools::Secrets(BTreeMap::new()),
-                Default::default(),
+                in_line(),
                 clock,
                 Arc::new(move || controls.now().0),
             );
             let invoker = invoker::Invoker::new(policy_gate::public_key(KEY), Default::default());
-            let performer: Arc<dyn kernel::Performer> = Arc::new(engine);
+            let performer: Arc<dyn kernel::Performer> = match cx.mutant {
+                Some(Mutant::BegunWithdrawn) => Arc::new(mutants::Denies(engine)),
+                _ => Arc::new(engine),
+            };
             if cx.mutant == Some(Mutant::CallBeforeIntent) {
                 let world = cx.world.clone();
                 let early = mutants::Early { invoker, world };
@@ -126,6 +129,17 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
         }
     };
     mutants::member(cx.mutant, member)
+}
+
+/// Calls wait for their turn, so that some have not begun when their partition goes.
+fn in_line() -> tools::Limits {
+    tools::Limits {
+        concurrency: tools::Concurrency {
+            calls_max: 1,
+            calls_per_tenant_max: 1,
+        },
+        ..tools::Limits::default()
+    }
 }
 
 /// What is asked for: follows from the seed alone, so that a disturbed history is asked for the same as an undisturbed one.

@@ -1,9 +1,9 @@
 //! A partition that is asked for while a call of it is under way: the others go on, its records are left to its next owner, and it is given
-//! up when the call is answered or its time is up.
+//! up when the call is answered or its time is up. A call that has not begun is its next owner's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernel::{Approach, Clock, Delivery, Effects, Fault, Pending, Performer, Processor};
 use runtime::sim::{Chances, Cluster, SimClock, SimLog};
@@ -87,51 +87,112 @@ fn context(cluster: &Cluster, clock: &SimClock, runtime: &tokio::runtime::Runtim
     }
 }
 
-#[test]
-fn other_partitions_go_on_while_one_is_drained() {
-    let cluster = Cluster::new(7, Chances::default());
-    for topic in [IN.name, OUT.name, STATE] {
-        cluster.create(topic, 2);
+/// A server whose line is so long that no call of it has begun.
+struct InLine;
+
+impl Performer for InLine {
+    fn perform(&self, _: Call, _: Approach) -> Pending<'static, Outcome> {
+        Box::pin(std::future::pending())
     }
-    let clock = SimClock::at(START);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut cx = context(&cluster, &clock, &runtime);
-    let part = Part::new("passer", STATE.to_owned(), Passer, Some(Arc::new(Silence)));
-    let mut stage = ProcessorStage::new("sim", vec![Box::new(part)]);
-    let send = |kind: &str, partition: u32| {
+
+    fn withdraw(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// An instance that owns both partitions and has asked for a call of the first.
+struct Scene {
+    cluster: Cluster,
+    clock: SimClock,
+    cx: StageContext,
+    stage: ProcessorStage,
+    /// Runs the calls.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Scene {
+    fn new(performer: Arc<dyn Performer>) -> Self {
+        let cluster = Cluster::new(7, Chances::default());
+        for topic in [IN.name, OUT.name, STATE] {
+            cluster.create(topic, 2);
+        }
+        let clock = SimClock::at(START);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let cx = context(&cluster, &clock, &runtime);
+        let part = Part::new("passer", STATE.to_owned(), Passer, Some(performer));
+        let stage = ProcessorStage::new("sim", vec![Box::new(part)]);
+        let mut scene = Self {
+            cluster,
+            clock,
+            cx,
+            stage,
+            _runtime: runtime,
+        };
+        scene.owner_of_the_first("a");
+        scene.cluster.join(GROUP, &[IN.name.to_owned()], "a");
+        scene.send("call", 0);
+        scene.go(5);
+        assert_eq!(scene.stage.in_flight(), 1);
+        scene
+    }
+
+    fn send(&self, kind: &str, partition: u32) {
         let event = Event {
             kind: kind.to_owned(),
             event_id: format!("{kind}-{partition}"),
             ..Event::default()
         };
-        cluster.produce(IN, &key(partition), &event, clock.now());
-    };
-    let owners = |of_0: &str| {
-        let owners = BTreeMap::from([(0, of_0.to_owned()), (1, "a".to_owned())]);
-        cluster.assign(GROUP, &[IN.name.to_owned()], &owners, &BTreeSet::new(), false);
-    };
-    owners("a");
-    cluster.join(GROUP, &[IN.name.to_owned()], "a");
-    send("call", 0);
-    (0..5).for_each(|_| _ = stage.go_round(&mut cx).unwrap());
-    assert_eq!(stage.in_flight(), 1);
+        self.cluster.produce(IN, &key(partition), &event, self.clock.now());
+    }
 
-    owners("b");
-    send("pass", 0);
-    send("pass", 1);
-    (0..5).for_each(|_| _ = stage.go_round(&mut cx).unwrap());
-    let passed: Vec<_> = cluster.read(OUT).into_iter().map(|e| e.event_id).collect();
+    fn owner_of_the_first(&self, name: &str) {
+        let owners = BTreeMap::from([(0, name.to_owned()), (1, "a".to_owned())]);
+        self.cluster
+            .assign(GROUP, &[IN.name.to_owned()], &owners, &BTreeSet::new(), false);
+    }
+
+    fn go(&mut self, rounds: usize) {
+        (0..rounds).for_each(|_| _ = self.stage.go_round(&mut self.cx).unwrap());
+    }
+
+    fn waited_ms(&self) -> i64 {
+        (self.clock.now().0 - START.0) / 1000
+    }
+}
+
+#[test]
+fn other_partitions_go_on_while_one_is_drained() {
+    let mut scene = Scene::new(Arc::new(Silence));
+    scene.owner_of_the_first("b");
+    scene.send("pass", 0);
+    scene.send("pass", 1);
+    scene.go(5);
+    let passed: Vec<_> = scene.cluster.read(OUT).into_iter().map(|e| e.event_id).collect();
     assert_eq!(
         passed,
         ["pass-1"],
         "the partition that stays goes on; the one that goes takes nothing more"
     );
-    let waited_ms = (clock.now().0 - START.0) / 1000;
-    assert!(waited_ms < 1_000, "it took {waited_ms} ms");
-    assert_eq!(cluster.owned(GROUP, "a"), [0, 1], "its call is waited for");
+    assert!(scene.waited_ms() < 1_000, "it took {} ms", scene.waited_ms());
+    assert_eq!(scene.cluster.owned(GROUP, "a"), [0, 1], "its call is waited for");
 
-    clock.advance(i64::try_from(cx.limits.drain_ms).unwrap());
-    stage.go_round(&mut cx).unwrap();
-    assert_eq!(cluster.owned(GROUP, "a"), [1], "its time is up");
-    assert_eq!(stage.in_flight(), 0);
+    scene.clock.advance(i64::try_from(scene.cx.limits.drain_ms).unwrap());
+    scene.go(1);
+    assert_eq!(scene.cluster.owned(GROUP, "a"), [1], "its time is up");
+    assert_eq!(scene.stage.in_flight(), 0);
+}
+
+#[test]
+fn a_call_that_has_not_begun_is_not_waited_for() {
+    let mut scene = Scene::new(Arc::new(InLine));
+    scene.owner_of_the_first("b");
+    scene.go(5);
+    assert_eq!(scene.cluster.owned(GROUP, "a"), [1], "it is given up at once");
+    assert_eq!(scene.stage.in_flight(), 0);
+    assert!(scene.waited_ms() < 1_000, "it took {} ms", scene.waited_ms());
+
+    let mut scene = Scene::new(Arc::new(InLine));
+    scene.cx.stop.store(true, Ordering::Relaxed);
+    assert!(!scene.stage.go_round(&mut scene.cx).unwrap(), "it stops");
+    assert!(scene.waited_ms() < 1_000, "it took {} ms", scene.waited_ms());
 }

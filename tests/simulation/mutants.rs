@@ -1,17 +1,19 @@
-//! Eleven faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
+//! Twelve faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
 //! written so. The simulation must find each of them, or it would not find ours. No production code knows of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::{
-    Approach, Changelog, Commit, Committed, Decoder, Delivery, Effects, Fault, Log, Polled, Processor, RawRecord,
-    Restoring, Signal, Timer,
+    Approach, Changelog, Commit, Committed, Decoder, Delivery, Effects, Fault, Log, Pending, Performer, Polled,
+    Processor, RawRecord, Restoring, Signal, Timer,
 };
 use runtime::sim::{Part, SimLog, is_crash};
 use runtime::{Batch, Member, Moment};
 use schemas::Timestamp;
+use schemas::records::{Call, Outcome};
 use stages::invoker::Invoker;
+use tools::Engine;
 
 use super::world::World;
 
@@ -28,10 +30,11 @@ pub(crate) enum Mutant {
     StateKept,
     CallBeforeIntent,
     KillUnheard,
+    BegunWithdrawn,
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Mutant; 11] = [
+    pub(crate) const ALL: [Mutant; 12] = [
         Mutant::OffsetsFirst,
         Mutant::OffsetsEarly,
         Mutant::StateApart,
@@ -43,6 +46,7 @@ impl Mutant {
         Mutant::StateKept,
         Mutant::CallBeforeIntent,
         Mutant::KillUnheard,
+        Mutant::BegunWithdrawn,
     ];
 
     pub(crate) fn what(self) -> &'static str {
@@ -58,6 +62,7 @@ impl Mutant {
             Mutant::StateKept => "state is not read back after a failed transaction",
             Mutant::CallBeforeIntent => "a call is made before its intent is committed",
             Mutant::KillUnheard => "the stages never hear of a kill",
+            Mutant::BegunWithdrawn => "a call under way is handed over as one that has not begun",
         }
     }
 }
@@ -242,6 +247,10 @@ impl Member for Keeps {
         self.member.flying(partitions)
     }
 
+    fn withdraw(&mut self, partitions: Option<&BTreeSet<i32>>) {
+        self.member.withdraw(partitions);
+    }
+
     fn collect(&mut self) {
         self.member.collect();
     }
@@ -271,6 +280,19 @@ impl Member for Keeps {
 
     fn committed(&mut self, at: &Moment<'_>, places: &Committed) -> Result<(), Fault> {
         self.member.committed(at, places)
+    }
+}
+
+/// Calls every call one that has not begun.
+pub(super) struct Denies(pub(super) Engine);
+
+impl Performer for Denies {
+    fn perform(&self, call: Call, approach: Approach) -> Pending<'static, Outcome> {
+        self.0.perform(call, approach)
+    }
+
+    fn withdraw(&self, _: &str) -> bool {
+        true
     }
 }
 

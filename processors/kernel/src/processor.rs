@@ -20,6 +20,8 @@ pub enum Signal {
     Control(Box<Control>),
     /// An outside action this key asked for has been answered.
     Done(Box<Outcome>),
+    /// An outside action this key asked for was taken back before it began: nothing came of it here, and nothing will.
+    Withdrawn(String),
     /// The key's state was restored on this instance: actions without an outcome must be looked into.
     Restored,
 }
@@ -66,6 +68,10 @@ pub trait Processor: Send + Sync + 'static {
 pub trait Performer: Send + Sync + 'static {
     /// Performs one action. Never fails: what went wrong is in the outcome.
     fn perform(&self, call: Call, approach: crate::Approach) -> Pending<'static, Outcome>;
+    /// Takes a call back that waits for its turn. True: it has not begun, and never will; its answer does not come.
+    fn withdraw(&self, _call_id: &str) -> bool {
+        false
+    }
 }
 
 /// Aggregates over event time. One value holds all partitions of an instance; each partition's part can be told apart.

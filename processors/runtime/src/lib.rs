@@ -18,6 +18,7 @@ mod batch;
 mod controls;
 mod dataflow_loop;
 mod dead;
+mod flying;
 mod fuse;
 mod health;
 mod http;

@@ -62,7 +62,7 @@ impl Metrics {
             gauges: IntGaugeVec::new(
                 Opts::new(
                     "soma_stage",
-                    "State of a stage: partitions, state_keys (on disk about: removals count until they are compacted), state_bytes, timers, in_flight, waiting, halted, unowned (partitions of its topics that no instance has), unwatched, restored (records read when it last took partitions over), standby_partitions, standby_lag; of streaming SQL since the start: late, duplicate, woke",
+                    "State of a stage: partitions, state_keys (on disk about: removals count until they are compacted), state_bytes, timers, in_flight, waiting, halted, unowned (partitions of its topics that no instance has), unwatched, restored (records read when it last took partitions over), standby_partitions, standby_lag; of streaming SQL: behind (views with more to tell than a transaction took), and since the start late, duplicate, woke",
                 ),
                 &["pipeline", "stage", "what"],
             )?,

@@ -1,20 +1,18 @@
 //! One processor of a task: its state, the outside actions it has in flight, and the steps of one turn.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use kernel::controls::Controls;
 use kernel::{
-    Approach, Committed, Decoder, Delivery, Effects, Fault, FaultCode, Input, Performer, Processor, RawRecord, Signal,
-    Timer,
+    Committed, Decoder, Delivery, Effects, Fault, FaultCode, Input, Performer, Processor, RawRecord, Signal, Timer,
 };
 use schemas::Timestamp;
-use schemas::records::Outcome;
 
 use crate::Metrics;
 use crate::batch::{Batch, Cause};
+use crate::flying::{Done, Flying, Start};
 use crate::stage::StageContext;
 use crate::store::{Overlay, StateAt, Store};
 use crate::trace::Trace;
@@ -73,6 +71,8 @@ pub trait Member: Send {
     fn next_due(&self) -> Option<Timestamp>;
     /// Outside actions in flight on these partitions, or on all.
     fn flying(&self, partitions: Option<&BTreeSet<i32>>) -> usize;
+    /// Takes back outside actions of these partitions, or of all, that wait for their turn and have not begun.
+    fn withdraw(&mut self, partitions: Option<&BTreeSet<i32>>);
     /// Takes the answers that have come in; they stay until [`Member::committed`].
     fn collect(&mut self);
     /// Begins the gathering of a turn; what an abandoned one gathered is dropped.
@@ -103,23 +103,6 @@ pub trait Member: Send {
     fn committed(&mut self, at: &Moment<'_>, places: &Committed) -> Result<(), Fault>;
 }
 
-/// An outside action that has been answered.
-struct Done {
-    partition: i32,
-    key: String,
-    call_id: String,
-    outcome: Outcome,
-    trace: Arc<str>,
-}
-
-/// An outside action to be started after the commit.
-struct Start {
-    partition: i32,
-    key: String,
-    perform: kernel::Perform,
-    trace: Arc<str>,
-}
-
 /// A [`Processor`] as a member of a task.
 pub struct Part<P: Processor> {
     name: Arc<str>,
@@ -129,8 +112,7 @@ pub struct Part<P: Processor> {
     store: Store,
     overlay: Overlay,
     starts: Vec<Start>,
-    flying: HashMap<(i32, String, String), tokio::task::AbortHandle>,
-    answers: (Sender<Done>, Receiver<Done>),
+    flying: Flying,
     dones: VecDeque<Done>,
     restored: Vec<(i32, String)>,
     /// How many of `dones` and `restored` the turn in hand has taken.
@@ -165,8 +147,7 @@ impl<P: Processor> Part<P> {
             store: Store::default(),
             overlay: Overlay::default(),
             starts: Vec::new(),
-            flying: HashMap::new(),
-            answers: channel(),
+            flying: Flying::default(),
             dones: VecDeque::new(),
             restored: Vec::new(),
             taken: (0, 0),
@@ -188,10 +169,12 @@ impl<P: Processor> Part<P> {
             Signal::Done(outcome) => _ = loaded.performing.remove(&outcome.call_id),
             // What was in flight before is not any more; the processor asks again for what it still wants.
             Signal::Restored => loaded.performing.clear(),
-            Signal::Control(_) => {}
+            // It stays asked for: whoever takes the partition over hears of it.
+            Signal::Withdrawn(_) | Signal::Control(_) => {}
         }
         let seed = match signal {
             Signal::Done(outcome) => format!("done:{}", outcome.call_id),
+            Signal::Withdrawn(call_id) => format!("withdrawn:{call_id}"),
             Signal::Restored => "restored".to_owned(),
             Signal::Control(control) => format!("control:{}", control.issued_at.0),
         };
@@ -269,31 +252,7 @@ impl<P: Processor> Part<P> {
             let detail = format!("stage {} performs but has no performer", self.name);
             return Err(Fault::new(FaultCode::Internal, detail));
         };
-        let call_id = start.perform.call.call_id.clone();
-        let at = (start.partition, start.key.clone(), call_id.clone());
-        // State was read back, and the processor asks for everything open in it: this one has been under way since before.
-        if self.flying.contains_key(&at) {
-            return Ok(());
-        }
-        let approach: Approach = start.perform.approach;
-        let work = performer.perform(start.perform.call, approach);
-        let answers = self.answers.0.clone();
-        let waker = cx.waker.clone();
-        let task = cx.handle.spawn(async move {
-            let outcome = work.await;
-            let done = Done {
-                partition: start.partition,
-                key: start.key,
-                call_id,
-                outcome,
-                trace: start.trace,
-            };
-            if answers.send(done).is_err() {
-                tracing::debug!("the stage is gone; its intent stands and will be looked into");
-            }
-            waker.wake();
-        });
-        self.flying.insert(at, task.abort_handle());
+        self.flying.start(cx, performer, start);
         Ok(())
     }
 }
@@ -344,12 +303,7 @@ impl<P: Processor> Member for Part<P> {
         self.store.release(partition);
         self.restored.retain(|(p, _)| *p != partition);
         self.dones.retain(|d| d.partition != partition);
-        self.flying.retain(|(p, ..), handle| {
-            if *p == partition {
-                handle.abort();
-            }
-            *p != partition
-        });
+        self.flying.release(partition);
     }
 
     fn is_urgent(&self) -> bool {
@@ -361,12 +315,17 @@ impl<P: Processor> Member for Part<P> {
     }
 
     fn flying(&self, partitions: Option<&BTreeSet<i32>>) -> usize {
-        let counts = |p: &i32| partitions.is_none_or(|wanted| wanted.contains(p));
-        self.flying.keys().filter(|(p, ..)| counts(p)).count()
+        self.flying.count(partitions)
+    }
+
+    fn withdraw(&mut self, partitions: Option<&BTreeSet<i32>>) {
+        if let Some(performer) = &self.performer {
+            self.dones.extend(self.flying.withdraw(performer.as_ref(), partitions));
+        }
     }
 
     fn collect(&mut self) {
-        self.dones.extend(self.answers.1.try_iter());
+        self.dones.extend(self.flying.answers());
     }
 
     fn begin(&mut self) {
@@ -389,7 +348,10 @@ impl<P: Processor> Member for Part<P> {
         }
         let dones = std::mem::take(&mut self.dones);
         let signalled = dones.iter().try_for_each(|done| {
-            let signal = Signal::Done(Box::new(done.outcome.clone()));
+            let signal = match &done.outcome {
+                Some(outcome) => Signal::Done(Box::new(outcome.clone())),
+                None => Signal::Withdrawn(done.call_id.clone()),
+            };
             self.signal(at, (done.partition, &done.key), &signal, Some(&done.trace), batch)
         });
         self.taken = (self.restored.len(), dones.len());
@@ -457,12 +419,12 @@ impl<P: Processor> Member for Part<P> {
         let (restored, dones) = std::mem::take(&mut self.taken);
         self.restored.drain(..restored);
         for done in self.dones.drain(..dones) {
-            self.flying.remove(&(done.partition, done.key, done.call_id));
+            self.flying.over(&done);
         }
         at.cx.metrics.gauge(&self.name, "state_keys", self.store.len());
         at.cx.metrics.gauge(&self.name, "state_bytes", self.store.bytes());
         at.cx.metrics.gauge(&self.name, "timers", self.store.timers_len());
-        at.cx.metrics.gauge(&self.name, "in_flight", self.flying.len());
+        at.cx.metrics.gauge(&self.name, "in_flight", self.flying.count(None));
         Ok(())
     }
 }

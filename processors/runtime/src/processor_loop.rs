@@ -169,6 +169,9 @@ impl ProcessorStage {
 
     /// Gives up what is going, if nothing of it is in flight any more, or its time is up.
     fn let_go(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        if let Some(going) = &self.going {
+            self.members.iter_mut().for_each(|m| m.withdraw(Some(&going.numbers)));
+        }
         let flies = |going: &Going| self.flying(Some(&going.numbers)) > 0 && cx.clock.elapsed() < going.until;
         if self.going.as_ref().is_none_or(flies) {
             return Ok(());
@@ -210,11 +213,12 @@ impl ProcessorStage {
         Ok(())
     }
 
-    /// Before the process ends: waits for the actions in flight and commits what came of them.
+    /// Before the process ends: waits for the actions under way and commits what came of them. Those that have not begun are the next owner's.
     fn drain(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         let deadline = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
         self.backlog.clear();
         while self.flying(None) > 0 && cx.clock.elapsed() < deadline {
+            self.members.iter_mut().for_each(|m| m.withdraw(None));
             self.turn(cx, false)?;
             cx.waker.wait(Duration::from_millis(2));
         }

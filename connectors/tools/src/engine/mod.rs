@@ -28,7 +28,7 @@ use tracing::Instrument;
 
 use ending::{Bounds, Ending, Times};
 pub use queue::Concurrency;
-use queue::Queues;
+use queue::{Line, Queues};
 use secrets::Redactor;
 pub use secrets::Secrets;
 
@@ -82,6 +82,7 @@ struct Inner {
     secrets: Secrets,
     redactor: Redactor,
     queues: Queues,
+    line: Line,
     limits: Limits,
     clock: Arc<dyn Clock>,
     controls: Heeded,
@@ -105,6 +106,7 @@ impl Engine {
             redactor: secrets.redactor(),
             secrets,
             queues: Queues::new(limits.concurrency, limits.tools.clone()),
+            line: Line::default(),
             limits,
             clock,
             controls,
@@ -121,12 +123,22 @@ impl Performer for Engine {
         );
         Box::pin(async move { inner.perform(call, approach).await }.instrument(span))
     }
+
+    fn withdraw(&self, call_id: &str) -> bool {
+        self.0.line.withdraw(call_id)
+    }
 }
 
 impl Inner {
     async fn perform(&self, call: Call, approach: Approach) -> Outcome {
         let asked = self.clock.elapsed();
+        let place = self.line.enter(&call.call_id);
         let turn = self.queues.turn(&call.tool, &call.tenant).await;
+        if !place.begin() {
+            // Its stage gives it to the next owner, and no longer listens.
+            drop(turn);
+            return std::future::pending().await;
+        }
         let started = self.clock.elapsed();
         let ending = AssertUnwindSafe(self.act(&call, approach))
             .catch_unwind()

@@ -4,6 +4,7 @@
 //! and a tenant that asks for a thousand calls delays another's by at most that bound.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,62 @@ fn take<K: std::hash::Hash + Eq>(map: &Mutex<HashMap<K, Arc<Semaphore>>>, key: K
     )
 }
 
+const WAITS: u8 = 0;
+const BEGUN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// Calls that wait for their turn, by call id.
+#[derive(Default)]
+pub(super) struct Line(Mutex<HashMap<String, Arc<AtomicU8>>>);
+
+/// A call's place in the line; left when dropped.
+pub(super) struct Place<'a> {
+    line: &'a Line,
+    call_id: String,
+    stands: Arc<AtomicU8>,
+}
+
+impl Line {
+    pub(super) fn enter(&self, call_id: &str) -> Place<'_> {
+        let stands = Arc::new(AtomicU8::new(WAITS));
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(call_id.to_owned(), Arc::clone(&stands));
+        Place {
+            line: self,
+            call_id: call_id.to_owned(),
+            stands,
+        }
+    }
+
+    /// Takes a call out of the line. False when it is not in it: it has begun, or is nobody's.
+    pub(super) fn withdraw(&self, call_id: &str) -> bool {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(call_id).is_some_and(|stands| step(stands, WITHDRAWN))
+    }
+}
+
+impl Place<'_> {
+    /// Whether the call may begin: nobody has taken it back, and from now on nobody can.
+    pub(super) fn begin(&self) -> bool {
+        step(&self.stands, BEGUN)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.line.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.get(&self.call_id).is_some_and(|s| Arc::ptr_eq(s, &self.stands)) {
+            waiting.remove(&self.call_id);
+        }
+    }
+}
+
+fn step(stands: &AtomicU8, to: u8) -> bool {
+    stands
+        .compare_exchange(WAITS, to, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -113,6 +170,20 @@ mod tests {
         let _other = now(&queues, "notify", "a").await.unwrap();
         drop(first);
         assert!(now(&queues, "http", "c").await.is_some());
+    }
+
+    #[test]
+    fn a_call_is_taken_back_or_begins_but_never_both() {
+        let line = Line::default();
+        let place = line.enter("call_1");
+        assert!(line.withdraw("call_1") && !line.withdraw("call_1"));
+        assert!(!place.begin(), "taken back, it does not begin");
+        // Asked for again here before the first has gone: that one goes without this one.
+        let again = line.enter("call_1");
+        drop(place);
+        assert!(again.begin() && !line.withdraw("call_1"), "begun, it is not taken back");
+        drop(again);
+        assert!(!line.withdraw("call_1") && line.0.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

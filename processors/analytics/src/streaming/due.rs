@@ -58,7 +58,7 @@ impl Room {
 
 impl Cursor {
     /// How far it is after the next transaction, when windows that end until `until` may be told; `due` counts their rows by end.
-    pub(crate) fn next(self, until: i64, due: &BTreeMap<i64, usize>, room: &mut Room) -> Self {
+    pub(crate) fn next(self, until: i64, due: impl FnOnce() -> BTreeMap<i64, usize>, room: &mut Room) -> Self {
         if let Some(part) = self.part {
             let done = part.done + 1;
             return match room.take_share() {
@@ -74,13 +74,13 @@ impl Cursor {
             };
         }
         let mut reached = self;
-        for (end, rows) in due {
-            if *rows <= room.left {
+        for (end, rows) in due() {
+            if rows <= room.left {
                 room.left -= rows;
-                reached.until = Some(*end);
+                reached.until = Some(end);
             } else if reached == self && room.take_share() {
                 let of = u32::try_from(rows.div_ceil(room.share())).unwrap_or(u32::MAX);
-                reached.part = Some(Part { end: *end, done: 1, of });
+                reached.part = Some(Part { end, done: 1, of });
                 return reached;
             } else {
                 return reached;
@@ -109,15 +109,12 @@ mod tests {
         let due = BTreeMap::from([(10, 4), (20, 5), (30, 2)]);
         for (room, wanted) in [(100, 35), (11, 35), (10, 20), (9, 20), (8, 10)] {
             assert_eq!(
-                told(5).next(35, &due, &mut Room::new(room)),
+                told(5).next(35, || due.clone(), &mut Room::new(room)),
                 told(wanted),
                 "room for {room}"
             );
         }
-        assert_eq!(
-            Cursor::default().next(35, &BTreeMap::new(), &mut Room::new(1)),
-            told(35)
-        );
+        assert_eq!(Cursor::default().next(35, BTreeMap::new, &mut Room::new(1)), told(35));
     }
 
     #[test]
@@ -125,7 +122,7 @@ mod tests {
         let due = BTreeMap::from([(10, 7), (20, 1)]);
         let (mut at, mut shares) = (told(5), Vec::new());
         while at.until != Some(10) {
-            at = at.next(35, &due, &mut Room::new(4));
+            at = at.next(35, || due.clone(), &mut Room::new(4));
             shares.extend(at.part.map(|part| (part.end, part.done, part.of)));
             assert!(shares.len() < 9, "{shares:?}");
         }
@@ -143,11 +140,11 @@ mod tests {
             },
         );
         let mut taken = Room { most: 4, left: 1 };
-        assert_eq!(told(5).next(35, &due, &mut taken), told(5));
+        assert_eq!(told(5).next(35, || due.clone(), &mut taken), told(5));
         let begun = Cursor {
             part: Some(part),
             ..told(5)
         };
-        assert_eq!(begun.next(35, &due, &mut taken), begun);
+        assert_eq!(begun.next(35, || due, &mut taken), begun);
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take};
 use kernel::{Fault, RawEmit};
 
 use super::due::{Cursor, Part, Room};
@@ -15,6 +15,7 @@ use super::kept::{Kept, Written};
 use super::local::failed;
 use super::plan::View;
 use super::results::{Columns, Rows};
+use super::spread::{aggregate_starts, of_shares, spread};
 use super::told::Told;
 use super::windows::Window;
 use super::{keys, sessions};
@@ -169,7 +170,10 @@ impl Final {
         let fresh = groups.rows(aggregate).map_err(failed)?;
         let from = self.cursor();
         let to = match self.watermark {
-            Some(until) if Some(until) > from.until => from.next(until, &self.due(finish, &fresh, until), room),
+            Some(until) if Some(until) > from.until => {
+                let due = || self.due(finish, &fresh, until);
+                from.next(until, due, room)
+            }
             _ => from,
         };
         self.tell_due(finish, &fresh, to, emits)?;
@@ -201,17 +205,18 @@ impl Final {
     fn due(&self, finish: &Finish, fresh: &RecordBatch, until: i64) -> BTreeMap<i64, usize> {
         let (window, before) = (finish.view.window, self.told_until.unwrap_or(i64::MIN));
         let mut due = BTreeMap::new();
-        let mut count = |start: i64| {
+        let mut count = |start: i64, rows: usize| {
             let end = window.end(start, start);
             if end > before && end <= until {
-                *due.entry(end).or_default() += 1;
+                *due.entry(end).or_default() += rows;
             }
         };
         for batch in self.rows_of(window, (before, until), fresh) {
-            for pane in finish.view.aggregate.panes(batch).values() {
+            let panes = finish.view.aggregate.panes(batch).values();
+            for alike in panes.chunk_by(|one, next| one == next) {
                 match window {
-                    Window::Hop { .. } => window.starts(*pane).for_each(&mut count),
-                    _ => count(*pane),
+                    Window::Hop { .. } => window.starts(alike[0]).for_each(|start| count(start, alike.len())),
+                    _ => count(alike[0], alike.len()),
                 }
             }
         }
@@ -403,63 +408,6 @@ impl Final {
         };
         emit(finish, groups, tell, emits)
     }
-}
-
-pub(crate) fn aggregate_starts(starts: &ArrayRef) -> &[i64] {
-    starts
-        .as_any()
-        .downcast_ref::<Int64Array>()
-        .map_or(&[], |starts| starts.values())
-}
-
-/// Rows beside the start of each window they belong to that is wanted; `None` when there is none.
-pub(crate) fn spread(
-    finish: &Finish,
-    rows: &RecordBatch,
-    wanted: &dyn Fn(i64) -> bool,
-) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
-    let window = finish.view.window;
-    let (mut indices, mut starts) = (Vec::new(), Vec::new());
-    for (row, pane) in finish.view.aggregate.panes(rows).values().iter().enumerate() {
-        let Ok(row) = u32::try_from(row) else { continue };
-        if matches!(window, Window::Hop { .. }) {
-            for start in window.starts(*pane).filter(|start| wanted(*start)) {
-                indices.push(row);
-                starts.push(start);
-            }
-        } else if wanted(*pane) {
-            indices.push(row);
-            starts.push(*pane);
-        }
-    }
-    if indices.is_empty() {
-        return Ok(None);
-    }
-    let starts: ArrayRef = Arc::new(Int64Array::from(starts));
-    if indices.len() == rows.num_rows() && !matches!(window, Window::Hop { .. }) {
-        return Ok(Some((rows.clone(), starts)));
-    }
-    let rows = take_record_batch(rows, &UInt32Array::from(indices)).map_err(|e| failed(e.into()))?;
-    Ok(Some((rows, starts)))
-}
-
-/// Those of keys whose hash is in wanted shares.
-fn of_shares(
-    finish: &Finish,
-    found: Option<(RecordBatch, ArrayRef)>,
-    wanted: &dyn Fn(u64) -> bool,
-) -> Result<Option<(RecordBatch, ArrayRef)>, Fault> {
-    let Some((rows, starts)) = found else { return Ok(None) };
-    let aggregate = &finish.view.aggregate;
-    let columns = keys::columns(&rows, aggregate.keys(), aggregate.pane);
-    let hashes = keys::hashes(&columns, rows.num_rows()).map_err(|e| failed(e.into()))?;
-    let keep: BooleanArray = hashes.into_iter().map(|hash| Some(wanted(hash))).collect();
-    if keep.true_count() == 0 {
-        return Ok(None);
-    }
-    let rows = filter_record_batch(&rows, &keep).map_err(|e| failed(e.into()))?;
-    let starts = filter(&starts, &keep).map_err(|e| failed(e.into()))?;
-    Ok(Some((rows, starts)))
 }
 
 /// Evaluates groups and writes the rows that `tell` names, given each group's key and window start.

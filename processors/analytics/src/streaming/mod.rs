@@ -9,6 +9,7 @@
 //!   lies further back than the widest window and the allowed lateness), another is late for every view and goes to the late topic.
 //! - Records exactly a session's gap apart are in one session.
 //! - Rows told again carry the next revision; a session's row that went into a longer one comes again as deleted.
+//! - The rows of a window of very many keys become visible in several transactions, each key's once.
 //! - Where all partitions are idle, the one that came furthest tells the time.
 
 pub mod backfill;
@@ -42,6 +43,7 @@ mod sessions;
 mod settings;
 mod source;
 mod span;
+mod spread;
 mod steps;
 mod stream;
 mod streams;

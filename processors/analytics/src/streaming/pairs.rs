@@ -10,13 +10,14 @@ use arrow::datatypes::Field;
 use datafusion::common::DataFusionError;
 use kernel::{Fault, RawEmit};
 
-use super::finals::{Final, Finish, aggregate_starts, spread};
+use super::finals::{Final, Finish};
 use super::groups::Groups;
 use super::joined::{How, Put, Touched};
 use super::kept::Written;
 use super::keys;
 use super::local::failed;
 use super::results::Columns;
+use super::spread::{aggregate_starts, spread};
 
 /// Both sides' state, what they are run with, and how they are joined.
 pub(crate) struct Sides<'a> {

@@ -293,7 +293,8 @@ impl Dataflow for Streaming {
     }
 
     fn has_more(&self) -> bool {
-        self.begun || self.behind > 0
+        // Without partitions nobody flushes, and nobody would ever answer no.
+        !self.owned.is_empty() && (self.begun || self.behind > 0)
     }
 
     fn restore(&mut self, partition: i32, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {

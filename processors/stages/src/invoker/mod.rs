@@ -72,6 +72,9 @@ pub struct State {
     /// Open calls a crash cut off that wait for a pause to end before they are looked into.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<String>,
+    /// Open calls that were taken back before they began: whoever takes over begins them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unbegun: BTreeSet<String>,
 }
 
 kernel::inputs! {
@@ -105,12 +108,15 @@ impl Invoker {
         Ok(())
     }
 
-    /// Looks into a call a crash cut off; what a stop covers is not sent again, what is paused waits.
+    /// Begins a call that has not begun, and looks into one a crash cut off; what a stop covers is not sent again, what is paused waits.
     fn recover(state: &mut State, call_id: &str, fx: &mut Effects<'_>) {
         state.held.remove(call_id);
         let Some(call) = state.open.get(call_id).cloned() else {
             return;
         };
+        if state.unbegun.remove(call_id) {
+            return fx.perform(call, Approach::Fresh);
+        }
         match admit::stop(&call, fx).map(|c| c.action) {
             None => fx.perform(call, Approach::Recover),
             Some(ControlAction::Pause) => {
@@ -183,6 +189,12 @@ impl Processor for Invoker {
             // An answer nobody waits for any more was answered before: writing it again would be a second outcome.
             Signal::Done(outcome) if !state.open.contains_key(&outcome.call_id) => Ok(()),
             Signal::Done(outcome) => self.finish(state, (**outcome).clone(), fx),
+            Signal::Withdrawn(call_id) => {
+                if state.open.contains_key(call_id) {
+                    state.unbegun.insert(call_id.clone());
+                }
+                Ok(())
+            }
             Signal::Restored => {
                 for call_id in state.open.keys().cloned().collect::<Vec<_>>() {
                     Self::recover(state, &call_id, fx);

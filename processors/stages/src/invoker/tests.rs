@@ -158,6 +158,14 @@ fn an_intent_then_an_outcome_and_every_repeat_is_answered_the_same() {
         (1, Approach::Recover)
     );
 
+    // Taken back before it began, it is begun by whoever has it next; cut off there, it is looked into again.
+    signal(&mut state, &Signal::Withdrawn("call_1".into()));
+    for wanted in [Approach::Fresh, Approach::Recover] {
+        assert_eq!(signal(&mut state, &Signal::Restored).performs[0].approach, wanted);
+    }
+    signal(&mut state, &Signal::Withdrawn("call_2".into()));
+    assert!(state.unbegun.is_empty(), "nobody asked for that one");
+
     let outcome = Outcome {
         call_id: "call_1".into(),
         run_id: "run_1".into(),
