@@ -24,8 +24,8 @@ const STOP: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so long the broker aborts a transaction nobody finishes: readers of what else was written wait for it.
 const TRANSACTION_MS: u32 = 15_000;
-/// The same of streaming SQL. A window is told in one transaction, and a million keys took ten seconds of a busy machine (`make soak-analytics`):
-/// aborted for its size it would be tried again for ever.
+/// The same of streaming SQL, whose transactions are large: two hundred thousand rows of windows, and runs of kept rows put together. Aborted for
+/// its size one would be tried again for ever.
 const CLOSING_MS: u32 = 60_000;
 
 /// What all stages of a process share.
