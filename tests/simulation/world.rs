@@ -113,14 +113,14 @@ impl Tool for SimTool {
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(async move {
             let mut rng = self.world.draw(call);
-            // Some are slow: others wait in line behind them, and partitions go while they are under way.
-            let slow = rng.chance(300);
-            let take_time = async |rng: &mut Rng| {
-                for _ in 0..rng.below(if slow { 120 } else { 4 }) {
+            // Then some are slow: others wait in line behind them, and partitions go while they are under way.
+            let slow = self.world.mutant == Some(Mutant::BegunWithdrawn) && rng.chance(300);
+            let take_time = async |rng: &mut Rng, usual| {
+                for _ in 0..rng.below(if slow { 120 } else { usual }) {
                     tokio::task::yield_now().await;
                 }
             };
-            take_time(&mut rng).await;
+            take_time(&mut rng, 4).await;
             let trouble = rng.chance(self.world.trouble);
             let kind = rng.below(3);
             if trouble && kind == 0 {
@@ -132,7 +132,7 @@ impl Tool for SimTool {
             if self.world.mutant != Some(Mutant::CallBeforeIntent) {
                 self.world.act(call);
             }
-            take_time(&mut rng).await;
+            take_time(&mut rng, 3).await;
             if trouble {
                 return Err(fault(FaultCode::ToolUnreachable, Effect::Unknown));
             }
