@@ -106,7 +106,7 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
             let engine = tools::Engine::new(
                 tools.into(),
                 tools::Secrets(BTreeMap::new()),
-                in_line(cx.mutant),
+                in_line(),
                 clock,
                 Arc::new(move || controls.now().0),
             );
@@ -131,11 +131,8 @@ pub(super) fn member(name: &str, cx: &Surroundings<'_>) -> Box<dyn Member> {
     mutants::member(cx.mutant, member)
 }
 
-/// Where it is hunted, calls wait for their turn, so that some have not begun when their partition goes.
-fn in_line(mutant: Option<Mutant>) -> tools::Limits {
-    if mutant != Some(Mutant::BegunWithdrawn) {
-        return tools::Limits::default();
-    }
+/// Calls wait for their turn, so that some have not begun when their partition goes.
+fn in_line() -> tools::Limits {
     tools::Limits {
         concurrency: tools::Concurrency {
             calls_max: 1,

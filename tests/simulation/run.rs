@@ -392,6 +392,10 @@ impl Simulation {
             }
         }
         self.thaw(usize::MAX);
+        // Whoever has only just woken has not heard yet what it lost meanwhile: until it has, it holds state that is others' by now.
+        for _ in 0..3 {
+            (0..self.nodes.len()).for_each(|at| self.go_round(at));
+        }
         if self.plan.has_window() {
             // Windows close a while after their last event.
             for _ in 0..200 * self.nodes.len() {

@@ -113,8 +113,8 @@ impl Tool for SimTool {
     fn call<'a>(&'a self, call: &'a Call) -> Pending<'a, Result<Answer, CallFault>> {
         Box::pin(async move {
             let mut rng = self.world.draw(call);
-            // Then some are slow: others wait in line behind them, and partitions go while they are under way.
-            let slow = self.world.mutant == Some(Mutant::BegunWithdrawn) && rng.chance(300);
+            // Some are slow: others wait in line behind them, and partitions go while they are under way.
+            let slow = rng.chance(300);
             let take_time = async |rng: &mut Rng, usual| {
                 for _ in 0..rng.below(if slow { 120 } else { usual }) {
                     tokio::task::yield_now().await;
