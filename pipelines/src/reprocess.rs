@@ -92,6 +92,8 @@ struct PastLog {
     left: Arc<AtomicUsize>,
     clock: PastClock,
     written: Arc<Mutex<Written>>,
+    /// How many are read back: none has anything in it.
+    changelogs: usize,
 }
 
 /// What a stage wrote.
@@ -128,8 +130,14 @@ impl Log for PastLog {
         Ok(Committed::new())
     }
 
-    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        (0..changelogs.len()).try_for_each(|index| into.done(index, 0))
+    fn restore_begin(&mut self, changelogs: &[Changelog]) -> Result<(), Fault> {
+        self.changelogs = changelogs.len();
+        Ok(())
+    }
+
+    fn restore_more(&mut self, into: &mut dyn Restoring, _: Duration) -> Result<bool, Fault> {
+        (0..self.changelogs).try_for_each(|index| into.done(index, 0))?;
+        Ok(true)
     }
 
     fn start(&mut self, _: &[(String, i32)]) -> Result<(), Fault> {
@@ -183,6 +191,7 @@ pub fn run(shared: &Shared, entry: &StageEntry, records: Vec<RawRecord>) -> Resu
         left: left.clone(),
         clock: clock.clone(),
         written: written.clone(),
+        changelogs: 0,
     };
     let mut cx = StageContext {
         stage: entry.name().to_owned(),

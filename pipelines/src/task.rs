@@ -27,6 +27,11 @@ impl Task {
         format!("{pipeline}.{}", self.name())
     }
 
+    /// Whether one of its stages acts on the world: its calls are waited for when the process stops.
+    pub fn acts(&self) -> bool {
+        self.stages.iter().any(|s| registry::ACTING.contains(&&*s.component))
+    }
+
     /// Limits that keep those of every stage: the smaller batch, the shorter linger, the longer drain.
     pub fn limits(&self) -> Limits {
         let all = self.stages.iter().map(|s| s.limits.clone());

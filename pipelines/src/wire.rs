@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kafka::{Admin, Brokers, KafkaLog, LogConfig, Registry, Watch};
@@ -20,6 +21,8 @@ use crate::{check, handover, membership, registry, standing, streaming, telemetr
 /// Longest time all stages may take to drain and stop; after it the process ends, and what was in flight is looked into at
 /// the next start.
 const STOP: Duration = Duration::from_secs(25);
+/// After so long stages that act on nothing stop too, whatever those that act still wait for.
+const STOP_OTHERS: Duration = Duration::from_secs(20);
 /// How long a stage waits for what stands before it says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so long the broker aborts a transaction nobody finishes: readers of what else was written wait for it.
@@ -100,28 +103,30 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
         shared.health.clone(),
         shared.metrics.clone(),
     ))?;
+    let lasting = Shared {
+        stop: Arc::default(),
+        ..shared.clone()
+    };
     // They belong to no group, so nothing has to be taken over for them first.
-    let mut followers = follow(&shared)?;
+    let mut others = follow(&lasting)?;
     take_over(&shared, &runtime)?;
     // Not waited for at a stop: a look at brokers that are gone takes its time, and leaves nothing undone.
     drop(beside(&shared, "membership", membership::keep)?);
-    let mut threads = Vec::new();
+    let mut acting = Vec::new();
     for task in shared.pipeline.tasks() {
-        let cx = shared.clone();
-        let name = task.name();
+        let (cx, threads) = if task.acts() {
+            (shared.clone(), &mut acting)
+        } else {
+            (lasting.clone(), &mut others)
+        };
+        let (name, stop) = (task.name(), cx.stop.clone());
         let before = AtomicBool::new(false);
         let open = move || open(&task, &cx, before.swap(true, Ordering::SeqCst));
-        threads.push(runtime::spawn(
-            &name,
-            shared.health.clone(),
-            shared.metrics.clone(),
-            stop.clone(),
-            open,
-        )?);
+        let (health, metrics) = (shared.health.clone(), shared.metrics.clone());
+        threads.push(runtime::spawn(&name, health, metrics, stop, open)?);
     }
-    threads.append(&mut followers);
     tracing::info!(pipeline = %shared.pipeline.pipeline, instance = %shared.pipeline.instance, stages = shared.pipeline.stages.len(), "started");
-    wait(&stop, &threads);
+    wait(&stop, &acting, &lasting.stop, &others);
     tracing::info!("stopped");
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
@@ -144,7 +149,7 @@ fn share(pipeline: Pipeline, handle: &tokio::runtime::Handle, stop: &Arc<AtomicB
 }
 
 /// Begins to follow what stands whatever a record says, and to learn the schemas' ids, beside everything else.
-fn follow(shared: &Shared) -> Result<Vec<std::thread::JoinHandle<()>>, Fault> {
+fn follow(shared: &Shared) -> Result<Vec<JoinHandle<()>>, Fault> {
     let topics = Catalogue::load().map(|c| c.topics).unwrap_or_default();
     let texts = topics.into_iter().map(|t| (t.name, registry::schema_text(&t.record)));
     let texts = texts.filter_map(|(name, text)| Some((name, text?.to_owned())));
@@ -163,11 +168,7 @@ fn follow(shared: &Shared) -> Result<Vec<std::thread::JoinHandle<()>>, Fault> {
 }
 
 /// A thread of its own for what goes on beside the stages.
-fn beside(
-    shared: &Shared,
-    name: &str,
-    run: impl FnOnce(&Shared) + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Fault> {
+fn beside(shared: &Shared, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<JoinHandle<()>, Fault> {
     let shared = shared.clone();
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -192,15 +193,26 @@ fn take_over(shared: &Shared, runtime: &tokio::runtime::Runtime) -> Result<(), F
     Ok(())
 }
 
-fn wait(stop: &AtomicBool, threads: &[std::thread::JoinHandle<()>]) {
+/// Waits for the signal, then for the threads. What acts stops at once and waits for its calls, often for seconds; the others go on meanwhile, and stop
+/// when that is done. Stopped with it they would be missed before the instance is back: a session runs out, and each of their groups
+/// shares its partitions out anew, twice. Nor would what the last calls bring be handled here, or a kill reach them.
+fn wait(stop: &AtomicBool, acting: &[JoinHandle<()>], stop_others: &AtomicBool, others: &[JoinHandle<()>]) {
     while !stop.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(50));
     }
     tracing::info!("stopping: draining what is in flight");
-    let deadline = std::time::Instant::now() + STOP;
-    while threads.iter().any(|t| !t.is_finished()) && std::time::Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let began = Instant::now();
+    let ended = |threads: &[JoinHandle<()>], at_most| {
+        while threads.iter().any(|t| !t.is_finished()) && began.elapsed() < at_most {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    ended(acting, STOP_OTHERS);
+    let drained_ms = began.elapsed().as_millis();
+    stop_others.store(true, Ordering::SeqCst);
+    ended(others, STOP);
+    ended(acting, STOP);
+    tracing::info!(drained_ms, ended_ms = began.elapsed().as_millis(), "drained");
 }
 
 /// SIGTERM comes from who restarts us, or may: our partitions wait for us. SIGINT is a person's, or a scale-in's: they go to the others.
@@ -357,4 +369,28 @@ fn topics_exist(brokers: &Brokers, wanted: &[String], states: &[String]) -> Resu
         blame: kernel::Blame::Dependency,
         ..Fault::new(FaultCode::TopicsMismatched, detail)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_nothing_goes_on_until_calls_are_answered() {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let (answered, stop_others, seen) = (flag(), flag(), flag());
+        let (tell, told, see, asked) = (answered.clone(), answered.clone(), seen.clone(), stop_others.clone());
+        let acting = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            tell.store(true, Ordering::SeqCst);
+        });
+        let other = std::thread::spawn(move || {
+            while !asked.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            see.store(told.load(Ordering::SeqCst), Ordering::SeqCst);
+        });
+        wait(&AtomicBool::new(true), &[acting], &stop_others, &[other]);
+        assert!(seen.load(Ordering::SeqCst), "it was stopped while a call was under way");
+    }
 }

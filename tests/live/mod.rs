@@ -25,4 +25,5 @@ mod replay;
 mod standby;
 mod stock_client;
 mod streaming;
+mod taking_over;
 mod transactions;

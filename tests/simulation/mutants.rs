@@ -1,8 +1,9 @@
-//! Twelve faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
+//! Thirteen faults planted where the loop meets its log, its members, its tools and its controls: what the loop would do if it were
 //! written so. The simulation must find each of them, or it would not find ours. No production code knows of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernel::{
     Approach, Changelog, Commit, Committed, Decoder, Delivery, Effects, Fault, Log, Pending, Performer, Polled,
@@ -31,10 +32,11 @@ pub(crate) enum Mutant {
     CallBeforeIntent,
     KillUnheard,
     BegunWithdrawn,
+    HalfRestored,
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Mutant; 12] = [
+    pub(crate) const ALL: [Mutant; 13] = [
         Mutant::OffsetsFirst,
         Mutant::OffsetsEarly,
         Mutant::StateApart,
@@ -47,6 +49,7 @@ impl Mutant {
         Mutant::CallBeforeIntent,
         Mutant::KillUnheard,
         Mutant::BegunWithdrawn,
+        Mutant::HalfRestored,
     ];
 
     pub(crate) fn what(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Mutant {
             Mutant::CallBeforeIntent => "a call is made before its intent is committed",
             Mutant::KillUnheard => "the stages never hear of a kill",
             Mutant::BegunWithdrawn => "a call under way is handed over as one that has not begun",
+            Mutant::HalfRestored => "a partition is at work before its state is read back",
         }
     }
 }
@@ -142,11 +146,16 @@ impl Log for MutantLog {
         }
     }
 
-    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        if self.mutant != Mutant::TimerLost {
-            return self.log.restore(changelogs, into);
+    fn restore_begin(&mut self, changelogs: &[Changelog]) -> Result<(), Fault> {
+        self.log.restore_begin(changelogs)
+    }
+
+    fn restore_more(&mut self, into: &mut dyn Restoring, at_most: Duration) -> Result<bool, Fault> {
+        match self.mutant {
+            Mutant::TimerLost => self.log.restore_more(&mut Timerless(into), at_most),
+            Mutant::HalfRestored => self.log.restore_more(into, at_most).map(|_| true),
+            _ => self.log.restore_more(into, at_most),
         }
-        self.log.restore(changelogs, &mut Timerless(into))
     }
 
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {
@@ -206,8 +215,14 @@ impl Member for Keeps {
     }
 
     fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault> {
-        self.held.insert(partition);
         self.member.restored(partition, next, now)
+    }
+
+    fn came(&mut self, partition: i32) -> Result<(), Fault> {
+        if !self.held.insert(partition) {
+            return Ok(());
+        }
+        self.member.came(partition)
     }
 
     fn release(&mut self, partition: i32) {

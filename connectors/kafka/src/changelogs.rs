@@ -1,5 +1,7 @@
-//! Reads changelogs back, many at once: what a short one costs is finding its leader and its end.
+//! Reads changelogs back, many at once: what a short one costs is finding its leader and its end. It is done in pieces, between which the stage goes
+//! on with the partitions it has.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,28 @@ const ASK: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 8;
 
 type Queue = PartitionQueue<DefaultConsumerContext>;
-type Each<'a> = dyn FnMut(String, Option<&[u8]>, i64) -> Result<(), Fault> + 'a;
+
+/// Changelogs that are being read.
+struct Reading {
+    of: Vec<Changelog>,
+    /// From where to where each is read; empty until it was asked.
+    ranges: Vec<(i64, i64)>,
+    /// Whether no open transaction holds an end back any more.
+    decided: bool,
+    /// The one that is read, and where it goes on.
+    at: usize,
+    next: i64,
+    /// Of it and those behind it that are fetched; none for those with nothing to read.
+    queues: VecDeque<Option<Queue>>,
+    /// When something last came, or was decided.
+    heard: Instant,
+}
+
+impl Reading {
+    fn range(&self, index: usize) -> (i64, i64) {
+        self.ranges.get(index).copied().unwrap_or_default()
+    }
+}
 
 /// Connecting is most of what a short changelog costs, so both clients are kept.
 pub(crate) struct Changelogs {
@@ -33,6 +56,7 @@ pub(crate) struct Changelogs {
     brokers: Brokers,
     /// What was asked last failed: a client that was told once that there are no brokers does not find them again for minutes.
     failed: bool,
+    reading: Option<Reading>,
 }
 
 impl Changelogs {
@@ -47,6 +71,7 @@ impl Changelogs {
             reader: Arc::new(consumer(brokers)?),
             brokers: brokers.clone(),
             failed: false,
+            reading: None,
         };
         // Who leads what: asked for now, while the group is joined, rather than topic by topic once partitions are given.
         for client in [&opened.plain, &opened.reader] {
@@ -57,9 +82,43 @@ impl Changelogs {
         Ok(opened)
     }
 
-    /// Reads changelogs to the ends they have now.
-    pub(crate) fn read(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        self.with(|clients| clients.read_all(changelogs, into))
+    /// Begins to read changelogs to the ends they have now; what was begun before is dropped.
+    pub(crate) fn begin(&mut self, of: &[Changelog]) {
+        if self.reading.take().is_some() {
+            self.unassign();
+        }
+        self.reading = Some(Reading {
+            of: of.to_vec(),
+            ranges: Vec::new(),
+            decided: false,
+            at: 0,
+            next: 0,
+            queues: VecDeque::new(),
+            heard: Instant::now(),
+        });
+    }
+
+    /// Goes on for about so long, or until nothing is there for [`ASK`]. True when all is read.
+    pub(crate) fn more(&mut self, into: &mut dyn Restoring, at_most: Duration) -> Result<bool, Fault> {
+        let Some(mut reading) = self.reading.take() else {
+            return Ok(true);
+        };
+        let until = Instant::now() + at_most;
+        let went = self.with(|clients| clients.go_on(&mut reading, into, until));
+        if matches!(went, Ok(false)) {
+            self.reading = Some(reading);
+        } else {
+            drop(reading);
+            self.unassign();
+        }
+        went
+    }
+
+    /// Queues of partitions go before their assignment does.
+    fn unassign(&self) {
+        if let Err(e) = self.reader.unassign() {
+            tracing::debug!(error = %e, "changelogs are still assigned");
+        }
     }
 
     /// Asks with new clients when those at hand failed.
@@ -72,21 +131,35 @@ impl Changelogs {
         answer
     }
 
-    fn read_all(&self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        let ends = offsets(&self.plain, changelogs, Offset::End)?;
-        let firsts = offsets(&self.plain, changelogs, Offset::Beginning)?;
-        let mut ranges = Vec::new();
-        for (index, (first, end)) in firsts.into_iter().zip(ends).enumerate() {
-            ranges.push((into.from(index, first, end)?, end));
+    fn go_on(&self, reading: &mut Reading, into: &mut dyn Restoring, until: Instant) -> Result<bool, Fault> {
+        if reading.ranges.is_empty() {
+            let ends = offsets(&self.plain, &reading.of, Offset::End)?;
+            let firsts = offsets(&self.plain, &reading.of, Offset::Beginning)?;
+            for (index, (first, end)) in firsts.into_iter().zip(ends).enumerate() {
+                reading.ranges.push((into.from(index, first, end)?, end));
+            }
         }
-        decided(&self.reader, changelogs, &ranges)?;
-        let wanted: Vec<_> = changelogs.iter().zip(ranges).enumerate().collect();
-        for some in wanted.chunks(AT_ONCE) {
-            let read = self.read_some(some, into);
-            self.reader.unassign().map_err(|e| unavailable("unassign", &e))?;
-            read?;
+        if !reading.decided {
+            if let Some(open) = open(&self.reader, &reading.of, &reading.ranges)? {
+                stalled(reading.heard, &open)?;
+                std::thread::sleep(ASK);
+                return Ok(false);
+            }
+            (reading.decided, reading.heard) = (true, Instant::now());
         }
-        Ok(())
+        while reading.at < reading.of.len() {
+            if reading.queues.is_empty() {
+                self.fetch_some(reading)?;
+            }
+            if !self.drain(reading, into, until)? {
+                return Ok(false);
+            }
+            into.done(reading.at, reading.next)?;
+            drop(reading.queues.pop_front());
+            reading.at += 1;
+            reading.next = reading.range(reading.at).0;
+        }
+        Ok(true)
     }
 
     /// Records read again, whole, in the order asked for.
@@ -94,13 +167,14 @@ impl Changelogs {
         self.with(|clients| fetch(&clients.reader, wanted))
     }
 
-    /// Reads one after the other while the client fetches all of them.
-    fn read_some(&self, wanted: &[(usize, (&Changelog, (i64, i64)))], into: &mut dyn Restoring) -> Result<(), Fault> {
+    /// The client fetches the next few; they are read one after the other.
+    fn fetch_some(&self, reading: &mut Reading) -> Result<(), Fault> {
+        self.reader.unassign().map_err(|e| unavailable("unassign", &e))?;
         let mut places = TopicPartitionList::new();
-        let mut queues = Vec::new();
-        for (_, ((topic, partition), (from, end))) in wanted {
+        let wanted = reading.of.iter().zip(&reading.ranges).skip(reading.at).take(AT_ONCE);
+        for ((topic, partition), (from, end)) in wanted {
             if from >= end {
-                queues.push(None);
+                reading.queues.push_back(None);
                 continue;
             }
             let begin = if *from > 0 {
@@ -112,78 +186,81 @@ impl Changelogs {
                 .add_partition_offset(topic, *partition, begin)
                 .map_err(|e| unavailable("assign", &e))?;
             // Before they are assigned, so that nothing goes to the common queue: the mark of an end there does not tell its topic.
-            queues.push(self.reader.split_partition_queue(topic, *partition));
+            let queue = self.reader.split_partition_queue(topic, *partition);
+            reading.queues.push_back(queue);
         }
+        (reading.next, reading.heard) = (reading.range(reading.at).0, Instant::now());
         if places.count() > 0 {
             self.reader.assign(&places).map_err(|e| unavailable("assign", &e))?;
-        }
-        for ((index, (changelog, range)), queue) in wanted.iter().zip(queues) {
-            let next = match queue {
-                Some(queue) => self.drain(&queue, changelog, *range, &mut |key, value, offset| {
-                    into.take(*index, key, value, offset)
-                })?,
-                None => range.0,
-            };
-            into.done(*index, next)?;
         }
         Ok(())
     }
 
-    /// Reads a partition until everything before `end` is read or known to be aborted; where it goes on.
-    fn drain(
-        &self,
-        queue: &Queue,
-        (topic, partition): &Changelog,
-        (from, end): (i64, i64),
-        each: &mut Each<'_>,
-    ) -> Result<i64, Fault> {
-        let mut next = from;
-        let mut heard = Instant::now();
-        loop {
-            match queue.poll(Duration::from_millis(50)) {
+    /// Reads a partition until everything before its end is read or known to be aborted. False when that is not yet so.
+    fn drain(&self, reading: &mut Reading, into: &mut dyn Restoring, until: Instant) -> Result<bool, Fault> {
+        let (from, end) = reading.range(reading.at);
+        let Some(Some(queue)) = reading.queues.front() else {
+            reading.next = from;
+            return Ok(true);
+        };
+        while Instant::now() < until {
+            match queue.poll(ASK) {
                 Some(Ok(message)) => {
-                    heard = Instant::now();
+                    reading.heard = Instant::now();
                     let offset = message.offset();
-                    next = offset + 1;
+                    reading.next = offset + 1;
                     let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-                    each(key, message.payload(), offset)?;
-                    if next >= end {
-                        return Ok(next);
+                    into.take(reading.at, key, message.payload(), offset)?;
+                    if reading.next >= end {
+                        return Ok(true);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(end.max(next)),
-                Some(Err(e)) => return Err(unavailable(&format!("restore {topic}/{partition}"), &e)),
-                None => {}
-            }
-            // What concerns no partition comes to the common queue.
-            if let Some(Err(e)) = self.reader.poll(Duration::ZERO) {
-                tracing::debug!(error = %e, "while restoring");
-            }
-            if heard.elapsed() > STALL {
-                let detail = format!("{topic}/{partition} stands at {next} of {end}: the broker sends no more of it");
-                return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    reading.next = end.max(reading.next);
+                    return Ok(true);
+                }
+                Some(Err(e)) => return Err(unavailable(&format!("restore {:?}", reading.of.get(reading.at)), &e)),
+                None => {
+                    // What concerns no partition comes to the common queue.
+                    if let Some(Err(e)) = self.reader.poll(Duration::ZERO) {
+                        tracing::debug!(error = %e, "while restoring");
+                    }
+                    stalled(reading.heard, "the broker sends no more of a changelog")?;
+                    return Ok(false);
+                }
             }
         }
+        Ok(false)
     }
+}
+
+/// Nothing came for too long.
+fn stalled(since: Instant, why: &str) -> Result<(), Fault> {
+    if since.elapsed() > STALL {
+        return Err(Fault::new(FaultCode::BrokerUnavailable, why));
+    }
+    Ok(())
 }
 
 /// Waits until no open transaction holds readers back from an end. Only from then on is the end they reach the true one: an
 /// open transaction may be made between their coming to it and our asking.
 pub(crate) fn decided(reader: &BaseConsumer, changelogs: &[Changelog], ranges: &[(i64, i64)]) -> Result<(), Fault> {
     let began = Instant::now();
-    loop {
-        let stable = offsets(reader, changelogs, Offset::End)?;
-        let open = changelogs.iter().zip(stable).zip(ranges);
-        let mut open = open.filter(|((_, stable), (from, end))| from < end && stable < end);
-        let Some((((topic, partition), stable), (_, end))) = open.next() else {
-            return Ok(());
-        };
-        if began.elapsed() > STALL {
-            let detail = format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back");
-            return Err(Fault::new(FaultCode::BrokerUnavailable, detail));
-        }
+    while let Some(open) = open(reader, changelogs, ranges)? {
+        stalled(began, &open)?;
         std::thread::sleep(ASK);
     }
+    Ok(())
+}
+
+/// Which open transaction holds readers back from an end, if any.
+fn open(reader: &BaseConsumer, changelogs: &[Changelog], ranges: &[(i64, i64)]) -> Result<Option<String>, Fault> {
+    let stable = offsets(reader, changelogs, Offset::End)?;
+    let all = changelogs.iter().zip(stable).zip(ranges);
+    let mut held = all.filter(|((_, stable), (from, end))| from < end && stable < end);
+    Ok(held.next().map(|(((topic, partition), stable), (_, end))| {
+        format!("{topic}/{partition} stands at {stable} of {end}: an open transaction holds it back")
+    }))
 }
 
 /// Where partitions begin or end, in their order; how far isolation lets this client see.

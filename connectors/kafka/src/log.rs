@@ -221,10 +221,7 @@ impl KafkaLog {
                 self.read_up_to(offsets);
                 Ok(places)
             }
-            Err(KafkaOrFault::Fault(fault)) => {
-                self.settle(turn, &KafkaError::Canceled)?;
-                Err(fault)
-            }
+            Err(KafkaOrFault::Fault(fault)) => self.settle(turn, &KafkaError::Canceled).and(Err(fault)),
             Err(KafkaOrFault::Kafka(e)) => {
                 let aborted = self.settle(turn, &e)?;
                 let code = match (is_too_large(&e), aborted) {
@@ -395,8 +392,12 @@ impl Log for KafkaLog {
         Ok(true)
     }
 
-    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        self.changelogs()?.read(changelogs, into)
+    fn restore_begin(&mut self, changelogs: &[Changelog]) -> Result<(), Fault> {
+        self.changelogs().map(|kept| kept.begin(changelogs))
+    }
+
+    fn restore_more(&mut self, into: &mut dyn Restoring, at_most: Duration) -> Result<bool, Fault> {
+        self.changelogs()?.more(into, at_most)
     }
 
     fn start(&mut self, parts: &[(String, i32)]) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemas::Timestamp;
 
@@ -80,7 +81,7 @@ pub type Committed = BTreeMap<(Arc<str>, i32), i64>;
 /// A partition of a changelog.
 pub type Changelog = (Arc<str>, i32);
 
-/// Takes changelogs in while [`Log::restore`] reads them; `index` says which of those asked for.
+/// Takes changelogs in while [`Log::restore_more`] reads them; `index` says which of those asked for.
 pub trait Restoring {
     /// Where to begin, given the first offset kept and the one the next record will have.
     ///
@@ -160,11 +161,26 @@ pub trait Log: Send {
     fn answer(&mut self, _wait: bool) -> Result<bool, Fault> {
         Ok(true)
     }
-    /// Reads changelogs to the ends they have now, one after the other; transactions open in them are waited for.
+    /// Begins to read changelogs to the ends they have now, one after the other; what was begun before is dropped.
     ///
     /// # Errors
-    /// A dependency fault when the broker does not answer; what `into` says. What was taken in until then may be partial.
-    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault>;
+    /// A dependency fault when there is no client.
+    fn restore_begin(&mut self, changelogs: &[Changelog]) -> Result<(), Fault>;
+    /// Goes on with it for about so long, less when there is nothing to read for now: transactions open in them are waited for. True when
+    /// all is read.
+    ///
+    /// # Errors
+    /// A dependency fault when the broker does not answer; what `into` says. It is to be begun anew then; what was taken in may be partial.
+    fn restore_more(&mut self, into: &mut dyn Restoring, at_most: Duration) -> Result<bool, Fault>;
+    /// Reads changelogs to the ends they have now.
+    ///
+    /// # Errors
+    /// As [`Log::restore_more`].
+    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
+        self.restore_begin(changelogs)?;
+        while !self.restore_more(into, Duration::from_secs(1))? {}
+        Ok(())
+    }
     /// Begins reading partitions at their committed offsets; on partitions already begun, goes back to them.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 mod batch;
+mod coming;
 mod controls;
 mod dataflow_loop;
 mod dead;

@@ -41,7 +41,7 @@ pub trait Member: Send {
     fn topics(&self) -> Vec<&'static str>;
     /// Whether it keeps state.
     fn is_stateful(&self) -> bool;
-    /// Takes a partition over with what the disk holds of it. The changelog's topic and up to where that knows it; `None` without state.
+    /// Begins to take a partition over, with what the disk holds of it. The changelog's topic and up to where that knows it; `None` without state.
     ///
     /// # Errors
     /// `STATE_ON_DISK`.
@@ -61,6 +61,11 @@ pub trait Member: Send {
     /// # Errors
     /// `STATE_ON_DISK` or `STATE_UNREADABLE`.
     fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault>;
+    /// All members have read theirs: from here on the partition is at work.
+    ///
+    /// # Errors
+    /// `STATE_ON_DISK`.
+    fn came(&mut self, partition: i32) -> Result<(), Fault>;
     /// Forgets what was waiting for the next turn; after a failed transaction, before its state is read back.
     fn forget(&mut self);
     /// Gives a partition up; what is in flight there is let go.
@@ -288,7 +293,11 @@ impl<P: Processor> Member for Part<P> {
     }
 
     fn restored(&mut self, partition: i32, next: i64, now: Timestamp) -> Result<(), Fault> {
-        self.store.restored(partition, next, now)?;
+        self.store.restored(partition, next, now)
+    }
+
+    fn came(&mut self, partition: i32) -> Result<(), Fault> {
+        self.store.came(partition);
         let open = self.store.performing(partition)?;
         self.restored.extend(open.into_iter().map(|key| (partition, key)));
         Ok(())

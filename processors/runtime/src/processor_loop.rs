@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kernel::{Blame, Committed, Fault, FaultCode, Polled, RawRecord};
 
 use crate::batch::Batch;
+use crate::coming::Coming;
 use crate::dead;
 use crate::fuse::Fuse;
 use crate::health::StageState;
@@ -30,6 +31,7 @@ pub struct ProcessorStage {
     skipped: BTreeMap<(Arc<str>, i32), i64>,
     skipped_at: Duration,
     owned: BTreeSet<(String, i32)>,
+    coming: Coming,
     going: Option<Going>,
     backoff: Backoff,
     paused: bool,
@@ -69,6 +71,7 @@ impl ProcessorStage {
             skipped: BTreeMap::new(),
             skipped_at: Duration::ZERO,
             owned: BTreeSet::new(),
+            coming: Coming::default(),
             going: None,
             backoff: Backoff::default(),
             paused: false,
@@ -90,7 +93,7 @@ impl ProcessorStage {
         if !self.backlog.is_empty() {
             return cx.pass_time(&self.backoff);
         }
-        if self.members.iter().any(|m| m.is_urgent()) || self.flying(None) > 0 {
+        if self.members.iter().any(|m| m.is_urgent()) || self.flying(None) > 0 || self.coming.is_under_way(cx) {
             return 0;
         }
         let due = self.members.iter().filter_map(|m| m.next_due()).min();
@@ -109,26 +112,20 @@ impl ProcessorStage {
         Ok(())
     }
 
-    fn assigned(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
-        let known = self.partitions();
-        let fresh: BTreeSet<i32> = parts.iter().map(|p| p.1).filter(|p| !known.contains(p)).collect();
-        tracing::info!(stage = %cx.stage, partitions = ?fresh, "partitions given");
-        restore(&mut self.members, cx, &fresh, self.owned.len())?;
-        cx.log.start(parts)?;
-        self.owned.extend(parts.iter().cloned());
-        cx.running(self.owned.len());
+    /// What the group gave is read back beside the work on what is owned, and at work itself once it is.
+    fn take_over(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let came = self.coming.go_on(&mut self.members, cx, self.owned.len())?;
+        if !came.is_empty() {
+            self.owned.extend(came);
+            cx.running(self.owned.len());
+        }
         Ok(())
     }
 
-    /// A dependency fault in the middle of taking partitions over must not lose them: try until it works.
-    fn insist(&mut self, cx: &mut StageContext, parts: &[(String, i32)], reset: bool) -> Result<(), Fault> {
+    /// A dependency fault while all is read back must not lose it: try until it works.
+    fn insist(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         loop {
-            let done = if reset {
-                self.reset(cx)
-            } else {
-                self.assigned(cx, parts)
-            };
-            match done {
+            match self.reset(cx) {
                 Err(fault) if fault.blame == Blame::Dependency && !cx.stopping() => {
                     cx.waiting(&fault, &mut self.backoff, self.owned.len());
                     while !self.backoff.over(cx.clock.as_ref()) && !cx.stopping() {
@@ -147,6 +144,7 @@ impl ProcessorStage {
     fn reset(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         self.backlog.clear();
         self.skipped.clear();
+        self.coming.again(cx);
         self.members.iter_mut().for_each(|m| m.forget());
         let partitions = self.partitions();
         restore(&mut self.members, cx, &partitions, self.owned.len())?;
@@ -161,6 +159,7 @@ impl ProcessorStage {
     fn revoked(&mut self, cx: &mut StageContext, mut parts: Vec<(String, i32)>) -> Result<(), Fault> {
         parts.extend(self.going.take().into_iter().flat_map(|going| going.parts));
         let numbers: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+        self.coming.without(cx, &numbers);
         self.backlog.retain(|r| !numbers.contains(&r.position.partition));
         let until = cx.clock.elapsed() + Duration::from_millis(cx.limits.drain_ms);
         self.going = Some(Going { parts, numbers, until });
@@ -192,6 +191,7 @@ impl ProcessorStage {
     fn lost(&mut self, cx: &mut StageContext, parts: &[(String, i32)]) -> Result<(), Fault> {
         tracing::warn!(stage = %cx.stage, partitions = ?parts, "partitions lost: this instance was silent for too long");
         let gone: BTreeSet<i32> = parts.iter().map(|p| p.1).collect();
+        self.coming.without(cx, &gone);
         self.backlog.retain(|r| !gone.contains(&r.position.partition));
         if let Some(going) = &mut self.going {
             going.parts.retain(|part| !parts.contains(part));
@@ -375,7 +375,7 @@ impl ProcessorStage {
             return Err(fault);
         }
         tracing::warn!(stage = %cx.stage, code = %fault.code, detail = %fault.detail, "transaction not committed; reading state and offsets back");
-        self.insist(cx, &[], true)
+        self.insist(cx)
     }
 
     /// The record whose effects do not fit is a dead letter.
@@ -444,6 +444,11 @@ impl ProcessorStage {
         Ok(all)
     }
 
+    /// Whether it was given partitions that are not at work yet.
+    pub fn is_taking_over(&self) -> bool {
+        !self.coming.is_empty()
+    }
+
     /// Outside actions in flight.
     pub fn in_flight(&self) -> usize {
         self.flying(None)
@@ -461,7 +466,8 @@ impl Stage for ProcessorStage {
         let wait = self.wait_ms(cx);
         match cx.log.poll(cx.limits.batch_max, wait) {
             Ok(Polled::Records(records)) => self.receive(records),
-            Ok(Polled::Assigned(parts)) => self.insist(cx, &parts, false)?,
+            Ok(Polled::Assigned(parts)) if parts.is_empty() => cx.running(self.owned.len()),
+            Ok(Polled::Assigned(parts)) => self.coming.give(parts),
             Ok(Polled::Revoked(parts)) => self.revoked(cx, parts)?,
             Ok(Polled::Lost(parts)) => self.lost(cx, &parts)?,
             // An answer ends this wait; the client's own cannot be ended from outside.
@@ -476,6 +482,7 @@ impl Stage for ProcessorStage {
         }
         self.turn(cx, false)?;
         self.let_go(cx)?;
+        self.take_over(cx)?;
         Ok(true)
     }
 }

@@ -1,9 +1,9 @@
 //! Reads the state of partitions back from their changelogs: all members' at once, since finding out where a changelog ends is
-//! most of what a short one costs.
+//! most of what a short one costs; and in pieces, so that partitions that are at work go on meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kernel::{Changelog, Clock, Fault, Restoring};
 
@@ -25,7 +25,7 @@ struct Place {
 
 struct Progress<'a> {
     members: &'a mut [Box<dyn Member>],
-    places: Vec<Place>,
+    places: &'a mut [Place],
     stage: Arc<str>,
     health: Health,
     clock: Arc<dyn Clock>,
@@ -101,6 +101,91 @@ impl Restoring for Progress<'_> {
     }
 }
 
+/// The state of some partitions, being read back.
+pub(crate) struct Reading {
+    places: Vec<Place>,
+    partitions: BTreeSet<i32>,
+    began: Instant,
+}
+
+impl Reading {
+    /// Begins to take these partitions over. `owned`: partitions the stage has at work.
+    pub(crate) fn begin(
+        members: &mut [Box<dyn Member>],
+        cx: &mut StageContext,
+        partitions: &BTreeSet<i32>,
+        owned: usize,
+    ) -> Result<Self, Fault> {
+        let mut places = Vec::new();
+        let mut changelogs: Vec<Changelog> = Vec::new();
+        for &partition in partitions {
+            for (member, part) in members.iter_mut().enumerate() {
+                let Some((topic, from)) = part.own(partition, cx.clock.now())? else {
+                    continue;
+                };
+                changelogs.push((topic, partition));
+                places.push(Place {
+                    member,
+                    partition,
+                    from,
+                    end: 0,
+                    read: 0,
+                });
+            }
+        }
+        if !changelogs.is_empty() {
+            let what = format!("{} changelogs", changelogs.len());
+            cx.health.set(&cx.stage, StageState::Restoring(what), owned);
+            cx.log.restore_begin(&changelogs)?;
+        }
+        Ok(Self {
+            places,
+            partitions: partitions.clone(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Goes on for about so long; true when all is read.
+    pub(crate) fn more(
+        &mut self,
+        members: &mut [Box<dyn Member>],
+        cx: &mut StageContext,
+        owned: usize,
+        at_most: Duration,
+    ) -> Result<bool, Fault> {
+        if self.places.is_empty() {
+            return Ok(true);
+        }
+        let mut progress = Progress {
+            members,
+            places: &mut self.places,
+            stage: cx.stage.as_str().into(),
+            health: cx.health.clone(),
+            clock: cx.clock.clone(),
+            owned,
+            began: self.began,
+        };
+        cx.log.restore_more(&mut progress, at_most)
+    }
+
+    /// All is read: the partitions are at work from here on.
+    pub(crate) fn came(self, members: &mut [Box<dyn Member>], cx: &StageContext) -> Result<(), Fault> {
+        for &partition in &self.partitions {
+            members.iter_mut().try_for_each(|m| m.came(partition))?;
+        }
+        let mut read: BTreeMap<&str, u64> = BTreeMap::new();
+        for place in &self.places {
+            let name = members.get(place.member).map_or("", |m| m.name());
+            *read.entry(name).or_default() += place.read;
+        }
+        for (name, read) in read {
+            let read = usize::try_from(read).unwrap_or(usize::MAX);
+            cx.metrics.gauge(name, "restored", read);
+        }
+        Ok(())
+    }
+}
+
 /// Reads the members' state of these partitions back, from what is known without their changelogs, if anything, to their ends.
 /// `owned`: partitions the stage has at work.
 ///
@@ -112,47 +197,7 @@ pub fn restore(
     partitions: &BTreeSet<i32>,
     owned: usize,
 ) -> Result<(), Fault> {
-    let began = Instant::now();
-    let mut places = Vec::new();
-    let mut changelogs: Vec<Changelog> = Vec::new();
-    for &partition in partitions {
-        for (member, part) in members.iter_mut().enumerate() {
-            let Some((topic, from)) = part.own(partition, cx.clock.now())? else {
-                continue;
-            };
-            changelogs.push((topic, partition));
-            places.push(Place {
-                member,
-                partition,
-                from,
-                end: 0,
-                read: 0,
-            });
-        }
-    }
-    if changelogs.is_empty() {
-        return Ok(());
-    }
-    let what = format!("{} changelogs", changelogs.len());
-    cx.health.set(&cx.stage, StageState::Restoring(what), owned);
-    let mut progress = Progress {
-        members,
-        places,
-        stage: cx.stage.as_str().into(),
-        health: cx.health.clone(),
-        clock: cx.clock.clone(),
-        owned,
-        began,
-    };
-    cx.log.restore(&changelogs, &mut progress)?;
-    let mut read: BTreeMap<&str, u64> = BTreeMap::new();
-    for place in &progress.places {
-        let name = progress.members.get(place.member).map_or("", |m| m.name());
-        *read.entry(name).or_default() += place.read;
-    }
-    for (name, read) in read {
-        let read = usize::try_from(read).unwrap_or(usize::MAX);
-        cx.metrics.gauge(name, "restored", read);
-    }
-    Ok(())
+    let mut reading = Reading::begin(members, cx, partitions, owned)?;
+    while !reading.more(members, cx, owned, Duration::from_secs(1))? {}
+    reading.came(members, cx)
 }

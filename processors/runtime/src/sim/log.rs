@@ -1,6 +1,7 @@
 //! The log of one simulated stage instance.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kernel::{Changelog, Clock, Commit, Committed, Fault, FaultCode, Log, Polled, Position, RawRecord, Restoring};
 
@@ -20,6 +21,9 @@ pub struct SimLog {
     later: Option<Later>,
     /// Partitions it was told are lost, and has not given up yet: until then the client lets nothing of them be committed.
     lost: BTreeSet<i32>,
+    /// Changelogs that are being read back, and how many of them have been.
+    reading: Vec<Changelog>,
+    read: usize,
 }
 
 /// A transaction beside other work.
@@ -43,6 +47,8 @@ impl SimLog {
             paused: false,
             later: None,
             lost: BTreeSet::new(),
+            reading: Vec::new(),
+            read: 0,
         }
     }
 }
@@ -198,34 +204,44 @@ impl Log for SimLog {
         self.commit(&commit).map(|_| true)
     }
 
-    fn restore(&mut self, changelogs: &[Changelog], into: &mut dyn Restoring) -> Result<(), Fault> {
-        for (index, (topic, partition)) in changelogs.iter().enumerate() {
-            let mut inner = self.cluster.lock();
-            inner.settle();
-            let (who, chance) = (self.who(), inner.chances.crash_reading);
-            if inner.dies(&who, "dies while reading its state back", chance) {
-                return Err(crash());
-            }
-            let chance = inner.chances.restore_failed;
-            if inner.strikes(&who, "cannot read its state back", chance) {
-                return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
-            }
-            let end = inner.end_of(topic, *partition);
-            let from = into.from(index, 0, end)?;
-            inner.wait_until_closed(topic, *partition, from);
-            // What was decided while it waited is to be seen too.
-            inner.settle();
-            for record in inner.visible(topic, *partition, from) {
-                into.take(
-                    index,
-                    record.key.clone(),
-                    record.value.as_deref(),
-                    record.position.offset,
-                )?;
-            }
-            into.done(index, end)?;
-        }
+    fn restore_begin(&mut self, changelogs: &[Changelog]) -> Result<(), Fault> {
+        self.reading = changelogs.to_vec();
+        self.read = 0;
         Ok(())
+    }
+
+    /// One changelog at a time: whatever may happen between two, happens.
+    fn restore_more(&mut self, into: &mut dyn Restoring, _at_most: Duration) -> Result<bool, Fault> {
+        let index = self.read;
+        let Some((topic, partition)) = self.reading.get(index) else {
+            return Ok(true);
+        };
+        let mut inner = self.cluster.lock();
+        inner.settle();
+        let (who, chance) = (self.who(), inner.chances.crash_reading);
+        if inner.dies(&who, "dies while reading its state back", chance) {
+            return Err(crash());
+        }
+        let chance = inner.chances.restore_failed;
+        if inner.strikes(&who, "cannot read its state back", chance) {
+            return Err(Fault::new(FaultCode::BrokerUnavailable, "simulated"));
+        }
+        let end = inner.end_of(topic, *partition);
+        let from = into.from(index, 0, end)?;
+        inner.wait_until_closed(topic, *partition, from);
+        // What was decided while it waited is to be seen too.
+        inner.settle();
+        for record in inner.visible(topic, *partition, from) {
+            into.take(
+                index,
+                record.key.clone(),
+                record.value.as_deref(),
+                record.position.offset,
+            )?;
+        }
+        into.done(index, end)?;
+        self.read += 1;
+        Ok(self.read == self.reading.len())
     }
 
     fn start(&mut self, partitions: &[(String, i32)]) -> Result<(), Fault> {

@@ -134,6 +134,8 @@ pub(crate) struct Store {
     /// What of other instances' partitions is followed. Before the disk it writes to.
     standby: Option<Standby>,
     partitions: BTreeMap<i32, Box<dyn Table>>,
+    /// Being read back: nothing is stepped or woken there until [`Store::came`].
+    coming: BTreeMap<i32, Box<dyn Table>>,
     /// Being opened since the store was made: a start has the group to join meanwhile.
     disk: Option<Arc<Mutex<Opening>>>,
 }
@@ -162,9 +164,10 @@ impl Store {
         self.standby = disk.map(|disk| Standby::start(stage, disk, follow, metrics));
     }
 
-    /// Takes a partition over, with what the disk holds of it, and says where its changelog is to be read from.
+    /// Begins to take a partition over, with what the disk holds of it, and says where its changelog is to be read from.
     pub(crate) fn own(&mut self, partition: i32, now: Timestamp) -> Result<i64, Fault> {
         self.partitions.remove(&partition);
+        self.coming.remove(&partition);
         if let Some(standby) = &self.standby {
             standby.leave(partition);
         }
@@ -176,13 +179,19 @@ impl Store {
             }
         };
         let from = table.checkpoint(now)?.unwrap_or(0);
-        self.partitions.insert(partition, table);
+        self.coming.insert(partition, table);
         Ok(from)
     }
 
     fn table(&mut self, partition: i32) -> Result<&mut Box<dyn Table>, Fault> {
-        let missing = || Fault::new(FaultCode::Internal, format!("partition {partition} is not owned"));
-        self.partitions.get_mut(&partition).ok_or_else(missing)
+        let missing = || Fault::new(FaultCode::Internal, format!("partition {partition} is not read back"));
+        self.coming.get_mut(&partition).ok_or_else(missing)
+    }
+
+    /// A partition is there, read back whole.
+    pub(crate) fn came(&mut self, partition: i32) {
+        let table = self.coming.remove(&partition);
+        self.partitions.extend(table.map(|table| (partition, table)));
     }
 
     /// Forgets what is held of a partition: its changelog is not the one that was read.
@@ -193,6 +202,7 @@ impl Store {
     /// Gives a partition up; what is on disk stays, for when it comes back.
     pub(crate) fn release(&mut self, partition: i32) {
         self.partitions.remove(&partition);
+        self.coming.remove(&partition);
         if let Some(standby) = &self.standby {
             standby.follow(partition);
         }

@@ -41,6 +41,7 @@ pub(super) struct Logged {
 impl Logged {
     pub(super) fn on(mut store: Store) -> Self {
         store.own(0, NOW).unwrap();
+        store.came(0);
         Self { store, log: Vec::new() }
     }
 
@@ -63,6 +64,8 @@ impl Logged {
             store.restore(0, key.clone(), value.as_deref()).unwrap();
         }
         store.restored(0, i64::try_from(self.log.len()).unwrap(), NOW).unwrap();
+        assert_eq!(store.entries().unwrap(), vec![], "nothing is there before all is");
+        store.came(0);
         (store, from)
     }
 }
@@ -169,11 +172,13 @@ fn a_long_changelog_goes_to_disk_in_sorted_tables() {
     let end = i64::try_from(logged.log.len()).unwrap();
     assert_eq!((from, facts(&mut store)), (end, wanted.clone()), "a restart loses none");
     // Emptied and read again, and then a restart: what emptied it is not done again.
+    store.own(0, NOW).unwrap();
     store.clear(0).unwrap();
     for (key, value) in &logged.log {
         store.restore(0, key.clone(), value.as_deref()).unwrap();
     }
     store.restored(0, end, NOW).unwrap();
+    store.came(0);
     assert_eq!(facts(&mut store), wanted);
     drop(store);
     let (mut store, from) = logged.read_back(folder.store());
@@ -193,6 +198,7 @@ fn an_old_checkpoint_is_not_trusted() {
     let mut store = folder.store();
     let later = Timestamp(NOW.0 + 13 * 3600 * 1_000_000);
     assert_eq!(store.own(0, later).unwrap(), 0);
+    store.came(0);
     assert_eq!(
         store.entries().unwrap(),
         vec![],
@@ -221,6 +227,7 @@ fn counted_actions_of_the_version_before_are_open() {
     store.own(0, NOW).unwrap();
     store.restore(0, "a".into(), Some(br#"{"v":1,"s":1,"p":2}"#)).unwrap();
     store.restored(0, 1, NOW).unwrap();
+    store.came(0);
     assert_eq!(store.performing(0).unwrap(), ["a"]);
     let loaded = store.load::<u32>(&Overlay::default(), 0, "a").unwrap();
     assert_eq!(loaded.performing.len(), 2);
@@ -231,6 +238,7 @@ fn a_newer_version_is_refused() {
     let mut store = Store::default();
     store.own(0, NOW).unwrap();
     store.restore(0, "a".into(), Some(br#"{"v":9,"s":1}"#)).unwrap();
+    store.came(0);
     let fault = store.load::<u32>(&Overlay::default(), 0, "a").err().unwrap();
     assert_eq!(fault.code, FaultCode::StateUnreadable);
 }
