@@ -113,7 +113,7 @@ bench-analytics: setup checkout ## Streaming views beside a bare consumer and Fl
 	@deploy/dev/step.sh "set up" $(STACK) setup --for test
 	@deploy/dev/bench-analytics.sh
 
-bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_=
+bench-e2e: setup checkout ## One-step runs at 100/s for 60 s, request to outcome: RATE= SECONDS_= DISTINCT=1
 	@deploy/dev/bench.sh
 
 bench-hop: python checkout ## One transactional stage beside a bare client loop and Kafka Streams: RECORDS= ROUNDS=

@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
     pub(crate) rate: u32,
+    /// Every request says something else, so that no memory's embedding is known already.
+    #[arg(long)]
+    pub(crate) distinct: bool,
     /// Seconds of load.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u32,
@@ -66,7 +69,11 @@ pub(crate) fn send(
             tenant: tenant.clone(),
             actor: "bench".into(),
             idempotency_key: key.clone(),
-            goal: "one step".into(),
+            goal: if options.distinct {
+                format!("one step, the {i}th of {tag}")
+            } else {
+                "one step".to_owned()
+            },
             capsule: Some(options.capsule.clone()),
             inputs: [("url".to_owned(), options.url.clone())].into(),
             requested_at: schemas::Timestamp(clock + i64::try_from(due_us).unwrap_or(i64::MAX)),

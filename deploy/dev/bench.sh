@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # End-to-end benchmark on servers of its own: RATE requests a second for SECONDS_ seconds, beside a Restate server (RESTATE=0: without).
-# Prints the machine, then the figures last.
+# DISTINCT=1: every request says something else, and every memory is embedded. Prints the machine, then the figures last.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-e2e}"
@@ -31,5 +31,7 @@ if [ "${RESTATE:-1}" != 0 ]; then
 	done
 	beside="; $("$RESTATE_HOME/node_modules/.bin/restate-server" --version | head -1), one node, RocksDB log as shipped, Node $(node --version) service"
 fi
-echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; every request says the same, so embeddings come from the cache; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
+said="every request says the same, so embeddings come from the cache"
+[ -z "${DISTINCT:-}" ] || said="every request says something else, so every memory is embedded"
+echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; ${said}; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
 python3 deploy/dev/bench_e2e.py

@@ -20,7 +20,7 @@ def soma(capsule, rate, seconds):
     done = subprocess.run(
         [os.environ["SOMA_BENCH"], "e2e", "--brokers", os.environ["SOMA_KAFKA_BROKERS"], "--registry", os.environ["SOMA_REGISTRY_URL"],
          "--url", os.environ["SOMA_RECEIVER_URL"] + "/ok", "--pid", os.environ["SOMA_PID"], "--capsule", capsule, "--steps", str(STEPS[capsule]),
-         "--rate", str(rate), "--seconds", str(seconds)],
+         "--rate", str(rate), "--seconds", str(seconds), *(["--distinct"] if os.environ.get("DISTINCT") else [])],
         capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"  {(done.stdout + done.stderr).strip()[-300:]}", flush=True)

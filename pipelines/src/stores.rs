@@ -119,7 +119,8 @@ pub fn embedder(at: &ModelAt) -> Result<Arc<dyn Embedder>, Fault> {
     if let Some(model) = loaded.as_ref() {
         return Ok(model.clone());
     }
-    let model: Arc<dyn Embedder> = Arc::new(models::MiniLm::load(&at.runtime, &at.model, &at.tokenizer, 1)?);
+    let model = runtime::aside(|| models::MiniLm::load(&at.runtime, &at.model, &at.tokenizer, 1))?;
+    let model: Arc<dyn Embedder> = Arc::new(model);
     *loaded = Some(model.clone());
     Ok(model)
 }

@@ -379,10 +379,10 @@ mod tests {
     fn what_acts_on_nothing_goes_on_until_calls_are_answered() {
         let flag = || Arc::new(AtomicBool::new(false));
         let (answered, stop_others, seen) = (flag(), flag(), flag());
-        let (tell, told, see, asked) = (answered.clone(), answered.clone(), seen.clone(), stop_others.clone());
+        let (told, see, asked) = (answered.clone(), seen.clone(), stop_others.clone());
         let acting = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));
-            tell.store(true, Ordering::SeqCst);
+            answered.store(true, Ordering::SeqCst);
         });
         let other = std::thread::spawn(move || {
             while !asked.load(Ordering::SeqCst) {

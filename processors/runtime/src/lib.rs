@@ -44,6 +44,7 @@ pub use http::serve as serve_http;
 pub use metrics::Metrics;
 pub use pages::give_back_program;
 pub use part::{Member, Moment, Part};
+pub use process::aside;
 pub use processor_loop::ProcessorStage;
 pub use restore::restore;
 pub use sink_loop::SinkStage;

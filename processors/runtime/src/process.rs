@@ -24,6 +24,24 @@ pub(crate) fn register(to: &Registry) -> Result<(), prometheus::Error> {
     }))
 }
 
+/// Of a niceness of 0 to 19: what works aside takes what the rest leaves of the processor, and a tenth of what it does not.
+const NICENESS: i32 = 10;
+
+/// Does work of the processor on a thread that lets the others go first, and waits for it: whoever governs and acts is not to stand still while
+/// an instance beside it starts.
+pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            // On Linux this is the thread's. A nicer thread stays so: hence one of its own.
+            if let Err(e) = rustix::process::setpriority_process(None, NICENESS) {
+                tracing::debug!(error = %e, "works at the priority of the rest");
+            }
+            work()
+        });
+        done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 struct Heap {
     allocated: IntGauge,
     resident: IntGauge,

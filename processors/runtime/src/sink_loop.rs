@@ -1,6 +1,7 @@
 //! The loop of a sink: gather a batch, keep it, then commit its offsets. The same batch is written again until it is kept.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kernel::{Blame, Fault, Polled, RawRecord, Sink};
@@ -8,6 +9,20 @@ use kernel::{Blame, Fault, Polled, RawRecord, Sink};
 use crate::batch::Batch;
 use crate::dead;
 use crate::stage::{Backoff, Stage, StageContext};
+
+/// How long a batch under way may take when the process stops: written twice it changes nothing, and the next start waits for this.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Comes back when the process has been asked to stop and that time is over.
+async fn given_up(stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(LAST).await;
+}
+
+/// A batch that took longer is told of.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Runs a [`Sink`].
 pub struct SinkStage<S: Sink> {
@@ -49,7 +64,19 @@ impl<S: Sink> SinkStage<S> {
     fn write(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
         let started = Instant::now();
         let decoder = cx.decoder.clone();
-        let written = cx.handle.block_on(self.sink.write(&self.batch, decoder.as_ref()));
+        let stop = cx.stop.clone();
+        let written = cx.handle.block_on(async {
+            tokio::select! {
+                biased;
+                written = self.sink.write(&self.batch, decoder.as_ref()) => Some(written),
+                () = given_up(&stop) => None,
+            }
+        });
+        let Some(written) = written else {
+            tracing::info!(stage = %cx.stage, records = self.batch.len(), "stops without its last batch; it comes again");
+            self.batch.clear();
+            return Ok(());
+        };
         let rejected = match written {
             Ok(rejected) => rejected,
             Err(fault) if fault.blame == Blame::Dependency => {
@@ -74,7 +101,13 @@ impl<S: Sink> SinkStage<S> {
         }
         let counts = std::mem::take(&mut out.counts);
         let commit = out.seal();
-        if let Err(fault) = cx.commit(&commit) {
+        let kept = started.elapsed();
+        let committed = cx.commit(&commit);
+        if started.elapsed() > SLOW {
+            let (kept_ms, ms) = (kept.as_millis(), started.elapsed().as_millis());
+            tracing::info!(stage = %cx.stage, records = self.batch.len(), kept_ms, ms, "a slow batch");
+        }
+        if let Err(fault) = committed {
             if fault.blame != Blame::Dependency {
                 return Err(fault);
             }
@@ -155,7 +188,7 @@ impl<S: Sink> Stage for SinkStage<S> {
     fn go_round(&mut self, cx: &mut StageContext) -> Result<bool, Fault> {
         cx.health.beat(&cx.stage);
         if cx.stopping() {
-            // One last try; what is not kept stays uncommitted and comes again.
+            // One last try, and a short one; what is not kept stays uncommitted and comes again.
             if !self.batch.is_empty() {
                 self.write(cx)?;
             }
@@ -174,5 +207,82 @@ impl<S: Sink> Stage for SinkStage<S> {
             self.write(cx)?;
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use kernel::{Decoder, Pending, Rejected};
+    use schemas::Timestamp;
+
+    use super::*;
+    use crate::sim::{Chances, Cluster, SimClock, SimLog};
+    use crate::{Health, Limits, Metrics, SharedControls, Waker};
+
+    /// A store that never answers.
+    struct Silent;
+
+    impl Sink for Silent {
+        fn name(&self) -> &'static str {
+            "silent"
+        }
+
+        fn topics(&self) -> Vec<&'static str> {
+            vec!["topic"]
+        }
+
+        fn write<'a>(
+            &'a mut self,
+            _: &'a [RawRecord],
+            _: &'a dyn Decoder,
+        ) -> Pending<'a, Result<Vec<Rejected>, Fault>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn reassigned(&mut self) {}
+    }
+
+    struct NoSchemas;
+
+    impl Decoder for NoSchemas {
+        fn unframe<'a>(&self, _: &'a [u8]) -> Result<(Arc<schemas::Written>, &'a [u8]), Fault> {
+            Err(Fault::new(kernel::FaultCode::Internal, "nothing is decoded here"))
+        }
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_store_that_is_silent() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_time().build().unwrap();
+        let (cluster, clock) = (Cluster::new(1, Chances::default()), SimClock::at(Timestamp(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut cx = StageContext {
+            stage: "silent".into(),
+            log: Box::new(SimLog::new(&cluster, &clock, "group", "a", vec!["topic".to_owned()])),
+            decoder: Arc::new(NoSchemas),
+            controls: SharedControls::default(),
+            clock: Arc::new(clock),
+            metrics: Metrics::new("test").unwrap(),
+            health: Health::default(),
+            limits: Limits::default(),
+            stop: stop.clone(),
+            state_topic: String::new(),
+            handle: runtime.handle().clone(),
+            waker: Waker::default(),
+        };
+        let mut stage = SinkStage::new(Silent);
+        stage.batch.push(RawRecord::default());
+        let began = Instant::now();
+        let asks = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, Ordering::SeqCst);
+        });
+        while stage.go_round(&mut cx).unwrap() {}
+        asks.join().unwrap();
+        assert!(began.elapsed() >= LAST, "it was given no time");
+        assert!(began.elapsed() < LAST * 4, "it was waited for");
     }
 }

@@ -220,6 +220,15 @@ impl Fences {
     }
 }
 
+/// Runs a stage to its end and closes its clients, which is most of what a stop may take: how long is told.
+fn run(mut stage: Box<dyn Stage>, mut cx: StageContext) -> Result<(), Fault> {
+    let ended = stage.run(&mut cx);
+    let (name, began) = (std::mem::take(&mut cx.stage), Instant::now());
+    drop((stage, cx));
+    tracing::info!(stage = %name, closed_ms = began.elapsed().as_millis(), "ended");
+    ended
+}
+
 /// Starts a stage on a thread of its own. `open` builds it and joins the group; while its dependencies are down it is tried again.
 ///
 /// # Errors
@@ -241,7 +250,7 @@ pub fn spawn(
                 break Ok(());
             }
             match open() {
-                Ok((mut stage, mut cx)) => match stage.run(&mut cx) {
+                Ok((stage, cx)) => match run(stage, cx) {
                     Err(fault) if fault.code == FaultCode::Fenced && fences.again() => {
                         // A broker that dies while a member joins can take the member's own former self for another: begin anew.
                         tracing::warn!(stage = %stage_name, detail = %fault.detail, "fenced; joining again");

@@ -102,15 +102,44 @@ impl Server {
     }
 }
 
-/// Embeds texts off the async threads: it is work of the processor, not waiting.
+/// Of a niceness of 0 to 19: an embedding takes milliseconds of the processor, and whoever governs and acts comes first.
+const NICENESS: i32 = 10;
+
+/// Embeds a text somebody waits for, off the async threads: it is work of the processor, not waiting.
 ///
 /// # Errors
 /// As [`Embedder::embed`]; `INTERNAL` when the model gives something else than it promised.
 async fn embed(embedder: &Arc<dyn Embedder>, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Fault> {
     let (model, wanted) = (embedder.clone(), texts.len());
-    let vectors = tokio::task::spawn_blocking(move || model.embed(&texts))
-        .await
-        .map_err(|e| Fault::new(FaultCode::Internal, format!("the embedder did not come back: {e}")))??;
+    let vectors = tokio::task::spawn_blocking(move || model.embed(&texts)).await;
+    promised(embedder, wanted, vectors.map_err(|e| lost(&e))??)
+}
+
+/// Embeds texts nobody waits for, on a thread of its own: one that is nicer stays so, and those of the pool are others' next.
+///
+/// # Errors
+/// As [`embed`].
+async fn embed_aside(embedder: &Arc<dyn Embedder>, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Fault> {
+    let (model, wanted) = (embedder.clone(), texts.len());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let work = move || {
+        // On Linux this is the thread's.
+        if let Err(e) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::debug!(error = %e, "embeds at the priority of the rest");
+        }
+        drop(tell.send(model.embed(&texts)));
+    };
+    let thread = std::thread::Builder::new().name("embeds".into()).spawn(work);
+    thread.map_err(|e| Fault::new(FaultCode::Internal, format!("a thread that embeds: {e}")))?;
+    promised(embedder, wanted, told.await.map_err(|e| lost(&e))??)
+}
+
+fn lost(e: &dyn std::fmt::Display) -> Fault {
+    Fault::new(FaultCode::Internal, format!("the embedder did not come back: {e}"))
+}
+
+/// As many vectors as texts, each as long as the model says.
+fn promised(embedder: &Arc<dyn Embedder>, wanted: usize, vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, Fault> {
     let length = embedder.dimensions();
     if vectors.len() != wanted || vectors.iter().any(|v| v.len() != length) {
         let detail = format!(

@@ -10,7 +10,7 @@ use qdrant_client::qdrant::{
 use schemas::records::Memory;
 use schemas::topics;
 
-use super::{Config, Server, embed, fault, payload};
+use super::{Config, Server, embed_aside, fault, payload};
 use crate::memories::{self, Changes};
 
 /// Texts embedded and upserted at a time.
@@ -123,7 +123,7 @@ impl QdrantSink {
 
     async fn upsert(&mut self, memories: &[Memory]) -> Result<(), Fault> {
         let texts = memories.iter().map(|m| m.text.clone()).collect();
-        let vectors = embed(&self.embedder, texts).await?;
+        let vectors = embed_aside(&self.embedder, texts).await?;
         let points: Vec<_> = memories
             .iter()
             .zip(vectors)
