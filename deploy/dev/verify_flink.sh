@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The SQL of pipelines/flights, or PIPELINE=hubs (its joins), on a real Flink cluster of two task managers with two slots each, every window
-# beside a batch computation, on servers of its own. ROWS= SEED=; KEEP=1 leaves the home and the cluster.
+# beside a batch computation, on servers of its own. ROWS= SEED= MEMORY_MB= (with 1536 each they did nothing but collect garbage); KEEP=1 leaves
+# the home and the cluster.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make verify-flink}"
@@ -24,7 +25,7 @@ finish() {
 trap finish EXIT INT TERM
 # All parts: `soma topics apply` looks at every shipped pipeline, and they name all of them.
 deploy/dev/step.sh "start servers" python3 deploy/dev/stack.py up --home "$home"
-deploy/dev/step.sh "start Flink" python3 deploy/dev/flink.py up --home "$home" --task-managers 2 --slots 2 --memory-mb "${MEMORY_MB:-1536}"
+deploy/dev/step.sh "start Flink" python3 deploy/dev/flink.py up --home "$home" --task-managers 2 --slots 2 --memory-mb "${MEMORY_MB:-4096}"
 set -a
 # shellcheck disable=SC1091
 . "$home/dev.env"
