@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The SQL of pipelines/flights, or PIPELINE=hubs (its joins), on a real Flink cluster of two task managers with two slots each, every window
-# beside a batch computation, on servers of its own. ROWS= SEED= MEMORY_MB= (with 1536 each they did nothing but collect garbage); KEEP=1 leaves
+# beside a batch computation, on servers of its own. ROWS= SEED= MEMORY_MB= (with 1536 each their heartbeats ran out); KEEP=1 leaves
 # the home and the cluster.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -444,11 +444,6 @@ impl ProcessorStage {
         Ok(all)
     }
 
-    /// Whether it was given partitions that are not at work yet.
-    pub fn is_taking_over(&self) -> bool {
-        !self.coming.is_empty()
-    }
-
     /// Outside actions in flight.
     pub fn in_flight(&self) -> usize {
         self.flying(None)
@@ -466,7 +461,8 @@ impl Stage for ProcessorStage {
         let wait = self.wait_ms(cx);
         match cx.log.poll(cx.limits.batch_max, wait) {
             Ok(Polled::Records(records)) => self.receive(records),
-            Ok(Polled::Assigned(parts)) if parts.is_empty() => cx.running(self.owned.len()),
+            // More instances than partitions: this one stands by, unless it still reads back what it was given before.
+            Ok(Polled::Assigned(parts)) if parts.is_empty() && self.coming.is_empty() => cx.running(self.owned.len()),
             Ok(Polled::Assigned(parts)) => self.coming.give(parts),
             Ok(Polled::Revoked(parts)) => self.revoked(cx, parts)?,
             Ok(Polled::Lost(parts)) => self.lost(cx, &parts)?,
