@@ -221,7 +221,8 @@ def line(view, ceiling, own, theirs):
         shown("ratio_flink_cpu", over(flink_cpu, cpu), 2), shown("ratio_to_consume", over(rows, median(ceiling, "consume_rows_per_s")), 2),
         shown("cpu_us_per_row", cpu, 3), shown("flink_cpu_us_per_row", flink_cpu, 3),
         shown("rss_mb", median(own, "rss_mb")), shown("anon_mb", median(own, "anon_mb")), shown("file_mb", median(own, "file_mb")),
-        shown("flink_rss_mb", median(theirs, "flink_rss_mb")), shown("flink_jobmanager_rss_mb", median(theirs, "flink_jobmanager_rss_mb")),
+        shown("flink_rss_mb", median(theirs, "flink_rss_mb")), shown("ratio_rss", over(median(theirs, "flink_rss_mb"), median(own, "rss_mb")), 1),
+        shown("flink_jobmanager_rss_mb", median(theirs, "flink_jobmanager_rss_mb")),
         shown("start_ms", median(own, "start_ms")), shown("flink_start_ms", median(theirs, "flink_start_ms")),
         shown("recovery_ms", median(own, "recovery_ms")), shown("flink_recovery_ms", median(theirs, "flink_recovery_ms"))])
 

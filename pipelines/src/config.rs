@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
 
+use crate::streaming::Plans;
+
 /// Variables: those of the process, over those of an env file (`.soma/dev.env` of the dev stack).
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -270,6 +272,9 @@ pub struct Pipeline {
     /// Folder of the file: relative paths start here.
     #[serde(skip)]
     pub dir: PathBuf,
+    /// Plans of its stages of streaming SQL.
+    #[serde(skip)]
+    pub plans: Plans,
 }
 
 fn session_timeout_ms() -> u32 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use analytics::streaming::{Program, Schemas, Settings};
 use analytics::udf::Udfs;
@@ -67,11 +67,34 @@ pub struct Planned {
     pub sources: BTreeMap<String, String>,
 }
 
-/// Reads and plans the SQL of a stage.
+/// What the stages of a pipeline were planned to, by their names. Planning takes more than all else of a start, and touches more of the
+/// program than all else of a stage: the check, the topics a task reads and the stage itself share one plan, and so mean the same SQL
+/// whatever becomes of the file meanwhile.
+#[derive(Clone, Default)]
+pub struct Plans(Arc<Mutex<BTreeMap<String, Arc<Planned>>>>);
+
+impl std::fmt::Debug for Plans {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("Plans")
+    }
+}
+
+/// The plan of a stage's SQL; made at the first call, from the files as they are then.
 ///
 /// # Errors
 /// Every fault, with file, line and column.
-pub fn plan(entry: &StageEntry, pipeline: &Pipeline) -> Result<Planned, Vec<ConfigFault>> {
+pub fn plan(entry: &StageEntry, pipeline: &Pipeline) -> Result<Arc<Planned>, Vec<ConfigFault>> {
+    let mut plans = pipeline.plans.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(planned) = plans.get(entry.name()) {
+        return Ok(planned.clone());
+    }
+    let planned = Arc::new(planned(entry, pipeline)?);
+    plans.insert(entry.name().to_owned(), planned.clone());
+    Ok(planned)
+}
+
+/// Reads and plans.
+fn planned(entry: &StageEntry, pipeline: &Pipeline) -> Result<Planned, Vec<ConfigFault>> {
     let config: Config = own(entry)?;
     let file = config.sql.clone();
     let shown = |faults: Vec<ConfigFault>| faults.into_iter().map(|f| placed(&file, f)).collect::<Vec<_>>();
@@ -248,12 +271,13 @@ pub(crate) fn build(entry: &StageEntry, shared: &Shared) -> Result<Built, Fault>
     }
     let settings = Settings {
         partitions: partitions(&planned, shared)?,
-        ..planned.settings
+        ..planned.settings.clone()
     };
     let schemas = Arc::new(Written(shared.registry.clone()));
     let lookups = Lookups::new(&shared.pipeline.connections.kafka, planned.program.lookups());
     let streaming = planned
         .program
+        .clone()
         .start(settings, schemas, ids)?
         .following(Box::new(lookups));
     Ok(Built::Stage(Box::new(DataflowStage::new(streaming))))

@@ -77,6 +77,8 @@ pub fn start(file: &Path, env: &Environment) -> Result<(), Fault> {
     // Sets the process's one TLS stack up, and shows missing root certificates now rather than at the first call.
     tools::client(&tools::HttpLimits::default())?;
     tracing::debug!("checked");
+    // What loading and planning took; the rest of the start takes its own.
+    runtime::give_back_program();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -211,7 +211,7 @@ fn fetching(config: &LogConfig) -> [(&'static str, String); 7] {
     // Of each record the client makes an object of a kibibyte (`rd_kafka_op_t`), and it unpacks a whole fetch at once: how many records those
     // bytes are, packed, and how many are held, is what a stage of many records a second needs of memory (`make bench-analytics`).
     let (each, all, ahead_kib, ahead, rest) = if config.bulk {
-        (1 << 19, 1 << 20, 8192, 30_000, 1)
+        (1 << 18, 1 << 20, 8192, 20_000, 1)
     } else {
         (1 << 20, 50 << 20, 2048, 1000, 5)
     };

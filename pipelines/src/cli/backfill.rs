@@ -1,6 +1,7 @@
 //! `soma backfill`: a view of a pipeline's streaming SQL over history, and windows rewritten by revision.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use analytics::streaming::backfill::{Ask, Backfill, Difference, Differences, Kind};
 use kernel::{EventTime, Fault, FaultCode};
@@ -98,7 +99,7 @@ fn source(given: &[String]) -> Result<Source, Failure> {
 }
 
 /// The stage whose SQL has the view.
-fn planned(pipeline: &Pipeline, view: &str) -> Result<Planned, Failure> {
+fn planned(pipeline: &Pipeline, view: &str) -> Result<Arc<Planned>, Failure> {
     let mut views = Vec::new();
     for entry in pipeline.stages.iter().filter(|s| s.component == streaming::COMPONENT) {
         let planned = streaming::plan(entry, pipeline).map_err(|faults| invalid(&faults))?;

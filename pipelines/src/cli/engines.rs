@@ -1,6 +1,7 @@
 //! `soma deploy --engine`: a pipeline's streaming SQL on a distributed engine. Rendering is the analytics crate's; here it is shown or
 //! sent: statements to Flink's SQL gateway, two requests to Arroyo.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use analytics::engines::{Arroyo, Engine, Flink, Post, Script};
@@ -51,7 +52,7 @@ pub(super) fn deploy(pipeline: &str, which: Which, options: &Options, cx: &Conte
     let file = file_of(pipeline)?;
     let pipeline = Pipeline::load(&file, &cx.env).map_err(|faults| refused(&faults))?;
     let stages = pipeline.stages.iter().filter(|s| s.component == streaming::COMPONENT);
-    let planned: Vec<Planned> = stages
+    let planned: Vec<Arc<Planned>> = stages
         .map(|entry| streaming::plan(entry, &pipeline))
         .collect::<Result<_, _>>()
         .map_err(|faults| refused(&faults))?;
