@@ -16,7 +16,8 @@ pub(crate) struct CloudEvent<'a> {
 }
 
 impl CloudEvent<'_> {
-    fn each(&self, mut put: impl FnMut(&str, &str)) {
+    /// Each attribute, and its value.
+    pub(crate) fn each(&self, mut put: impl FnMut(&str, &str)) {
         put("ce_specversion", "1.0");
         let mut id = uuid::Uuid::encode_buffer();
         put("ce_id", uuid::Uuid::new_v4().hyphenated().encode_lower(&mut id));
@@ -30,13 +31,6 @@ impl CloudEvent<'_> {
         if let Some(trace) = self.traceparent {
             put("traceparent", trace);
         }
-    }
-
-    /// As the client sends them, with room for more.
-    pub(crate) fn wire(&self, more: usize) -> OwnedHeaders {
-        let mut wire = Some(OwnedHeaders::new_with_capacity(8 + more));
-        self.each(|name, value| wire = wire.take().map(|w| w.insert(header(name, value.as_bytes()))));
-        wire.unwrap_or_default()
     }
 }
 

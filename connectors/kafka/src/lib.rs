@@ -9,6 +9,7 @@ mod admin;
 mod bulk;
 mod changelogs;
 mod config;
+mod direct;
 mod faults;
 mod follow;
 mod group;
@@ -40,7 +41,7 @@ pub use watch::{Look, Member, Watch};
 pub use writer::Writer;
 
 /// How to reach the brokers: their addresses and any further librdkafka properties (TLS, SASL).
-#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Brokers {
     /// `host:port,host:port`.
@@ -48,6 +49,24 @@ pub struct Brokers {
     /// Further librdkafka properties, for example `security.protocol`.
     #[serde(default)]
     pub properties: std::collections::BTreeMap<String, String>,
+    /// Transactions of processors are made by our own producer, three requests each, where there are no `properties` and the brokers make
+    /// transactions of the second kind (Kafka 4); `false` leaves all to librdkafka.
+    #[serde(default = "yes")]
+    pub direct: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Brokers {
+    fn default() -> Self {
+        Self {
+            bootstrap: String::new(),
+            properties: std::collections::BTreeMap::new(),
+            direct: true,
+        }
+    }
 }
 
 impl Brokers {

@@ -11,16 +11,15 @@ use kernel::{Changelog, Commit, Committed, Fault, FaultCode, Log, Polled, Positi
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::Producer;
 
 use crate::Registry;
 use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
 use crate::faults::{is_fenced, is_of_topic, is_too_large, unavailable};
 use crate::group::{Deferred, LINGERS_MS, awake, close, given_up, member, reader};
-use crate::send::{KafkaOrFault, Sender, dropped, offsets, partitions, places, raw};
+use crate::send::{KafkaOrFault, offsets, partitions, places, raw};
 use crate::slabs::Queues;
-use crate::transaction::{Maker, clients, new_producer};
+use crate::transaction::{Maker, Transactor, clients, new_producer};
 use crate::watch::Member;
 
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
@@ -40,7 +39,7 @@ pub struct KafkaLog {
     queues: Queues<DefaultConsumerContext>,
     /// They take turns: until a transaction's markers are written its producer may not begin another, and the client tries again
     /// only after 20 ms. Both carry the group's offsets, which fence them.
-    producers: Vec<Option<Arc<Sender>>>,
+    producers: Vec<Option<Arc<Transactor>>>,
     turn: usize,
     /// A transaction that is made beside other work.
     under_way: Option<UnderWay>,
@@ -192,7 +191,7 @@ impl KafkaLog {
     }
 
     /// Whose turn it is.
-    fn producer(&mut self) -> Result<(usize, Arc<Sender>), Fault> {
+    fn producer(&mut self) -> Result<(usize, Arc<Transactor>), Fault> {
         let turn = self.turn;
         self.turn = (turn + 1) % self.producers.len();
         if self.producers.get(turn).is_some_and(Option::is_none) {
@@ -221,15 +220,19 @@ impl KafkaLog {
                 self.read_up_to(offsets);
                 Ok(places)
             }
-            Err(KafkaOrFault::Fault(fault)) => self.settle(turn, &KafkaError::Canceled).and(Err(fault)),
-            Err(KafkaOrFault::Kafka(e)) => {
-                let aborted = self.settle(turn, &e)?;
-                let code = match (is_too_large(&e), aborted) {
+            Err(why) => {
+                let aborted = self.settle(turn, &why)?;
+                let (too_large, detail) = match why {
+                    KafkaOrFault::Fault(fault) => return Err(fault),
+                    KafkaOrFault::Kafka(e) => (is_too_large(&e), e.to_string()),
+                    KafkaOrFault::Direct(e) => (e.too_large, e.detail),
+                };
+                let code = match (too_large, aborted) {
                     (true, _) => FaultCode::RecordTooLarge,
                     (_, true) => FaultCode::TransactionAborted,
                     (_, false) => FaultCode::CommitFailed,
                 };
-                Err(Fault::new(code, e.to_string()))
+                Err(Fault::new(code, detail))
             }
         }
     }
@@ -268,15 +271,10 @@ impl KafkaLog {
 
     /// Leaves no transaction open: aborts, or where that cannot be told, re-creates the producer, whose start resolves it (KIP-890).
     /// True when it was aborted.
-    fn settle(&mut self, turn: usize, e: &KafkaError) -> Result<bool, Fault> {
-        let definite = matches!(e, KafkaError::Transaction(t) if t.txn_requires_abort() && !t.is_fatal())
-            || !matches!(e, KafkaError::Transaction(_));
+    fn settle(&mut self, turn: usize, why: &KafkaOrFault) -> Result<bool, Fault> {
         let producer = self.producers.get(turn).and_then(Option::as_ref);
-        if let Some(producer) = producer.filter(|_| definite) {
-            dropped(producer);
-            if producer.abort_transaction(REQUEST).is_ok() {
-                return Ok(true);
-            }
+        if producer.is_some_and(|p| p.abandon(why)) {
+            return Ok(true);
         }
         self.renew(turn)?;
         Ok(false)

@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::Timestamp;
 
+use crate::direct::Failure;
 use crate::faults::unavailable;
 use crate::headers::{from_wire, to_wire};
 use crate::log::REQUEST;
@@ -57,7 +58,13 @@ pub(crate) type Sender = BaseProducer<Deliveries>;
 /// What can go wrong while a transaction is made.
 pub(crate) enum KafkaOrFault {
     Kafka(KafkaError),
+    Direct(Failure),
     Fault(Fault),
+}
+impl From<Failure> for KafkaOrFault {
+    fn from(e: Failure) -> Self {
+        Self::Direct(e)
+    }
 }
 impl From<KafkaError> for KafkaOrFault {
     fn from(e: KafkaError) -> Self {
