@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kafka::{Admin, KafkaLog, LogConfig, Look, Watch};
+use kafka::{Admin, Brokers, KafkaLog, LogConfig, Look, Watch};
 use kernel::{Commit, FaultCode, Log, Polled, Position, RawEmit};
 use schemas::topics::{Cleanup, Entry};
 
 use super::harness::{Live, live, unique};
 
-const PARTITIONS: i32 = 4;
+pub(super) const PARTITIONS: i32 = 4;
 /// How long the hole is looked at before the watch begins.
 const ALONE: Duration = Duration::from_secs(4);
 
 /// A topic of this test's own.
-fn topic(live: &Live) -> String {
+pub(super) fn topic(live: &Live) -> String {
     let name = unique("membership");
     let entry = Entry {
         name: name.clone(),
@@ -42,9 +42,9 @@ fn topic(live: &Live) -> String {
 }
 
 /// An instance of a stage that does nothing with its partitions.
-struct Instance {
-    log: KafkaLog,
-    owned: Vec<(String, i32)>,
+pub(super) struct Instance {
+    pub(super) log: KafkaLog,
+    pub(super) owned: Vec<(String, i32)>,
     /// What it was asked for and has not given up.
     asked: Vec<(String, i32)>,
     heard: bool,
@@ -56,8 +56,12 @@ impl Instance {
     }
 
     fn reading(live: &Live, topic: &str, name: &str, bulk: bool) -> Self {
+        Self::with(live, live.brokers.clone(), topic, name, bulk)
+    }
+
+    pub(super) fn with(live: &Live, brokers: Brokers, topic: &str, name: &str, bulk: bool) -> Self {
         let config = LogConfig {
-            brokers: live.brokers.clone(),
+            brokers,
             group: format!("{topic}.stage"),
             instance: name.to_owned(),
             topics: vec![topic.to_owned()],
@@ -79,7 +83,7 @@ impl Instance {
     }
 
     /// Polls once; what it is asked for it gives up, or `holds`.
-    fn poll(&mut self, holds: bool) {
+    pub(super) fn poll(&mut self, holds: bool) {
         match self.log.poll(100, 20).unwrap() {
             Polled::Assigned(parts) => {
                 self.heard = true;
@@ -97,7 +101,7 @@ impl Instance {
     }
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");

@@ -21,6 +21,7 @@ mod moderation;
 mod on_disk;
 mod outages;
 mod policy;
+mod producers;
 mod replay;
 mod standby;
 mod stock_client;

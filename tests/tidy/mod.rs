@@ -100,6 +100,7 @@ const OURS: &[&str] = &[
 /// Third-party client -> the only crates that may depend on it.
 const HOMES: &[(&str, &[&str])] = &[
     ("rdkafka", &["connectors/kafka", "benches"]),
+    ("kafka-protocol", &["connectors/kafka"]),
     ("schema_registry_converter", &["connectors/kafka"]),
     ("clickhouse", &["sinks"]),
     ("redis", &["sinks"]),

@@ -270,14 +270,14 @@ impl KafkaLog {
     }
 
     /// Leaves no transaction open: aborts, or where that cannot be told, re-creates the producer, whose start resolves it (KIP-890).
-    /// True when it was aborted.
+    /// True when it is certain that it does not stand.
     fn settle(&mut self, turn: usize, why: &KafkaOrFault) -> Result<bool, Fault> {
         let producer = self.producers.get(turn).and_then(Option::as_ref);
-        if producer.is_some_and(|p| p.abandon(why)) {
-            return Ok(true);
+        let (settled, certain) = producer.map_or((false, false), |p| p.abandon(why));
+        if !settled {
+            self.renew(turn)?;
         }
-        self.renew(turn)?;
-        Ok(false)
+        Ok(certain)
     }
 }
 

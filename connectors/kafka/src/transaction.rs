@@ -273,23 +273,21 @@ impl Out<'_> {
 }
 
 impl Transactor {
-    /// Leaves no transaction open, where that can be told: true when it is certain that the last one does not stand. Otherwise a new
-    /// producer has to settle it (KIP-890).
-    pub(crate) fn abandon(&self, e: &KafkaOrFault) -> bool {
+    /// Leaves no transaction open: (whether that could be told, else a new producer has to settle it (KIP-890); whether it is certain that
+    /// the last one does not stand).
+    pub(crate) fn abandon(&self, why: &KafkaOrFault) -> (bool, bool) {
         match self {
-            Self::Direct(direct) => {
-                let mut direct = direct.lock().unwrap_or_else(PoisonError::into_inner);
-                direct.abandon().unwrap_or(false)
-            }
+            Self::Direct(direct) => direct.lock().unwrap_or_else(PoisonError::into_inner).abandon(),
             Self::Client(sender) => {
-                let definite = match e {
+                let definite = match why {
                     KafkaOrFault::Kafka(KafkaError::Transaction(t)) => t.txn_requires_abort() && !t.is_fatal(),
                     _ => true,
                 };
                 if definite {
                     dropped(sender);
                 }
-                definite && sender.abort_transaction(REQUEST).is_ok()
+                let aborted = definite && sender.abort_transaction(REQUEST).is_ok();
+                (aborted, aborted)
             }
         }
     }

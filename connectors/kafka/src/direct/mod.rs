@@ -43,6 +43,8 @@ const END: i16 = 5;
 const INIT: i16 = 5;
 /// Most that a broker waits for its replicas.
 const ACKS_MS: i32 = 8_000;
+/// How long a transaction that came to nothing may take to be ended: a new producer's start does it as well.
+const ABANDON: Duration = Duration::from_secs(2);
 /// Between two tries of a request that nobody could answer yet.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -140,8 +142,17 @@ impl Direct {
     }
 
     /// Tries until it is done, or [`REQUEST`] is over.
-    fn until<T>(&mut self, what: &str, mut one: impl FnMut(&mut Self) -> Result<T, Tried>) -> Result<T, Failure> {
-        let end = Instant::now() + REQUEST;
+    fn until<T>(&mut self, what: &str, one: impl FnMut(&mut Self) -> Result<T, Tried>) -> Result<T, Failure> {
+        self.within(REQUEST, what, one)
+    }
+
+    fn within<T>(
+        &mut self,
+        most: Duration,
+        what: &str,
+        mut one: impl FnMut(&mut Self) -> Result<T, Tried>,
+    ) -> Result<T, Failure> {
+        let end = Instant::now() + most;
         loop {
             match one(self) {
                 Ok(done) => return Ok(done),
@@ -343,16 +354,16 @@ impl Direct {
     /// Has the transaction stand.
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
         self.told = true;
-        self.end(true)
+        self.end(true, REQUEST)
     }
 
-    fn end(&mut self, committed: bool) -> Result<(), Failure> {
+    fn end(&mut self, committed: bool, within: Duration) -> Result<(), Failure> {
         let ask = EndTxnRequest::default()
             .with_transactional_id(self.transactional_id())
             .with_producer_id(ProducerId(self.producer.0))
             .with_producer_epoch(self.producer.1)
             .with_committed(committed);
-        let told = self.until("the end", |direct| {
+        let told = self.within(within, "the end", |direct| {
             direct.coordinated(Of::Transaction, &direct.id.clone(), END, &ask, |told| told.error_code)
         })?;
         // Under the old epoch nothing more would be taken.
@@ -360,13 +371,11 @@ impl Direct {
         Ok(())
     }
 
-    /// Leaves no transaction open. True when it is certain that the last one does not stand.
-    pub(crate) fn abandon(&mut self) -> Result<bool, Failure> {
-        if !self.told && self.end(false).is_ok() {
-            return Ok(true);
-        }
-        self.begin()?;
-        Ok(!self.told)
+    /// Leaves no transaction open: (whether that was told, whether it is certain that the last one does not stand). What was never told to
+    /// stand never will, whoever ends it; where nobody answers soon, that is the start of a new producer.
+    pub(crate) fn abandon(&mut self) -> (bool, bool) {
+        let certain = !self.told;
+        (certain && self.end(false, ABANDON).is_ok(), certain)
     }
 }
 
