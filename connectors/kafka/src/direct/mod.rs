@@ -97,7 +97,7 @@ pub(crate) struct Direct {
     cluster: Cluster,
     producer: Producer,
     outgoing: Outgoing,
-    /// Whether the coordinator was told that the transaction is to stand.
+    /// Whether the coordinator was told that the transaction is to stand, and has not answered.
     told: bool,
     /// Spreads records without a key.
     turn: usize,
@@ -354,7 +354,9 @@ impl Direct {
     /// Has the transaction stand.
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
         self.told = true;
-        self.end(true, REQUEST)
+        self.end(true, REQUEST)?;
+        self.told = false;
+        Ok(())
     }
 
     fn end(&mut self, committed: bool, within: Duration) -> Result<(), Failure> {
