@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # End-to-end benchmark on servers of its own: RATE requests a second for SECONDS_ seconds, beside a Restate server (RESTATE=0: without).
-# DISTINCT=1: every request says something else, and every memory is embedded. Prints the machine, then the figures last.
+# PROFILE=release: as it would be shipped (half an hour to build at first). DISTINCT=1: every request says something else, and every memory is embedded.
+# Prints the machine, then the figures last.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:?run this through make bench-e2e}"
-cargo build -q --workspace
-bin=$CARGO_TARGET_DIR/debug
+profile=${PROFILE:-debug}
+if [ "$profile" = release ]; then
+	deploy/dev/step.sh "build for release (the query engine takes its time)" cargo build --release --workspace
+else
+	deploy/dev/step.sh build cargo build --workspace
+fi
+bin=$CARGO_TARGET_DIR/$profile
 home=$(mktemp -d "${TMPDIR:-/tmp}/soma-bench.XXXXXX")
 stack() { python3 deploy/dev/stack.py "$@" --home "$home"; }
 restate=
@@ -33,5 +39,5 @@ if [ "${RESTATE:-1}" != 0 ]; then
 fi
 said="every request says the same, so embeddings come from the cache"
 [ -z "${DISTINCT:-}" ] || said="every request says something else, so every memory is embedded"
-echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; dev profile of Cargo.toml; ${said}; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
+echo "machine: $(nproc) cores, $(awk '/MemTotal/ {printf "%d", $2/1048576}' /proc/meminfo) GiB; $profile build; ${said}; one Kafka node, $SOMA_PARTITIONS partition(s) a topic, acks=all, read_committed, no fsync per record$beside"
 python3 deploy/dev/bench_e2e.py

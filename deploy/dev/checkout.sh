@@ -6,4 +6,5 @@ mark=${CARGO_TARGET_DIR:?}/checkout
 [ "$(cat "$mark" 2>/dev/null)" = "$PWD" ] && exit
 mkdir -p "$CARGO_TARGET_DIR"
 cargo clean --workspace --quiet
+[ ! -d "$CARGO_TARGET_DIR/release" ] || cargo clean --workspace --release --quiet
 printf '%s\n' "$PWD" >"$mark"

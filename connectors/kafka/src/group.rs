@@ -16,6 +16,22 @@ use crate::faults::unavailable;
 
 /// A linger of at least this long is left to the broker.
 pub(crate) const LINGERS_MS: u64 = 50;
+/// For so many records of a poll the next is a millisecond later than it would be, ...
+const WORTH: usize = 20;
+/// ... and at most this much later.
+const LATER_MS: u64 = 20;
+
+/// Until when a poll gathers whose first record comes now; a long linger has passed at the broker already. `last` is when the poll before ended, and
+/// with how many records. Where much comes, transactions are fewer and larger: each costs the broker the same, and on a machine that does everything
+/// what it costs is missing elsewhere (`make bench-e2e`). Who takes that long for a transaction anyway waits for nothing.
+pub(crate) fn gathers_until(linger_ms: u64, last: (Instant, usize)) -> Instant {
+    let now = Instant::now();
+    if linger_ms >= LINGERS_MS {
+        return now;
+    }
+    let later = u64::try_from(last.1 / WORTH).unwrap_or(LATER_MS).min(LATER_MS);
+    now.max(last.0 + Duration::from_millis(later)) + Duration::from_millis(linger_ms)
+}
 
 /// Takes rebalances down instead of performing them, so that the loop can drain first. The group waits for us meanwhile.
 #[derive(Default)]
@@ -225,4 +241,30 @@ fn fetching(config: &LogConfig) -> [(&'static str, String); 7] {
         // With a queue this short the client's default of a second would be a stop after every fetch.
         ("fetch.queue.backoff.ms", rest.to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits_ms(linger_ms: u64, since_ms: u64, records: usize) -> u128 {
+        let began = Instant::now();
+        let ended = began.checked_sub(Duration::from_millis(since_ms)).unwrap_or(began);
+        let until = gathers_until(linger_ms, (ended, records));
+        // What this test takes itself is less than half of it.
+        (until.saturating_duration_since(began) + Duration::from_micros(500)).as_millis()
+    }
+
+    #[test]
+    fn polls_of_much_are_further_apart_and_nobody_waits_beyond_that() {
+        assert_eq!(waits_ms(2, 5, 10), 2, "few records");
+        assert_eq!(
+            waits_ms(2, 5, 200),
+            5 + 2,
+            "ten milliseconds after the last, and the linger"
+        );
+        assert_eq!(waits_ms(2, 5, 100_000), 15 + 2, "never more than twenty");
+        assert_eq!(waits_ms(2, 50, 100_000), 2, "a transaction took longer than that");
+        assert_eq!(waits_ms(LINGERS_MS, 0, 100_000), 0, "the broker gathers");
+    }
 }

@@ -16,7 +16,7 @@ use crate::Registry;
 use crate::changelogs::Changelogs;
 use crate::config::LogConfig;
 use crate::faults::{is_fenced, is_of_topic, is_too_large, unavailable};
-use crate::group::{Deferred, LINGERS_MS, awake, close, given_up, member, reader};
+use crate::group::{Deferred, awake, close, gathers_until, given_up, member, reader};
 use crate::send::{KafkaOrFault, offsets, partitions, places, raw};
 use crate::slabs::Queues;
 use crate::transaction::{Maker, Transactor, clients, new_producer};
@@ -41,6 +41,8 @@ pub struct KafkaLog {
     /// only after 20 ms. Both carry the group's offsets, which fence them.
     producers: Vec<Option<Arc<Transactor>>>,
     turn: usize,
+    /// When the last poll ended, and with how many records.
+    last: (Instant, usize),
     /// A transaction that is made beside other work.
     under_way: Option<UnderWay>,
     owned: Vec<(String, i32)>,
@@ -84,6 +86,7 @@ impl KafkaLog {
             config,
             producers: Vec::new(),
             turn: 0,
+            last: (Instant::now(), 0),
             under_way: None,
             owned: Vec::new(),
             committed: BTreeMap::new(),
@@ -182,12 +185,6 @@ impl KafkaLog {
         } else {
             Ok(())
         }
-    }
-
-    /// How long a poll gathers after its first record; a long linger has passed at the broker already.
-    fn linger_ms(&self) -> u64 {
-        let own = Some(self.config.linger_ms);
-        own.filter(|ms| *ms < LINGERS_MS).unwrap_or(0)
     }
 
     /// Whose turn it is.
@@ -295,7 +292,7 @@ impl Log for KafkaLog {
                 None => break,
                 Some(Ok(message)) => {
                     if records.is_empty() {
-                        gathered = Instant::now() + Duration::from_millis(self.linger_ms());
+                        gathered = gathers_until(self.config.linger_ms, self.last);
                     }
                     bytes += message.payload_len();
                     records.push(raw(&message, &mut self.topics));
@@ -309,6 +306,7 @@ impl Log for KafkaLog {
                 }
             }
         }
+        self.last = (Instant::now(), records.len());
         if !records.is_empty() {
             return Ok(Polled::Records(records));
         }

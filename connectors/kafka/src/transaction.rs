@@ -42,9 +42,11 @@ pub(crate) fn new_producer(config: &LogConfig, turn: usize) -> Result<Transactor
         let made = Direct::open(&brokers.bootstrap, &id, config.transaction_timeout_ms);
         let made = made.map_err(|e| Fault::new(FaultCode::BrokerUnavailable, e.detail))?;
         if let Some(direct) = made {
+            tracing::debug!(id, "transactions in three requests");
             return Ok(Transactor::Direct(Box::new(Mutex::new(direct))));
         }
     }
+    tracing::debug!(id, "transactions by librdkafka");
     client_producer(config, &id).map(Transactor::Client)
 }
 

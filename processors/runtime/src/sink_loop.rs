@@ -33,6 +33,8 @@ pub struct SinkStage<S: Sink> {
     fresh: Vec<(String, i32)>,
     backoff: Backoff,
     paused: bool,
+    /// When the last batch that was kept was begun, by the clock's elapsed time.
+    began: Duration,
 }
 
 impl<S: Sink> SinkStage<S> {
@@ -45,23 +47,35 @@ impl<S: Sink> SinkStage<S> {
             fresh: Vec::new(),
             backoff: Backoff::default(),
             paused: false,
+            began: Duration::ZERO,
         }
     }
 
-    /// The log has gathered the batch for as long as the stage lingers; it waits only for a dependency.
+    /// What is left of the stage's linger since the last batch. Of few records the log has gathered a batch for as long itself, and
+    /// they go at once; many come before that, and would be a write each time the log has enough for an answer.
+    fn rest(&self, cx: &StageContext) -> Duration {
+        if self.batch.len() >= cx.limits.batch_max {
+            return Duration::ZERO;
+        }
+        let due = self.began + Duration::from_millis(cx.limits.linger_ms);
+        due.saturating_sub(cx.clock.elapsed())
+    }
+
     fn is_due(&self, cx: &StageContext) -> bool {
-        !self.batch.is_empty() && self.backoff.over(cx.clock.as_ref())
+        !self.batch.is_empty() && self.rest(cx).is_zero() && self.backoff.over(cx.clock.as_ref())
     }
 
     fn wait_ms(&self, cx: &StageContext) -> u64 {
+        let rest = u64::try_from(self.rest(cx).as_millis()).unwrap_or(0);
         if self.batch.is_empty() {
             100
         } else {
-            cx.pass_time(&self.backoff).max(1)
+            cx.pass_time(&self.backoff).max(1).max(rest.min(100))
         }
     }
 
     fn write(&mut self, cx: &mut StageContext) -> Result<(), Fault> {
+        let began = cx.clock.elapsed();
         let started = Instant::now();
         let decoder = cx.decoder.clone();
         let stop = cx.stop.clone();
@@ -119,6 +133,7 @@ impl<S: Sink> SinkStage<S> {
             cx.metrics.records(&cx.stage, &topic, outcome, n);
         }
         self.batch.clear();
+        self.began = began;
         if self.backoff.attempts > 0 {
             self.backoff = Backoff::default();
             cx.running(self.owned.len());
@@ -253,26 +268,63 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_stop_does_not_wait_for_a_store_that_is_silent() {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_time().build().unwrap();
-        let (cluster, clock) = (Cluster::new(1, Chances::default()), SimClock::at(Timestamp(0)));
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut cx = StageContext {
-            stage: "silent".into(),
-            log: Box::new(SimLog::new(&cluster, &clock, "group", "a", vec!["topic".to_owned()])),
+    fn context(name: &str, clock: &SimClock, limits: Limits, handle: &tokio::runtime::Handle) -> StageContext {
+        let cluster = Cluster::new(1, Chances::default());
+        StageContext {
+            stage: name.into(),
+            log: Box::new(SimLog::new(&cluster, clock, "group", "a", vec!["topic".to_owned()])),
             decoder: Arc::new(NoSchemas),
             controls: SharedControls::default(),
-            clock: Arc::new(clock),
+            clock: Arc::new(clock.clone()),
             metrics: Metrics::new("test").unwrap(),
             health: Health::default(),
-            limits: Limits::default(),
-            stop: stop.clone(),
+            limits,
+            stop: Arc::default(),
             state_topic: String::new(),
-            handle: runtime.handle().clone(),
+            handle: handle.clone(),
             waker: Waker::default(),
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_due_a_linger_after_the_last_or_when_it_is_full() {
+        let (runtime, clock) = (runtime(), SimClock::at(Timestamp(0)));
+        let limits = Limits {
+            linger_ms: 1000,
+            batch_max: 3,
+            ..Limits::default()
         };
+        let cx = context("silent", &clock, limits, runtime.handle());
+        let mut stage = SinkStage::new(Silent);
+        let mut due_after = |ms, records| {
+            clock.advance(ms);
+            stage.batch.extend(std::iter::repeat_n(RawRecord::default(), records));
+            let due = stage.is_due(&cx);
+            if due {
+                stage.began = cx.clock.elapsed();
+                stage.batch.clear();
+            }
+            due
+        };
+        assert!(due_after(5_000, 1), "nothing was kept for long");
+        assert!(!due_after(400, 1));
+        assert!(!due_after(599, 1));
+        assert!(due_after(1, 0));
+        assert!(due_after(100, 3), "full");
+        assert!(!due_after(999, 2));
+        assert!(due_after(10, 1));
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_store_that_is_silent() {
+        let (runtime, clock) = (runtime(), SimClock::at(Timestamp(0)));
+        let mut cx = context("silent", &clock, Limits::default(), runtime.handle());
+        let stop = cx.stop.clone();
         let mut stage = SinkStage::new(Silent);
         stage.batch.push(RawRecord::default());
         let began = Instant::now();

@@ -170,8 +170,13 @@ fn fault(what: &str, error: &RedisError) -> Fault {
     } else {
         FaultCode::StoreUnavailable
     };
-    Fault::new(code, format!("{what}: {error}"))
+    // A pipeline's error lists what came of every command in it; one says what is wrong.
+    let said: String = error.to_string().chars().take(SAID).collect();
+    Fault::new(code, format!("{what}: {said}"))
 }
+
+/// Characters of an error of Redis that are told.
+const SAID: usize = 300;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

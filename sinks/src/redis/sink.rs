@@ -1,5 +1,7 @@
 //! The write side: each memory into its run's and its tenant's history, once, however often it is delivered.
 
+use std::collections::BTreeMap;
+
 use kernel::{Decoder, Fault, Pending, RawRecord, Rejected, Sink};
 use redis::Pipeline;
 use schemas::records::Memory;
@@ -9,18 +11,24 @@ use super::history::{beginning, member, read, run_key, tenant_key};
 use super::{Config, Server};
 use crate::memories::{self, Changes};
 
-/// Memories per round trip.
+/// Memories of one history at a time.
 const CHUNK: usize = 100;
+/// Histories per round trip.
+const ROUND: usize = 200;
 
-/// Keeps one memory in one history: an older text of the same memory goes, then the oldest beyond the limit.
-/// KEYS 1: history. ARGV: beginning of the memory's members, score, member, length, seconds to live.
+/// Keeps memories in one history: older texts of the same ones go, then the oldest beyond the limit. However many they are, the history is
+/// read once.
+/// KEYS 1: history. ARGV: length, seconds to live, and of each memory how its members begin, its score, its member.
 const KEEP: &str = "
+local new = {}
+for i = 3, #ARGV, 3 do new[ARGV[i]] = ARGV[i + 2] end
 for _, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if m ~= ARGV[3] and string.sub(m, 1, #ARGV[1]) == ARGV[1] then redis.call('ZREM', KEYS[1], m) end
+  local now = new[string.match(m, '^{[^,]*,') or '']
+  if now and now ~= m then redis.call('ZREM', KEYS[1], m) end
 end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[4] - 1)
-redis.call('EXPIRE', KEYS[1], ARGV[5])
+for i = 3, #ARGV, 3 do redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i + 2]) end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[1] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1";
 
 /// The members of one memory in one history. With ARGV 2 = 'drop' they are removed too.
@@ -70,10 +78,26 @@ impl RedisSink {
                 None => self.forget(&tenant, &id).await?,
             }
         }
-        for chunk in kept.chunks(CHUNK) {
+        let mut histories: BTreeMap<(String, u64), Vec<&Memory>> = BTreeMap::new();
+        for memory in &kept {
+            let tenant = (tenant_key(&memory.tenant), self.config.tenant_ttl_s);
+            histories.entry(tenant).or_default().push(memory);
+            // A note may belong to no run.
+            if !memory.run_id.is_empty() {
+                let run = (run_key(&memory.run_id), self.config.run_ttl_s);
+                histories.entry(run).or_default().push(memory);
+            }
+        }
+        let chunks = |(history, of): (_, &Vec<_>)| {
+            of.chunks(CHUNK)
+                .map(move |some| (history, some.to_vec()))
+                .collect::<Vec<_>>()
+        };
+        let work: Vec<_> = histories.iter().flat_map(chunks).collect();
+        for round in work.chunks(ROUND) {
             let mut pipe = redis::pipe();
-            for memory in chunk {
-                self.add(&mut pipe, memory)?;
+            for ((key, ttl_s), memories) in round {
+                self.add(&mut pipe, key, *ttl_s, memories)?;
             }
             let mut connection = self.server.connection();
             self.server
@@ -83,21 +107,13 @@ impl RedisSink {
         Ok(())
     }
 
-    fn add(&self, pipe: &mut Pipeline, memory: &Memory) -> Result<(), Fault> {
-        let text = member(memory)?;
-        let histories = [
-            (run_key(&memory.run_id), self.config.run_ttl_s),
-            (tenant_key(&memory.tenant), self.config.tenant_ttl_s),
-        ];
-        for (key, ttl_s) in histories {
-            if key == run_key("") {
-                continue; // A note that belongs to no run.
-            }
-            pipe.cmd("EVAL").arg(KEEP).arg(1).arg(key);
+    fn add(&self, pipe: &mut Pipeline, key: &str, ttl_s: u64, memories: &[&Memory]) -> Result<(), Fault> {
+        pipe.cmd("EVAL").arg(KEEP).arg(1).arg(key);
+        pipe.arg(self.config.length_max).arg(ttl_s).ignore();
+        for memory in memories {
             pipe.arg(beginning(&memory.memory_id))
                 .arg(memory.created_at.0)
-                .arg(&text);
-            pipe.arg(self.config.length_max).arg(ttl_s).ignore();
+                .arg(member(memory)?);
         }
         Ok(())
     }

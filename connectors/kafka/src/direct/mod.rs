@@ -45,6 +45,8 @@ const INIT: i16 = 5;
 const ACKS_MS: i32 = 8_000;
 /// How long a transaction that came to nothing may take to be ended: a new producer's start does it as well.
 const ABANDON: Duration = Duration::from_secs(2);
+/// What was asked again for longer than this is told of, though it was answered in the end.
+const LATE: Duration = Duration::from_secs(1);
 /// Between two tries of a request that nobody could answer yet.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -152,19 +154,35 @@ impl Direct {
         what: &str,
         mut one: impl FnMut(&mut Self) -> Result<T, Tried>,
     ) -> Result<T, Failure> {
-        let end = Instant::now() + most;
+        let began = Instant::now();
+        let mut said = None;
         loop {
             match one(self) {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    if let (Some(why), true) = (said, began.elapsed() > LATE) {
+                        let ms = began.elapsed().as_millis();
+                        tracing::warn!(
+                            id = self.id,
+                            what,
+                            ms,
+                            why,
+                            "asked again and again until it was answered"
+                        );
+                    }
+                    return Ok(done);
+                }
                 Err(Tried::Failed(failure)) => return Err(failure),
-                Err(Tried::Again(why)) if Instant::now() > end => {
+                Err(Tried::Again(why)) if began.elapsed() > most => {
                     let detail = format!("{what} of {}: {why}", self.id);
                     return Err(Failure {
                         detail,
                         too_large: false,
                     });
                 }
-                Err(Tried::Again(_)) => std::thread::sleep(PAUSE),
+                Err(Tried::Again(why)) => {
+                    said = Some(why);
+                    std::thread::sleep(PAUSE);
+                }
             }
         }
     }
