@@ -21,11 +21,10 @@ const WORTH: usize = 20;
 /// ... and at most this much later.
 const LATER_MS: u64 = 20;
 
-/// Until when a poll gathers whose first record comes now; a long linger has passed at the broker already. `last` is when the poll before ended, and
+/// Until when a poll gathers whose first record comes `now`; a long linger has passed at the broker already. `last` is when the poll before ended, and
 /// with how many records. Where much comes, transactions are fewer and larger: each costs the broker the same, and on a machine that does everything
 /// what it costs is missing elsewhere (`make bench-e2e`). Who takes that long for a transaction anyway waits for nothing.
-pub(crate) fn gathers_until(linger_ms: u64, last: (Instant, usize)) -> Instant {
-    let now = Instant::now();
+pub(crate) fn gathers_until(now: Instant, linger_ms: u64, last: (Instant, usize)) -> Instant {
     if linger_ms >= LINGERS_MS {
         return now;
     }
@@ -248,11 +247,10 @@ mod tests {
     use super::*;
 
     fn waits_ms(linger_ms: u64, since_ms: u64, records: usize) -> u128 {
-        let began = Instant::now();
-        let ended = began.checked_sub(Duration::from_millis(since_ms)).unwrap_or(began);
-        let until = gathers_until(linger_ms, (ended, records));
-        // What this test takes itself is less than half of it.
-        (until.saturating_duration_since(began) + Duration::from_micros(500)).as_millis()
+        let ended = Instant::now();
+        let now = ended + Duration::from_millis(since_ms);
+        let until = gathers_until(now, linger_ms, (ended, records));
+        until.duration_since(now).as_millis()
     }
 
     #[test]

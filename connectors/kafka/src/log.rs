@@ -292,7 +292,7 @@ impl Log for KafkaLog {
                 None => break,
                 Some(Ok(message)) => {
                     if records.is_empty() {
-                        gathered = gathers_until(self.config.linger_ms, self.last);
+                        gathered = gathers_until(Instant::now(), self.config.linger_ms, self.last);
                     }
                     bytes += message.payload_len();
                     records.push(raw(&message, &mut self.topics));
