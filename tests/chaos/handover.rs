@@ -60,18 +60,19 @@ impl Seen {
         all
     }
 
-    /// The longest time without a commit that reaches into this time, seconds.
+    /// The longest time without a commit whose middle lies in this time, seconds: so each counts once, where most of it lies. One that
+    /// begins a moment before what it comes from is not that of the quiet before.
     fn silence(&self, partition: i32, from: f64, until: f64) -> f64 {
         let times = self.commits.get(&partition).into_iter().flatten().map(|(t, _)| *t);
-        let mut longest: f64 = 0.0;
-        let mut last = from;
-        for at in times {
-            if at > from && last < until {
+        let (mut longest, mut last): (f64, _) = (0.0, f64::NEG_INFINITY);
+        // The last is still under way when the watch ends.
+        for at in times.chain([until]) {
+            if (from..until).contains(&f64::midpoint(last, at)) {
                 longest = longest.max(at - last);
             }
-            last = at;
+            last = last.max(at);
         }
-        longest.max(until - last)
+        longest
     }
 }
 

@@ -247,6 +247,8 @@ impl Maker {
     }
 }
 
+/// What took longer is told of, with which part of it did.
+const SLOW_US: u128 = 500_000;
 const GONE_ON: &str = "the group has gone on without this instance";
 
 /// Offsets in a transaction are what fences a zombie: the group's coordinator refuses those of a member it has thrown out.
@@ -317,6 +319,11 @@ impl Steps {
     }
 
     fn told(&self, group: &str) {
-        tracing::debug!(%group, took_us = ?self.took, "transaction");
+        let all: u128 = self.took.iter().map(|(_, us)| us).sum();
+        if all > SLOW_US {
+            tracing::info!(%group, took_us = ?self.took, "a slow transaction");
+        } else {
+            tracing::debug!(%group, took_us = ?self.took, "transaction");
+        }
     }
 }

@@ -17,6 +17,8 @@ use crate::stage::{Backoff, Stage, StageContext};
 
 /// Offsets of records that needed no step are committed with the next transaction, or alone after this long.
 const SKIPPED_MAX: Duration = Duration::from_secs(5);
+/// Steps of a batch that took longer are told of.
+const SLOW: Duration = Duration::from_millis(500);
 /// Before an aborted transaction is made again: a rebalance takes a few of these.
 const ABORTED: Duration = Duration::from_millis(20);
 /// So many aborted one after the other are no rebalance: an operator is told.
@@ -309,7 +311,11 @@ impl ProcessorStage {
             }
             let commit = batch.seal();
             if !commit.is_empty() {
-                cx.metrics.batch(&cx.stage, started.elapsed().as_secs_f64());
+                let steps = started.elapsed();
+                cx.metrics.batch(&cx.stage, steps.as_secs_f64());
+                if steps > SLOW {
+                    tracing::info!(stage = %cx.stage, records = taken, ms = steps.as_millis(), "slow steps");
+                }
                 match cx.commit(&commit) {
                     Ok(committed) => places = committed,
                     Err(fault) => return self.commit_failed(cx, fault, taken),
