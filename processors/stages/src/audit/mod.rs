@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod evidence;
 mod facts;
 pub mod merkle;
+mod pack;
 mod seal;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

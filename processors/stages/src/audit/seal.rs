@@ -1,5 +1,5 @@
-//! Bodies of entries: encrypted with a key of their tenant, so that erasing the key erases what they say, while the chain, which is
-//! over what was encrypted, stays whole.
+//! Bodies of entries: packed, then encrypted with a key of their tenant, so that erasing the key erases what they say, while the chain,
+//! which is over what was encrypted, stays whole.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,6 +7,8 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use kernel::{Fault, FaultCode};
 use sha2::{Digest, Sha256};
+
+use super::pack;
 
 const NONCE: usize = 24;
 
@@ -38,15 +40,16 @@ fn place(chain: i32, seq: i64) -> Vec<u8> {
     [&chain.to_be_bytes()[..], &seq.to_be_bytes()].concat()
 }
 
-/// Encrypts a body for its place. The nonce derives from key, place and text: a step that is made again after an aborted
-/// transaction with other text at the same place does not use one twice.
+/// Packs a body and encrypts it for its place. The nonce derives from key, place and what is encrypted, not the text: a step that is
+/// made again at the same place after an aborted transaction, with other text or packed by another version, does not use one twice.
 pub(super) fn seal(key: &Key, (chain, seq): (i32, i64), text: &str) -> Result<String, Fault> {
     let place = place(chain, seq);
+    let packed = pack::pack(text)?;
     let hash = Sha256::new().chain_update(key.secret).chain_update(b"audit body nonce");
-    let hash = hash.chain_update(&place).chain_update(text).finalize();
+    let hash = hash.chain_update(&place).chain_update(&packed).finalize();
     let nonce = XNonce::from_slice(&hash[..NONCE]);
     let payload = Payload {
-        msg: text.as_bytes(),
+        msg: &packed,
         aad: &place,
     };
     let sealed = XChaCha20Poly1305::new(&key.secret.into()).encrypt(nonce, payload);
@@ -68,9 +71,9 @@ pub fn unseal(key: &Key, (chain, seq): (i32, i64), body: &str) -> Result<String,
         msg: sealed,
         aad: &place,
     };
-    let text = XChaCha20Poly1305::new(&key.secret.into()).decrypt(XNonce::from_slice(nonce), payload);
-    let text = text.map_err(|_| format!("the body was not encrypted with key {} for this place", key.id))?;
-    String::from_utf8(text).map_err(|e| e.to_string())
+    let packed = XChaCha20Poly1305::new(&key.secret.into()).decrypt(XNonce::from_slice(nonce), payload);
+    let packed = packed.map_err(|_| format!("the body was not encrypted with key {} for this place", key.id))?;
+    pack::unpack(packed)
 }
 
 #[cfg(test)]
@@ -91,5 +94,22 @@ mod tests {
         assert!(unseal(&key(1), (2, 8), &body).is_err());
         assert!(unseal(&key(1), (2, 7), &body.replacen(&body[40..41], "-", 1)).is_err());
         assert_ne!(body, seal(&key(1), (2, 7), "{\"who\":\"bob\"}").unwrap());
+    }
+
+    /// Sealed by the version before, which did not pack.
+    #[test]
+    fn a_body_that_was_not_packed_is_read() {
+        let key = Key {
+            id: "key_1".into(),
+            secret: [1; 32],
+        };
+        let payload = Payload {
+            msg: b"{\"who\":\"ada\"}",
+            aad: &place(2, 7),
+        };
+        let nonce = [9; NONCE];
+        let sealed = XChaCha20Poly1305::new(&key.secret.into()).encrypt(&nonce.into(), payload);
+        let body = STANDARD.encode([&nonce[..], &sealed.unwrap()].concat());
+        assert_eq!(unseal(&key, (2, 7), &body).unwrap(), "{\"who\":\"ada\"}");
     }
 }
